@@ -1,0 +1,265 @@
+//! Keys: tenant, session, producer, epoch, and what is derived from each.
+
+use std::fmt;
+
+use chacha20poly1305::aead::{Aead, KeyInit, Payload};
+use chacha20poly1305::{ChaCha20Poly1305, Key, Nonce};
+use ed25519_dalek::{Signer, SigningKey, Verifier, VerifyingKey};
+use zeroize::Zeroizing;
+
+use crate::canonical::Writer;
+use crate::digest::{self, Digest};
+use crate::envelope::keyed16;
+use crate::ids::{Fingerprint, Id16, PrincipalRef, SessionId};
+
+/// The key of a tenant: pseudonyms, fingerprints, and the wrapping of session keys. 32 random bytes.
+#[derive(Clone)]
+pub struct TenantKey(Zeroizing<[u8; 32]>);
+
+/// The key of a session: content encryption, salts, keyed digests. 32 random bytes made at open.
+#[derive(Clone)]
+pub struct SessionKey(Zeroizing<[u8; 32]>);
+
+/// The long-term Ed25519 key of a producer.
+pub struct ProducerKey(SigningKey);
+
+/// The Ed25519 key of one epoch of a producer.
+pub struct EpochKey(SigningKey);
+
+/// A wrapped key or name could not be opened: another tenant's, or altered.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
+#[error("cannot be opened with this tenant key: wrapped under another key, or altered")]
+pub struct Unopenable;
+
+impl fmt::Debug for TenantKey {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("TenantKey(…)")
+    }
+}
+
+impl fmt::Debug for SessionKey {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("SessionKey(…)")
+    }
+}
+
+impl TenantKey {
+    /// The key of these bytes.
+    pub fn new(bytes: [u8; 32]) -> Self {
+        Self(Zeroizing::new(bytes))
+    }
+
+    /// Pseudonym of a principal.
+    pub fn principal_ref(&self, name: &str) -> PrincipalRef {
+        keyed16(&digest::TENANT_PRINCIPAL.subkey(&self.0), name.as_bytes())
+    }
+
+    /// Fingerprint of literal-free statement text.
+    pub fn fingerprint(&self, template: &str) -> Fingerprint {
+        keyed16(&digest::TENANT_FINGERPRINT.subkey(&self.0), template.as_bytes())
+    }
+
+    /// What stands for a correlation id in event bodies.
+    pub fn correlation(&self, id: &str) -> Id16 {
+        keyed16(&digest::TENANT_CORRELATION.subkey(&self.0), id.as_bytes())
+    }
+
+    /// What stands for a client address in event bodies.
+    pub fn address(&self, address: &str) -> Id16 {
+        keyed16(&digest::TENANT_ADDRESS.subkey(&self.0), address.as_bytes())
+    }
+
+    /// `?` and 16 hex digits: what stands for a name that the target's catalog does not know.
+    pub fn unknown_identifier(&self, name: &str) -> String {
+        let id = keyed16(&digest::TENANT_IDENTIFIER.subkey(&self.0), name.as_bytes()).to_hex();
+        format!("?{}", id.get(..16).unwrap_or_default())
+    }
+
+    /// The identity digest of a genesis.
+    pub fn identity_digest(
+        &self,
+        principal: &str,
+        kind: &str,
+        credential: Id16,
+        auth_method: &str,
+    ) -> Digest {
+        let mut w = Writer::new();
+        for field in [principal.as_bytes(), kind.as_bytes(), &credential.0, auth_method.as_bytes()] {
+            w.bytes(field);
+        }
+        Digest(*blake3::keyed_hash(&digest::TENANT_IDENTITY.subkey(&self.0), w.as_slice()).as_bytes())
+    }
+
+    /// Wraps a session key. The nonce is fixed because the wrapping key is the session's own.
+    pub fn wrap(&self, session: SessionId, key: &SessionKey) -> Vec<u8> {
+        seal(&self.wrap_key(session), 0, 0, &session.0, key.0.as_slice())
+    }
+
+    /// Opens a wrapped session key.
+    pub fn unwrap(&self, session: SessionId, wrapped: &[u8]) -> Result<SessionKey, Unopenable> {
+        let plain =
+            Zeroizing::new(open(&self.wrap_key(session), 0, 0, &session.0, wrapped).ok_or(Unopenable)?);
+        Ok(SessionKey::new(plain.as_slice().try_into().map_err(|_| Unopenable)?))
+    }
+
+    /// Wraps the name behind a pseudonym, for the directory.
+    pub fn wrap_name(&self, principal_ref: PrincipalRef, name: &str) -> Vec<u8> {
+        seal(&self.directory_key(principal_ref), 0, 0, &principal_ref.0, name.as_bytes())
+    }
+
+    /// Opens the name behind a pseudonym.
+    pub fn unwrap_name(&self, principal_ref: PrincipalRef, wrapped: &[u8]) -> Result<String, Unopenable> {
+        let plain =
+            open(&self.directory_key(principal_ref), 0, 0, &principal_ref.0, wrapped).ok_or(Unopenable)?;
+        String::from_utf8(plain).map_err(|_| Unopenable)
+    }
+
+    fn wrap_key(&self, session: SessionId) -> [u8; 32] {
+        *blake3::keyed_hash(&digest::TENANT_WRAP.subkey(&self.0), &session.0).as_bytes()
+    }
+
+    /// A name always wraps to the same bytes, so a fixed nonce under a key per pseudonym is safe.
+    fn directory_key(&self, principal_ref: PrincipalRef) -> [u8; 32] {
+        *blake3::keyed_hash(&digest::TENANT_DIRECTORY.subkey(&self.0), &principal_ref.0).as_bytes()
+    }
+}
+
+impl SessionKey {
+    /// The key of these bytes.
+    pub fn new(bytes: [u8; 32]) -> Self {
+        Self(Zeroizing::new(bytes))
+    }
+
+    /// Its digest, bound in the genesis.
+    pub fn digest(&self) -> Digest {
+        digest::SESSION_KEY.digest(self.0.as_slice())
+    }
+
+    /// The salt of event `seq`'s content commitment.
+    pub fn salt(&self, seq: i64) -> [u8; 32] {
+        *blake3::keyed_hash(&digest::SESSION_SALT.subkey(&self.0), &seq.to_le_bytes()).as_bytes()
+    }
+
+    /// A hasher for a keyed digest over something that a person or a target wrote.
+    pub fn hasher(&self) -> blake3::Hasher {
+        blake3::Hasher::new_keyed(&digest::SESSION_DIGEST.subkey(&self.0))
+    }
+
+    /// The keyed digest of `bytes`.
+    pub fn keyed_digest(&self, bytes: &[u8]) -> Digest {
+        Digest(*self.hasher().update(bytes).finalize().as_bytes())
+    }
+
+    /// The keyed digest of `bytes`, cut to 16 bytes.
+    pub fn keyed_id(&self, bytes: &[u8]) -> Id16 {
+        keyed16(&digest::SESSION_DIGEST.subkey(&self.0), bytes)
+    }
+
+    /// Encrypts content; (`seq`, `index`) must be used once in a session.
+    pub(crate) fn seal(&self, seq: i64, index: u32, aad: &[u8], plain: &[u8]) -> Vec<u8> {
+        seal(&digest::SESSION_CONTENT.subkey(&self.0), seq, index, aad, plain)
+    }
+
+    /// Decrypts content.
+    pub(crate) fn open(&self, seq: i64, index: u32, aad: &[u8], sealed: &[u8]) -> Option<Vec<u8>> {
+        open(&digest::SESSION_CONTENT.subkey(&self.0), seq, index, aad, sealed)
+    }
+}
+
+impl ProducerKey {
+    /// The key of this 32-byte seed (RFC 8032).
+    pub fn from_seed(seed: &[u8; 32]) -> Self {
+        Self(SigningKey::from_bytes(seed))
+    }
+
+    /// Its public key.
+    pub fn public(&self) -> Digest {
+        Digest(self.0.verifying_key().to_bytes())
+    }
+
+    /// Certifies an epoch key.
+    pub fn certify(&self, producer: &str, epoch: i64, epoch_key: Digest) -> Vec<u8> {
+        self.0.sign(&certificate_digest(producer, epoch, epoch_key).0).to_bytes().to_vec()
+    }
+}
+
+impl EpochKey {
+    /// The key of this 32-byte seed (RFC 8032).
+    pub fn from_seed(seed: &[u8; 32]) -> Self {
+        Self(SigningKey::from_bytes(seed))
+    }
+
+    /// Its public key.
+    pub fn public(&self) -> Digest {
+        Digest(self.0.verifying_key().to_bytes())
+    }
+
+    /// Signs a digest; 64 bytes.
+    pub fn sign(&self, digest: Digest) -> Vec<u8> {
+        self.0.sign(&digest.0).to_bytes().to_vec()
+    }
+}
+
+/// What a producer's long-term key signs to certify an epoch key.
+pub fn certificate_digest(producer: &str, epoch: i64, epoch_key: Digest) -> Digest {
+    let mut w = Writer::new();
+    w.bytes(producer.as_bytes());
+    w.int(epoch);
+    w.bytes(&epoch_key.0);
+    digest::EPOCH_CERTIFICATE.digest(w.as_slice())
+}
+
+/// Whether `signature` is the Ed25519 signature of `public` over `digest` (strict: no small-order keys).
+pub fn verify_signature(public: Digest, digest: Digest, signature: &[u8]) -> bool {
+    let (Ok(key), Ok(bytes)) = (VerifyingKey::from_bytes(&public.0), <&[u8; 64]>::try_from(signature)) else {
+        return false;
+    };
+    let signature = ed25519_dalek::Signature::from_bytes(bytes);
+    !key.is_weak()
+        && key.verify(&digest.0, &signature).is_ok()
+        && key.verify_strict(&digest.0, &signature).is_ok()
+}
+
+fn nonce(seq: i64, index: u32) -> Nonce {
+    let mut nonce = Nonce::default();
+    for (n, b) in nonce.iter_mut().zip(seq.to_le_bytes().into_iter().chain(index.to_le_bytes())) {
+        *n = b;
+    }
+    nonce
+}
+
+fn seal(key: &[u8; 32], seq: i64, index: u32, aad: &[u8], plain: &[u8]) -> Vec<u8> {
+    let cipher = ChaCha20Poly1305::new(Key::from_slice(key));
+    // ChaCha20-Poly1305 fails only above 256 GiB; an empty result then fails to open, and nothing leaks.
+    cipher.encrypt(&nonce(seq, index), Payload { msg: plain, aad }).unwrap_or_default()
+}
+
+fn open(key: &[u8; 32], seq: i64, index: u32, aad: &[u8], sealed: &[u8]) -> Option<Vec<u8>> {
+    ChaCha20Poly1305::new(Key::from_slice(key)).decrypt(&nonce(seq, index), Payload { msg: sealed, aad }).ok()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_wrapped_session_key_opens_only_under_its_tenant_and_session() {
+        let (tenant, other) = (TenantKey::new([1; 32]), TenantKey::new([2; 32]));
+        let (a, b) = (SessionId([1; 16]), SessionId([2; 16]));
+        let wrapped = tenant.wrap(a, &SessionKey::new([9; 32]));
+        assert_eq!(tenant.unwrap(a, &wrapped).unwrap().digest(), SessionKey::new([9; 32]).digest());
+        assert!(tenant.unwrap(b, &wrapped).is_err());
+        assert!(other.unwrap(a, &wrapped).is_err());
+        assert!(tenant.unwrap(a, &wrapped[1..]).is_err());
+    }
+
+    #[test]
+    fn a_signature_verifies_only_for_its_key_and_digest() {
+        let key = EpochKey::from_seed(&[7; 32]);
+        let signature = key.sign(Digest([1; 32]));
+        assert!(verify_signature(key.public(), Digest([1; 32]), &signature));
+        assert!(!verify_signature(key.public(), Digest([2; 32]), &signature));
+        assert!(!verify_signature(EpochKey::from_seed(&[8; 32]).public(), Digest([1; 32]), &signature));
+        assert!(!verify_signature(key.public(), Digest([1; 32]), &signature[..63]));
+    }
+}
