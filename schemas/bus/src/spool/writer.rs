@@ -1,0 +1,301 @@
+//! The writing side: one [`Spool`] per producer process, one [`LaneWriter`] per lane.
+
+use std::fs::{self, File, OpenOptions};
+use std::io::Write;
+use std::path::PathBuf;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::time::Instant;
+
+use tokio::sync::watch;
+
+use super::segment::{self, Segment};
+use super::sync::{LaneSync, Syncer};
+use crate::{BusError, Durability, Publisher, Record, SpoolConfig, StreamId, wire};
+
+/// How often a lane looks at how much the whole spool holds.
+const MEASURE_EVERY: u64 = 1 << 20;
+/// How often a full spool is measured again, in milliseconds.
+const MEASURE_FULL_MS: u128 = 200;
+
+/// A producer's spool, held by one process (the lock file says so).
+#[derive(Debug)]
+pub struct Spool {
+    dir: PathBuf,
+    producer: String,
+    config: SpoolConfig,
+    syncer: Arc<Syncer>,
+    used: Arc<AtomicU64>,
+    lock: File,
+}
+
+/// The writing end of one lane.
+#[derive(Debug)]
+pub struct LaneWriter {
+    stream: StreamId,
+    dir: PathBuf,
+    producer_dir: PathBuf,
+    config: SpoolConfig,
+    file: Arc<File>,
+    path: PathBuf,
+    segment_len: u64,
+    total: u64,
+    next: i64,
+    buffered: i64,
+    buf: Vec<u8>,
+    syncer: Arc<Syncer>,
+    sync: Arc<LaneSync>,
+    synced: watch::Receiver<Result<u64, String>>,
+    used: Arc<AtomicU64>,
+    since_measure: u64,
+    measured_full: Option<Instant>,
+    poisoned: Option<String>,
+}
+
+impl Spool {
+    /// Opens (or makes) the spool of `producer`; refused while another process holds it.
+    pub fn open(config: &SpoolConfig, producer: &str) -> Result<Self, BusError> {
+        StreamId::new(producer, "lock")?;
+        let dir = config.dir.join(producer);
+        fs::create_dir_all(&dir).map_err(BusError::io("create", &dir))?;
+        let path = dir.join("lock");
+        let lock = OpenOptions::new()
+            .create(true)
+            .truncate(false)
+            .write(true)
+            .open(&path)
+            .map_err(BusError::io("open", &path))?;
+        match lock.try_lock() {
+            Ok(()) => {}
+            Err(fs::TryLockError::WouldBlock) => return Err(BusError::InUse { path: dir }),
+            Err(fs::TryLockError::Error(e)) => return Err(BusError::io("lock", &path)(e)),
+        }
+        let syncer =
+            Arc::new(Syncer::start(config.durability).map_err(BusError::io("start fsync thread of", &dir))?);
+        let spool = Self {
+            producer: producer.to_owned(),
+            config: config.clone(),
+            syncer,
+            used: Arc::new(AtomicU64::new(0)),
+            lock,
+            dir,
+        };
+        spool.used.store(measure(&spool.dir)?, Ordering::Relaxed);
+        Ok(spool)
+    }
+
+    /// The producer.
+    pub fn producer(&self) -> &str {
+        &self.producer
+    }
+
+    /// Bytes that wait for the recorder, as last measured.
+    pub fn used_bytes(&self) -> u64 {
+        self.used.load(Ordering::Relaxed)
+    }
+
+    /// Opens a lane for writing: cuts a torn tail and goes on after the last whole record.
+    pub fn lane(&self, lane: &str) -> Result<LaneWriter, BusError> {
+        let stream = StreamId::new(&self.producer, lane)?;
+        let dir = self.dir.join(lane);
+        fs::create_dir_all(&dir).map_err(BusError::io("create", &dir))?;
+        let next = match segment::list(&dir)?.pop() {
+            None => segment::released(&dir)?,
+            Some(last) => cut_torn_tail(&last)?,
+        };
+        let path = segment::path(&dir, next);
+        let (file, segment_len) = start_segment(&path)?;
+        let sync = LaneSync::new(Arc::clone(&file));
+        self.syncer.register(Arc::clone(&sync));
+        sync_directory(&dir)?;
+        Ok(LaneWriter {
+            stream,
+            producer_dir: self.dir.clone(),
+            config: self.config.clone(),
+            file,
+            path,
+            segment_len,
+            total: 0,
+            next,
+            buffered: 0,
+            buf: Vec::with_capacity(64 << 10),
+            syncer: Arc::clone(&self.syncer),
+            synced: sync.subscribe(),
+            sync,
+            used: Arc::clone(&self.used),
+            since_measure: 0,
+            measured_full: None,
+            poisoned: None,
+            dir,
+        })
+    }
+}
+
+impl Drop for Spool {
+    fn drop(&mut self) {
+        let _ = self.lock.unlock();
+    }
+}
+
+impl LaneWriter {
+    /// The stream.
+    pub fn stream(&self) -> &StreamId {
+        &self.stream
+    }
+
+    /// Position of the next record.
+    pub fn next_position(&self) -> i64 {
+        self.next + self.buffered
+    }
+
+    fn check(&mut self) -> Result<(), BusError> {
+        if let Some(why) = &self.poisoned {
+            return Err(BusError::Poisoned { stream: self.stream.to_string(), why: why.clone() });
+        }
+        if let Err(why) = &*self.synced.borrow() {
+            return Err(BusError::Poisoned { stream: self.stream.to_string(), why: why.clone() });
+        }
+        let used = self.used.load(Ordering::Relaxed);
+        if used + self.buf.len() as u64 > self.config.max_bytes {
+            let due = self.measured_full.is_none_or(|at| at.elapsed().as_millis() >= MEASURE_FULL_MS);
+            let used = if due { self.measure()? } else { used };
+            if used + self.buf.len() as u64 > self.config.max_bytes {
+                self.measured_full = Some(self.measured_full.filter(|_| !due).unwrap_or_else(Instant::now));
+                return Err(BusError::Full { path: self.dir.clone(), used, limit: self.config.max_bytes });
+            }
+        }
+        Ok(())
+    }
+
+    fn measure(&mut self) -> Result<u64, BusError> {
+        self.since_measure = 0;
+        let used = measure(&self.producer_dir)?;
+        self.used.store(used, Ordering::Relaxed);
+        Ok(used)
+    }
+
+    fn rotate(&mut self) -> Result<(), BusError> {
+        let path = segment::path(&self.dir, self.next);
+        let (file, len) = start_segment(&path)?;
+        sync_directory(&self.dir)?;
+        self.sync.rotate(Arc::clone(&file)).map_err(BusError::io("fsync", &self.path))?;
+        (self.file, self.path, self.segment_len) = (file, path, len);
+        Ok(())
+    }
+}
+
+impl Publisher for LaneWriter {
+    fn append(&mut self, record: &Record) -> Result<i64, BusError> {
+        let position = self.next_position();
+        segment::frame(&mut self.buf, |out| wire::encode(record, out));
+        self.buffered += 1;
+        Ok(position)
+    }
+
+    fn flush(&mut self) -> Result<(), BusError> {
+        if self.buf.is_empty() {
+            return Ok(());
+        }
+        let written = self.check().and_then(|()| {
+            if self.segment_len >= self.config.segment_bytes {
+                self.rotate()?;
+            }
+            (&*self.file).write_all(&self.buf).map_err(BusError::io("write", &self.path))
+        });
+        let len = self.buf.len() as u64;
+        match written {
+            Ok(()) => {
+                self.segment_len += len;
+                self.total += len;
+                self.next += self.buffered;
+                self.used.fetch_add(len, Ordering::Relaxed);
+                self.since_measure += len;
+                self.syncer.written(&self.sync, self.total);
+            }
+            Err(BusError::Io { action: "write", path, source }) => {
+                // A short write left a torn record; without cutting it, later records would be lost to readers.
+                if let Err(e) = self.file.set_len(self.segment_len) {
+                    self.poisoned =
+                        Some(format!("write failed ({source}), then cutting the torn record failed ({e})"));
+                }
+                self.buf.clear();
+                self.buffered = 0;
+                return Err(BusError::Io { action: "write", path, source });
+            }
+            Err(error) => {
+                self.buf.clear();
+                self.buffered = 0;
+                return Err(error);
+            }
+        }
+        self.buf.clear();
+        self.buf.shrink_to(1 << 20);
+        self.buffered = 0;
+        if self.since_measure >= MEASURE_EVERY {
+            self.measure()?;
+        }
+        Ok(())
+    }
+
+    async fn settled(&mut self) -> Result<(), BusError> {
+        if self.syncer.durability() == Durability::Process {
+            return Ok(());
+        }
+        let target = self.total;
+        let stream = self.stream.to_string();
+        let outcome = self
+            .synced
+            .wait_for(|synced| synced.as_ref().map_or(true, |done| *done >= target))
+            .await
+            .map(|synced| synced.clone());
+        match outcome {
+            Ok(Ok(_)) => Ok(()),
+            Ok(Err(why)) => Err(BusError::Poisoned { stream, why }),
+            Err(_) => Err(BusError::Poisoned { stream, why: "fsync thread ended".to_owned() }),
+        }
+    }
+}
+
+fn cut_torn_tail(last: &Segment) -> Result<i64, BusError> {
+    let extent = segment::scan(last)?;
+    if extent.torn > 0 {
+        tracing::warn!(
+            event = "spool_torn_tail_cut",
+            path = %last.path.display(),
+            at = extent.valid,
+            bytes = extent.torn,
+            "cut an incomplete record that a crash left at the end of a spool segment"
+        );
+        let file =
+            OpenOptions::new().write(true).open(&last.path).map_err(BusError::io("open", &last.path))?;
+        file.set_len(extent.valid).map_err(BusError::io("cut", &last.path))?;
+        file.sync_all().map_err(BusError::io("fsync", &last.path))?;
+    }
+    Ok(extent.next)
+}
+
+/// Opens the segment that starts at the next position: new, or the empty one that an earlier open left.
+fn start_segment(path: &std::path::Path) -> Result<(Arc<File>, u64), BusError> {
+    let mut file =
+        OpenOptions::new().create(true).append(true).open(path).map_err(BusError::io("create", path))?;
+    let len = file.metadata().map_err(BusError::io("inspect", path))?.len();
+    if len < segment::MAGIC.len() as u64 {
+        file.set_len(0).map_err(BusError::io("cut", path))?;
+        file.write_all(segment::MAGIC).map_err(BusError::io("write", path))?;
+    }
+    Ok((Arc::new(file), segment::MAGIC.len() as u64))
+}
+
+fn sync_directory(dir: &std::path::Path) -> Result<(), BusError> {
+    File::open(dir).and_then(|d| d.sync_all()).map_err(BusError::io("fsync", dir))
+}
+
+fn measure(producer_dir: &std::path::Path) -> Result<u64, BusError> {
+    let mut bytes = 0;
+    for lane in segment::subdirectories(producer_dir)? {
+        for segment in segment::list(&producer_dir.join(lane))? {
+            bytes += fs::metadata(&segment.path).map_or(0, |m| m.len());
+        }
+    }
+    Ok(bytes)
+}
