@@ -26,7 +26,7 @@ pub trait Publisher {
     fn append(&mut self, record: &Record) -> Result<i64, BusError>;
 
     /// Hands everything buffered to the operating system (spool) or the client library (Kafka): from here on
-    /// a crash of this process loses nothing. On an error nothing of the buffer counts as written.
+    /// a crash of this process loses nothing. On an error the buffer is kept, and the next flush tries again.
     fn flush(&mut self) -> Result<(), BusError>;
 
     /// Returns when everything flushed before the call is as durable as the configuration demands.

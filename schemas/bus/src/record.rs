@@ -32,4 +32,6 @@ pub enum Record {
         /// The wrapped name.
         wrapped: Vec<u8>,
     },
+    /// What the producer itself needs to go on after a crash; everyone else skips it.
+    State(Vec<u8>),
 }

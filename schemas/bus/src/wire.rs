@@ -19,7 +19,7 @@ pub(crate) fn encode(record: &Record, out: &mut Vec<u8>) {
         Record::Event(event) => Wire::Event(event_to_wire(event)),
         Record::Chunk(c) => Wire::Chunk(proto::Chunk {
             session: c.session.0.to_vec(),
-            seq: c.seq,
+            content_no: c.content_no,
             index: c.index,
             kind: c.kind,
             sealed: c.sealed.clone(),
@@ -34,6 +34,7 @@ pub(crate) fn encode(record: &Record, out: &mut Vec<u8>) {
         Record::Name { principal_ref, wrapped } => {
             Wire::Name(proto::Name { principal_ref: principal_ref.0.to_vec(), wrapped: wrapped.clone() })
         }
+        Record::State(state) => Wire::State(proto::State { state: state.clone() }),
     };
     proto::Record { record: Some(wire) }.encode_raw(out);
 }
@@ -46,7 +47,7 @@ pub(crate) fn decode(bytes: &[u8]) -> Result<Record, DecodeError> {
         Wire::Event(e) => Record::Event(Box::new(event_from_wire(e)?)),
         Wire::Chunk(c) => Record::Chunk(SealedChunk {
             session: session(&c.session)?,
-            seq: c.seq,
+            content_no: c.content_no,
             index: c.index,
             kind: c.kind,
             sealed: c.sealed,
@@ -55,6 +56,7 @@ pub(crate) fn decode(bytes: &[u8]) -> Result<Record, DecodeError> {
         Wire::Ledger(l) => Record::Ledger(Box::new(ledger_from_wire(l)?)),
         Wire::Key(k) => Record::Key { session: session(&k.session)?, wrapped: k.wrapped },
         Wire::Name(n) => Record::Name { principal_ref: id(&n.principal_ref)?, wrapped: n.wrapped },
+        Wire::State(s) => Record::State(s.state),
     })
 }
 
@@ -88,6 +90,7 @@ fn event_to_wire(event: &Event) -> proto::Event {
         target: e.target.clone(),
         policy_digest: e.policy_digest.0.to_vec(),
         body_digest: e.body_digest.0.to_vec(),
+        content_no: e.content_no,
         content: e.content.map(|d| d.0.to_vec()),
         prev: e.prev.0.to_vec(),
         body: event.body.clone(),
@@ -113,6 +116,7 @@ fn event_from_wire(e: proto::Event) -> Result<Event, DecodeError> {
             target: e.target,
             policy_digest: digest(&e.policy_digest)?,
             body_digest: digest(&e.body_digest)?,
+            content_no: e.content_no,
             content: e.content.as_deref().map(digest).transpose()?,
             prev: digest(&e.prev)?,
         },

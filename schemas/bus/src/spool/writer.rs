@@ -99,11 +99,16 @@ impl Spool {
         let stream = StreamId::new(&self.producer, lane)?;
         let dir = self.dir.join(lane);
         fs::create_dir_all(&dir).map_err(BusError::io("create", &dir))?;
-        let next = match segment::list(&dir)?.pop() {
-            None => segment::released(&dir)?,
-            Some(last) => cut_torn_tail(&last)?,
+        let (path, next) = match segment::list(&dir)?.pop() {
+            None => {
+                let next = segment::released(&dir)?;
+                (segment::path(&dir, next), next)
+            }
+            Some(last) => {
+                let next = cut_torn_tail(&last)?;
+                (last.path, next)
+            }
         };
-        let path = segment::path(&dir, next);
         let (file, segment_len) = start_segment(&path)?;
         let sync = LaneSync::new(Arc::clone(&file));
         self.syncer.register(Arc::clone(&sync));
@@ -174,12 +179,28 @@ impl LaneWriter {
         Ok(used)
     }
 
-    fn rotate(&mut self) -> Result<(), BusError> {
+    /// Whether the segment has reached its size: the writer should call [`LaneWriter::rotate`].
+    pub fn wants_rotation(&self) -> bool {
+        self.segment_len >= self.config.segment_bytes && self.buf.is_empty()
+    }
+
+    /// Goes on in a new segment, whose first record is `state`: what the producer needs to know if it starts
+    /// again and finds nothing older. Everything before must be flushed.
+    pub fn rotate(&mut self, state: Vec<u8>) -> Result<(), BusError> {
+        self.flush()?;
         let path = segment::path(&self.dir, self.next);
-        let (file, len) = start_segment(&path)?;
+        let temporary = path.with_extension("tmp");
+        let mut first = segment::MAGIC.to_vec();
+        segment::frame(&mut first, |out| wire::encode(&Record::State(state), out));
+        let file = File::create(&temporary).map_err(BusError::io("create", &temporary))?;
+        (&file).write_all(&first).map_err(BusError::io("write", &temporary))?;
+        file.sync_all().map_err(BusError::io("fsync", &temporary))?;
+        fs::rename(&temporary, &path).map_err(BusError::io("rename", &path))?;
         sync_directory(&self.dir)?;
+        let file = Arc::new(file);
         self.sync.rotate(Arc::clone(&file)).map_err(BusError::io("fsync", &self.path))?;
-        (self.file, self.path, self.segment_len) = (file, path, len);
+        (self.file, self.path, self.segment_len) = (file, path, first.len() as u64);
+        self.next += 1;
         Ok(())
     }
 }
@@ -196,38 +217,22 @@ impl Publisher for LaneWriter {
         if self.buf.is_empty() {
             return Ok(());
         }
-        let written = self.check().and_then(|()| {
-            if self.segment_len >= self.config.segment_bytes {
-                self.rotate()?;
+        self.check()?;
+        if let Err(source) = (&*self.file).write_all(&self.buf) {
+            // A short write left a torn record; without cutting it, later records would be lost to readers.
+            if let Err(e) = self.file.set_len(self.segment_len) {
+                self.poisoned =
+                    Some(format!("write failed ({source}), then cutting the torn record failed ({e})"));
             }
-            (&*self.file).write_all(&self.buf).map_err(BusError::io("write", &self.path))
-        });
-        let len = self.buf.len() as u64;
-        match written {
-            Ok(()) => {
-                self.segment_len += len;
-                self.total += len;
-                self.next += self.buffered;
-                self.used.fetch_add(len, Ordering::Relaxed);
-                self.since_measure += len;
-                self.syncer.written(&self.sync, self.total);
-            }
-            Err(BusError::Io { action: "write", path, source }) => {
-                // A short write left a torn record; without cutting it, later records would be lost to readers.
-                if let Err(e) = self.file.set_len(self.segment_len) {
-                    self.poisoned =
-                        Some(format!("write failed ({source}), then cutting the torn record failed ({e})"));
-                }
-                self.buf.clear();
-                self.buffered = 0;
-                return Err(BusError::Io { action: "write", path, source });
-            }
-            Err(error) => {
-                self.buf.clear();
-                self.buffered = 0;
-                return Err(error);
-            }
+            return Err(BusError::Io { action: "write", path: self.path.clone(), source });
         }
+        let len = self.buf.len() as u64;
+        self.segment_len += len;
+        self.total += len;
+        self.next += self.buffered;
+        self.used.fetch_add(len, Ordering::Relaxed);
+        self.since_measure += len;
+        self.syncer.written(&self.sync, self.total);
         self.buf.clear();
         self.buf.shrink_to(1 << 20);
         self.buffered = 0;
@@ -274,16 +279,17 @@ fn cut_torn_tail(last: &Segment) -> Result<i64, BusError> {
     Ok(extent.next)
 }
 
-/// Opens the segment that starts at the next position: new, or the empty one that an earlier open left.
+/// Opens the segment to go on in: a new one, or the last one, whose torn tail was cut.
 fn start_segment(path: &std::path::Path) -> Result<(Arc<File>, u64), BusError> {
     let mut file =
         OpenOptions::new().create(true).append(true).open(path).map_err(BusError::io("create", path))?;
-    let len = file.metadata().map_err(BusError::io("inspect", path))?.len();
+    let mut len = file.metadata().map_err(BusError::io("inspect", path))?.len();
     if len < segment::MAGIC.len() as u64 {
         file.set_len(0).map_err(BusError::io("cut", path))?;
         file.write_all(segment::MAGIC).map_err(BusError::io("write", path))?;
+        len = segment::MAGIC.len() as u64;
     }
-    Ok((Arc::new(file), segment::MAGIC.len() as u64))
+    Ok((Arc::new(file), len))
 }
 
 fn sync_directory(dir: &std::path::Path) -> Result<(), BusError> {
