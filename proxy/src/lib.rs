@@ -1,1 +1,7 @@
+//! The gateway: it stands on the wire between agents and what they may touch, and records every session.
 //!
+//! Invariant: nothing moves on before the event that says so is in the spool, and what cannot be recorded is
+//! refused (`recording`).
+
+pub mod clock;
+pub mod recording;

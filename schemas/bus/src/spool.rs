@@ -18,7 +18,7 @@ mod tail;
 mod writer;
 
 pub use tail::SpoolSubscription;
-pub use writer::{LaneWriter, Spool};
+pub use writer::{LaneWriter, Settling, Spool};
 
 /// The reading side of a spool directory: any process may open it.
 #[derive(Debug, Clone)]
@@ -41,6 +41,16 @@ impl SpoolBus {
             depths.insert(stream, (segments.first().map_or(0, |s| s.first), bytes));
         }
         Ok(depths)
+    }
+
+    /// Reads `stream` from the start of its newest segment on: what its producer needs when it starts again.
+    pub fn subscribe_newest(&self, stream: &StreamId) -> Result<SpoolSubscription, BusError> {
+        let dir = self.lane_dir(stream);
+        let first = match segment::list(&dir)?.pop() {
+            Some(newest) => newest.first,
+            None => segment::released(&dir)?,
+        };
+        SpoolSubscription::open(dir, stream.clone(), first)
     }
 
     fn lane_dir(&self, stream: &StreamId) -> PathBuf {

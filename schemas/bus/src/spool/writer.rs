@@ -179,6 +179,12 @@ impl LaneWriter {
         Ok(used)
     }
 
+    /// A handle that waits for what is flushed now.
+    pub fn settling(&self) -> Settling {
+        let target = (self.syncer.durability() == Durability::Power).then_some(self.total);
+        Settling { stream: self.stream.clone(), target, synced: self.synced.clone() }
+    }
+
     /// Whether the segment has reached its size: the writer should call [`LaneWriter::rotate`].
     pub fn wants_rotation(&self) -> bool {
         self.segment_len >= self.config.segment_bytes && self.buf.is_empty()
@@ -243,20 +249,29 @@ impl Publisher for LaneWriter {
     }
 
     async fn settled(&mut self) -> Result<(), BusError> {
-        if self.syncer.durability() == Durability::Process {
-            return Ok(());
-        }
-        let target = self.total;
-        let stream = self.stream.to_string();
-        let outcome = self
-            .synced
-            .wait_for(|synced| synced.as_ref().map_or(true, |done| *done >= target))
-            .await
-            .map(|synced| synced.clone());
-        match outcome {
-            Ok(Ok(_)) => Ok(()),
-            Ok(Err(why)) => Err(BusError::Poisoned { stream, why }),
-            Err(_) => Err(BusError::Poisoned { stream, why: "fsync thread ended".to_owned() }),
+        self.settling().wait().await
+    }
+}
+
+/// Waits until what was flushed before it was made is as durable as configured, without holding the lane.
+#[derive(Debug)]
+pub struct Settling {
+    stream: StreamId,
+    target: Option<u64>,
+    synced: watch::Receiver<Result<u64, String>>,
+}
+
+impl Settling {
+    /// Returns when it is, or with why it will never be.
+    pub async fn wait(mut self) -> Result<(), BusError> {
+        let Some(target) = self.target else { return Ok(()) };
+        let poisoned = |why: String| BusError::Poisoned { stream: self.stream.to_string(), why };
+        match self.synced.wait_for(|synced| synced.as_ref().map_or(true, |done| *done >= target)).await {
+            Ok(synced) => match &*synced {
+                Ok(_) => Ok(()),
+                Err(why) => Err(poisoned(why.clone())),
+            },
+            Err(_) => Err(poisoned("fsync thread ended".to_owned())),
         }
     }
 }
