@@ -155,6 +155,8 @@ contexts! {
     TENANT_CORRELATION = "bodycam 2026-11-21 tenant correlation key v1";
     /// Subkey of the tenant key: client addresses.
     TENANT_ADDRESS = "bodycam 2026-11-21 tenant address key v1";
+    /// Subkey of the tenant key: credential ids.
+    TENANT_CREDENTIAL = "bodycam 2026-11-21 tenant credential key v1";
     /// Subkey of the tenant key: identity digests in a genesis.
     TENANT_IDENTITY = "bodycam 2026-11-21 tenant identity key v1";
     /// Subkey of the tenant key: names inside statements that no catalog knows.
