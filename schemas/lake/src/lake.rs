@@ -108,20 +108,25 @@ impl Lake {
             let Some(bytes) = self.store.get(&path).await? else { break };
             Arc::make_mut(&mut self.state).add_stream(&path, StreamEntry::parse(&path, &bytes)?)?;
         }
-        // A compaction commit may replace a file whose own commit came after its stream was walked here:
-        // then that stream is walked again, once.
-        let mut again = true;
-        let mut index = 0;
-        while index < self.state.streams.len() {
-            match self.walk(index, again).await? {
-                true => index += 1,
-                false => (again, index) = (false, 0),
+        // A compaction commit can be met before the commits of the files that it replaces: it waits for them,
+        // and only when nothing moves any more is it an error.
+        loop {
+            let at = self.state.commits;
+            let mut waiting = None;
+            for index in 0..self.state.streams.len() {
+                if !self.walk(index, true).await? {
+                    waiting = Some(index);
+                }
+            }
+            match waiting {
+                None => return Ok(self.state.commits - before),
+                Some(index) if self.state.commits == at => drop(self.walk(index, false).await?),
+                Some(_) => {}
             }
         }
-        Ok(self.state.commits - before)
     }
 
-    /// Folds the commits of one stream; false when one waits for a commit of another stream.
+    /// Folds the commits of one stream; false when the next one waits for a commit of another stream.
     async fn walk(&mut self, index: usize, may_wait: bool) -> Result<bool, LakeError> {
         while let Some(stream) = self.state.streams.get(index) {
             let path = layout::commit(&stream.stream, stream.generation, stream.position);
@@ -205,3 +210,6 @@ impl View {
         &self.store
     }
 }
+
+#[cfg(test)]
+mod tests;
