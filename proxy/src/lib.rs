@@ -4,5 +4,8 @@
 //! refused (`recording`).
 
 pub mod clock;
+pub mod identity;
+pub mod postgres;
 pub mod recording;
 pub mod slots;
+pub mod state;

@@ -131,6 +131,10 @@ contexts! {
     OPEN_HEADS = "bodycam 2026-11-21 open heads v1";
     /// A lake commit: what the recorder's epoch key signs.
     LAKE_COMMIT = "bodycam 2026-11-21 lake commit v1";
+    /// A lake snapshot: what the recorder's epoch key signs.
+    LAKE_SNAPSHOT = "bodycam 2026-11-21 lake snapshot v1";
+    /// A row of the content table, inside the row sum of a file.
+    LAKE_CONTENT_ROW = "bodycam 2026-11-21 lake content row v1";
     /// A configuration or policy in force.
     POLICY = "bodycam 2026-11-21 policy v1";
     /// A target: name, protocol, database.
@@ -155,6 +159,8 @@ contexts! {
     TENANT_CORRELATION = "bodycam 2026-11-21 tenant correlation key v1";
     /// Subkey of the tenant key: client addresses.
     TENANT_ADDRESS = "bodycam 2026-11-21 tenant address key v1";
+    /// Subkey of the tenant key: credential ids.
+    TENANT_CREDENTIAL = "bodycam 2026-11-21 tenant credential key v1";
     /// Subkey of the tenant key: identity digests in a genesis.
     TENANT_IDENTITY = "bodycam 2026-11-21 tenant identity key v1";
     /// Subkey of the tenant key: names inside statements that no catalog knows.

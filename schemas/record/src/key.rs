@@ -69,6 +69,11 @@ impl TenantKey {
         keyed16(&digest::TENANT_ADDRESS.subkey(&self.0), address.as_bytes())
     }
 
+    /// What stands for a credential in event bodies, made of its id, never of its secret.
+    pub fn credential(&self, id: &str) -> Id16 {
+        keyed16(&digest::TENANT_CREDENTIAL.subkey(&self.0), id.as_bytes())
+    }
+
     /// `?` and 16 hex digits: what stands for a name that the target's catalog does not know.
     pub fn unknown_identifier(&self, name: &str) -> String {
         let id = keyed16(&digest::TENANT_IDENTIFIER.subkey(&self.0), name.as_bytes()).to_hex();

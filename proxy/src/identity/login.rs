@@ -1,0 +1,422 @@
+//! The one place that builds a principal, for every protocol.
+//!
+//! Protocols only extract what the client presented and write what is answered. Invariant: every refusal has
+//! the same public message; which it was goes to the record only.
+
+use std::fmt;
+use std::sync::{Arc, Mutex, PoisonError, RwLock};
+
+use bodycam_record::{Id16, PrincipalRef, TenantKey};
+use subtle::ConstantTimeEq;
+
+use super::roster::{Member, PrincipalKind, Roster};
+use super::scram::{self, Keys, ScramError, ScramProof, ScramServer};
+use super::token;
+use crate::state::{ScramSalt, State, StateError, StoredToken};
+
+/// What a refused client is told, whatever the reason.
+pub const REFUSED: &str =
+    "authentication failed: unknown principal, or a credential that is wrong, expired or revoked";
+
+/// A store that failed is trusted from memory this long for new logins.
+const LOGIN_GRACE_NS: i64 = 5 * 1_000_000_000;
+/// And this long for open sessions.
+const SESSION_GRACE_NS: i64 = 30 * 1_000_000_000;
+/// Addresses of a credential are counted over this time.
+const SIGHTING_WINDOW_NS: i64 = 24 * 3_600 * 1_000_000_000;
+/// Tokens of one principal that SCRAM tries: the live ones, and the newest dead ones so that the record can
+/// say "revoked" or "expired" instead of "wrong".
+const MAX_TRIED: usize = 2 * token::MAX_LIVE;
+
+/// Someone whom roster and store admit.
+#[derive(Debug, Clone)]
+pub struct Principal {
+    /// Name in the roster.
+    pub name: Arc<str>,
+    /// Kind.
+    pub kind: PrincipalKind,
+    /// Pseudonym in the record.
+    pub principal_ref: PrincipalRef,
+    /// What stands for the credential in the record.
+    pub credential: Id16,
+    /// Id of the token used: content, never a secret.
+    pub credential_name: Arc<str>,
+    /// How they authenticated: `scram-sha-256`, `token`, `proxy-basic`.
+    pub auth_method: &'static str,
+    /// First moment the credential no longer works, Unix ns.
+    pub expires_ns: i64,
+    /// Who they are in the roster, with the rights of the chain.
+    pub member: Arc<Member>,
+}
+
+/// Why a login was refused: for the record, never for the client.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
+pub enum LoginRefused {
+    #[error("no such principal")]
+    UnknownPrincipal,
+    #[error("the credential has no valid form")]
+    Malformed,
+    #[error("the credential is wrong")]
+    WrongCredential,
+    #[error("the token belongs to another principal")]
+    OtherPrincipal,
+    #[error("the token was revoked")]
+    Revoked,
+    #[error("the token has expired")]
+    Expired,
+    #[error("{0}")]
+    Ended(Ended),
+    #[error("the channel binding does not hold")]
+    ChannelBinding,
+    #[error("the state store cannot be read")]
+    StoreUnavailable,
+}
+
+/// Why access that once was granted is over.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
+pub enum Ended {
+    #[error("the token was revoked")]
+    Revoked,
+    #[error("the token has expired")]
+    Expired,
+    #[error("the principal is disabled")]
+    Disabled,
+    #[error("the principal's contract is over")]
+    ContractOver,
+    #[error("who answers for the principal is disabled, over or gone")]
+    OwnerGone,
+    #[error("the principal is no longer in the roster")]
+    Removed,
+    #[error("the state store has not answered for 30 s")]
+    StoreUnavailable,
+}
+
+/// What ties the exchange to the TLS connection under it.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum ChannelBinding {
+    /// No TLS, or a certificate without a defined hash: -PLUS is not offered.
+    None,
+    /// Hash of the server's certificate ([`tls_server_end_point`](super::scram::tls_server_end_point)).
+    TlsServerEndPoint(Vec<u8>),
+}
+
+/// Everyone who may come in. Cheap to clone; shared by all cores and protocols.
+#[derive(Clone)]
+pub struct Directory(Arc<Inner>);
+
+struct Inner {
+    tenant: TenantKey,
+    state: Arc<dyn State>,
+    decoy_key: [u8; 32],
+    roster: RwLock<Arc<Roster>>,
+    snapshot: Mutex<Cached>,
+}
+
+/// The tokens as last read.
+#[derive(Clone)]
+struct Cached {
+    version: Option<u64>,
+    read_ns: i64,
+    store: Arc<Snapshot>,
+}
+
+#[derive(Default)]
+struct Snapshot {
+    tokens: Vec<Arc<StoredToken>>,
+    salts: std::collections::HashMap<String, ScramSalt>,
+}
+
+/// One SCRAM login in progress.
+pub struct ScramLogin {
+    directory: Directory,
+    user: String,
+    plus: bool,
+    tokens: Vec<Arc<StoredToken>>,
+    step: Step,
+}
+
+enum Step {
+    First(ScramServer),
+    Final(ScramProof),
+    Done,
+}
+
+impl Directory {
+    /// The directory of a roster and a store.
+    pub fn new(tenant: TenantKey, roster: Roster, state: Arc<dyn State>) -> Result<Self, StateError> {
+        let decoy_key = state.decoy_key()?;
+        let snapshot = Mutex::new(Cached { version: None, read_ns: i64::MIN, store: Arc::default() });
+        let roster = RwLock::new(Arc::new(roster));
+        Ok(Self(Arc::new(Inner { tenant, state, decoy_key, roster, snapshot })))
+    }
+
+    /// Puts another roster in place; open sessions are judged by it at their next check.
+    pub fn set_roster(&self, roster: Roster) {
+        *self.0.roster.write().unwrap_or_else(PoisonError::into_inner) = Arc::new(roster);
+    }
+
+    /// The roster in force.
+    pub fn roster(&self) -> Arc<Roster> {
+        self.0.roster.read().unwrap_or_else(PoisonError::into_inner).clone()
+    }
+
+    /// Begins a SCRAM login of the user that the startup message names, known or not.
+    pub fn scram(
+        &self,
+        user: &str,
+        binding: ChannelBinding,
+        now_ns: i64,
+    ) -> Result<ScramLogin, LoginRefused> {
+        let store = self.snapshot(now_ns, LOGIN_GRACE_NS).map_err(|_| LoginRefused::StoreUnavailable)?;
+        let mut tokens: Vec<_> = store.tokens.iter().filter(|t| t.principal == user).cloned().collect();
+        tokens.sort_by_key(|t| (!live(t, now_ns), std::cmp::Reverse(t.issued_ns)));
+        tokens.truncate(MAX_TRIED);
+        let salt = store.salts.get(user).cloned().unwrap_or_else(|| self.decoy_salt(user));
+        let keys =
+            tokens.iter().map(|t| Keys { stored_key: t.stored_key, server_key: t.server_key }).collect();
+        let nonce = scram::fresh_nonce().map_err(|_| LoginRefused::StoreUnavailable)?;
+        let binding = match binding {
+            ChannelBinding::None => None,
+            ChannelBinding::TlsServerEndPoint(hash) => Some(hash),
+        };
+        let plus = binding.is_some();
+        let server = ScramServer::new(&salt.salt, salt.iterations, keys, nonce, binding);
+        Ok(ScramLogin {
+            directory: self.clone(),
+            user: user.to_owned(),
+            plus,
+            tokens,
+            step: Step::First(server),
+        })
+    }
+
+    /// Logs in with a token given as a password or in a header. `user` is the name given with it, if any.
+    pub fn by_token(
+        &self,
+        user: Option<&str>,
+        secret: &str,
+        auth_method: &'static str,
+        now_ns: i64,
+    ) -> Result<Principal, LoginRefused> {
+        let id = token::id_of(secret).ok_or(LoginRefused::Malformed)?;
+        let store = self.snapshot(now_ns, LOGIN_GRACE_NS).map_err(|_| LoginRefused::StoreUnavailable)?;
+        let token = store.tokens.iter().find(|t| t.id == id).ok_or(LoginRefused::WrongCredential)?;
+        if !bool::from(token.verifier.ct_eq(&token::verifier(secret))) {
+            return Err(LoginRefused::WrongCredential);
+        }
+        if user.is_some_and(|u| u != token.principal) {
+            return Err(LoginRefused::OtherPrincipal);
+        }
+        self.admit(token, auth_method, now_ns)
+    }
+
+    /// Whether an open session may go on.
+    pub fn principal_still_valid(&self, principal: &Principal, now_ns: i64) -> Result<(), Ended> {
+        let store = self.snapshot(now_ns, SESSION_GRACE_NS).map_err(|_| Ended::StoreUnavailable)?;
+        let token =
+            store.tokens.iter().find(|t| *t.id == *principal.credential_name).ok_or(Ended::Revoked)?;
+        standing_of(token, now_ns)?;
+        self.roster().standing(&principal.name, now_ns).map(|_| ())
+    }
+
+    /// Notes where a credential is used from and says how many different addresses used it in 24 hours, this
+    /// one included.
+    pub fn sighting(&self, credential: Id16, address: Id16, now_ns: i64) -> Result<i64, StateError> {
+        self.0.state.sighting(credential, address, now_ns, now_ns.saturating_sub(SIGHTING_WINDOW_NS))
+    }
+
+    /// The only function that makes a [`Principal`].
+    fn admit(
+        &self,
+        token: &StoredToken,
+        auth_method: &'static str,
+        now_ns: i64,
+    ) -> Result<Principal, LoginRefused> {
+        standing_of(token, now_ns)?;
+        let roster = self.roster();
+        let member = roster.standing(&token.principal, now_ns).map_err(|ended| match ended {
+            Ended::Removed => LoginRefused::UnknownPrincipal,
+            ended => LoginRefused::Ended(ended),
+        })?;
+        Ok(Principal {
+            name: member.name.clone(),
+            kind: member.kind,
+            principal_ref: self.0.tenant.principal_ref(&member.name),
+            credential: self.0.tenant.credential(&token.id),
+            credential_name: token.id.as_str().into(),
+            auth_method,
+            expires_ns: token.expires_ns,
+            member: member.clone(),
+        })
+    }
+
+    /// The tokens, read again when they changed; from memory while the store fails, for at most `grace_ns`.
+    fn snapshot(&self, now_ns: i64, grace_ns: i64) -> Result<Arc<Snapshot>, StateError> {
+        let mut cached = self.0.snapshot.lock().unwrap_or_else(PoisonError::into_inner);
+        match self.read(&cached) {
+            Ok((version, store)) => {
+                *cached = Cached { version: Some(version), read_ns: now_ns, store };
+                Ok(cached.store.clone())
+            }
+            Err(error) if cached.version.is_none() || now_ns.saturating_sub(cached.read_ns) > grace_ns => {
+                Err(error)
+            }
+            Err(error) => {
+                tracing::warn!(event = "state.unreadable", %error, "judging by the tokens last read");
+                Ok(cached.store.clone())
+            }
+        }
+    }
+
+    fn read(&self, cached: &Cached) -> Result<(u64, Arc<Snapshot>), StateError> {
+        let version = self.0.state.version()?;
+        if cached.version == Some(version) {
+            return Ok((version, cached.store.clone()));
+        }
+        // Read after the version: a change in between makes the next look read again.
+        let tokens = self.0.state.tokens()?.into_iter().map(Arc::new).collect();
+        let salts = self.0.state.salts()?.into_iter().collect();
+        Ok((version, Arc::new(Snapshot { tokens, salts })))
+    }
+
+    /// The salt of someone who has none: always the same for the same name.
+    fn decoy_salt(&self, user: &str) -> ScramSalt {
+        let mut salt = [0; 16];
+        for (to, from) in salt.iter_mut().zip(scram::hmac(&self.0.decoy_key, user.as_bytes())) {
+            *to = from;
+        }
+        ScramSalt { salt, iterations: crate::state::SCRAM_ITERATIONS }
+    }
+}
+
+impl ScramLogin {
+    /// The mechanisms to offer, best first.
+    pub fn mechanisms(&self) -> &'static [&'static str] {
+        if self.plus { &[scram::SCRAM_PLUS, scram::SCRAM] } else { &[scram::SCRAM] }
+    }
+
+    /// Reads SASLInitialResponse's mechanism and data, and gives the data of AuthenticationSASLContinue.
+    pub fn start(&mut self, mechanism: &str, client_first: &[u8]) -> Result<Vec<u8>, LoginRefused> {
+        match std::mem::replace(&mut self.step, Step::Done) {
+            Step::First(server) => {
+                let (server_first, proof) = server.start(mechanism, client_first)?;
+                self.step = Step::Final(proof);
+                Ok(server_first.into_bytes())
+            }
+            _ => Err(LoginRefused::Malformed),
+        }
+    }
+
+    /// Reads SASLResponse, and gives the data of AuthenticationSASLFinal and who it is.
+    pub fn finish(&mut self, client_final: &[u8], now_ns: i64) -> Result<(Vec<u8>, Principal), LoginRefused> {
+        let Step::Final(proof) = std::mem::replace(&mut self.step, Step::Done) else {
+            return Err(LoginRefused::Malformed);
+        };
+        let unknown = self.tokens.is_empty() && self.directory.roster().get(&self.user).is_none();
+        let (server_final, index) = proof.finish(client_final).map_err(|error| match error {
+            ScramError::Proof if unknown => LoginRefused::UnknownPrincipal,
+            error => error.into(),
+        })?;
+        let token = self.tokens.get(index).ok_or(LoginRefused::WrongCredential)?;
+        let principal = self.directory.admit(token, "scram-sha-256", now_ns)?;
+        Ok((server_final.into_bytes(), principal))
+    }
+}
+
+impl Principal {
+    /// Whether every target list of the chain names `target`.
+    pub fn may_reach(&self, target: &str) -> bool {
+        self.member.may_reach(target)
+    }
+
+    /// Whether every egress list of the chain holds a rule that `matches`.
+    pub fn may_leave_to(&self, matches: impl Fn(&str) -> bool) -> bool {
+        self.member.egress.iter().all(|list| list.iter().any(|rule| matches(rule)))
+    }
+
+    /// Sessions that this principal may have open at the same time.
+    pub fn max_sessions(&self) -> Option<u32> {
+        self.member.max_sessions
+    }
+}
+
+impl LoginRefused {
+    /// The reason code in the record.
+    pub fn code(self) -> &'static str {
+        match self {
+            LoginRefused::UnknownPrincipal => "unknown-principal",
+            LoginRefused::Malformed => "malformed-credential",
+            LoginRefused::WrongCredential => "wrong-credential",
+            LoginRefused::OtherPrincipal => "other-principal",
+            LoginRefused::Revoked => "revoked",
+            LoginRefused::Expired => "expired",
+            LoginRefused::Ended(ended) => ended.code(),
+            LoginRefused::ChannelBinding => "channel-binding",
+            LoginRefused::StoreUnavailable => "store-unavailable",
+        }
+    }
+}
+
+impl Ended {
+    /// The reason code in the record.
+    pub fn code(self) -> &'static str {
+        match self {
+            Ended::Revoked => "revoked",
+            Ended::Expired => "expired",
+            Ended::Disabled => "disabled",
+            Ended::ContractOver => "contract-over",
+            Ended::OwnerGone => "owner-gone",
+            Ended::Removed => "removed",
+            Ended::StoreUnavailable => "store-unavailable",
+        }
+    }
+
+    /// The reason of the session's last event: `revoked`, `expired` or `ended`.
+    pub fn closed_reason(self) -> &'static str {
+        match self {
+            Ended::Revoked => "revoked",
+            Ended::Expired => "expired",
+            _ => "ended",
+        }
+    }
+}
+
+impl From<ScramError> for LoginRefused {
+    fn from(error: ScramError) -> Self {
+        match error {
+            ScramError::Malformed(_) => LoginRefused::Malformed,
+            ScramError::ChannelBinding(_) => LoginRefused::ChannelBinding,
+            ScramError::Proof => LoginRefused::WrongCredential,
+        }
+    }
+}
+
+impl From<Ended> for LoginRefused {
+    fn from(ended: Ended) -> Self {
+        match ended {
+            Ended::Revoked => LoginRefused::Revoked,
+            Ended::Expired => LoginRefused::Expired,
+            ended => LoginRefused::Ended(ended),
+        }
+    }
+}
+
+impl fmt::Debug for Directory {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("Directory(…)")
+    }
+}
+
+fn live(token: &StoredToken, now_ns: i64) -> bool {
+    standing_of(token, now_ns).is_ok()
+}
+
+fn standing_of(token: &StoredToken, now_ns: i64) -> Result<(), Ended> {
+    if token.revoked_ns.is_some() {
+        return Err(Ended::Revoked);
+    }
+    if now_ns >= token.expires_ns {
+        return Err(Ended::Expired);
+    }
+    Ok(())
+}

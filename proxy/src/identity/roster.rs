@@ -1,0 +1,272 @@
+//! The roster: people, agents and contractors, from `[[principals]]` in the configuration.
+//!
+//! Every agent has a human owner and every contractor a sponsor and an end date. Invariant: an agent can do
+//! nothing that its owner cannot, and nobody outlives the person who answers for them.
+
+use std::collections::HashMap;
+use std::sync::Arc;
+
+use bodycam_record::shown;
+use schemars::JsonSchema;
+use serde::{Deserialize, Serialize};
+
+use super::login::Ended;
+
+/// What a principal is.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Serialize, Deserialize, JsonSchema)]
+#[serde(rename_all = "lowercase")]
+pub enum PrincipalKind {
+    /// A member of the organisation.
+    Person,
+    /// A program that acts on its own, owned by a person or a contractor.
+    Agent,
+    /// A person from outside, sponsored by a person and with an end date.
+    Contractor,
+}
+
+impl PrincipalKind {
+    /// Its name in the configuration and in the record.
+    pub fn name(self) -> &'static str {
+        match self {
+            PrincipalKind::Person => "person",
+            PrincipalKind::Agent => "agent",
+            PrincipalKind::Contractor => "contractor",
+        }
+    }
+}
+
+/// One principal: `[[principals]]`.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+#[serde(deny_unknown_fields)]
+pub struct PrincipalConfig {
+    /// Name, as clients give it (PostgreSQL `user`, proxy user). Letters, digits, `.`, `_`, `-`, `@`; at most 63 bytes.
+    pub name: String,
+    /// `person`, `agent` or `contractor`.
+    pub kind: PrincipalKind,
+    /// Who answers for an agent: the name of a person or contractor. Required for agents, refused for others.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub owner: Option<String>,
+    /// Who vouches for a contractor: the name of a person. Required for contractors, refused for others.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub sponsor: Option<String>,
+    /// Last day of access, `"2027-03-31"` (to its end, UTC), or a moment, `"2027-03-31T18:00:00Z"`. Required for contractors.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub ends: Option<String>,
+    /// Switched off: no logins, and open sessions are closed within a minute.
+    #[serde(default)]
+    pub disabled: bool,
+    /// Targets this principal may reach: names, or patterns with `*`. Nothing by default; an agent also needs its owner's.
+    #[serde(default)]
+    pub targets: Vec<String>,
+    /// Hosts this principal may reach through the egress proxy: `"api.example.com"`, `"*.example.com:443"`, `"10.0.0.5:8080"`. Nothing by default; an agent also needs its owner's.
+    #[serde(default)]
+    pub egress: Vec<String>,
+    /// Sessions open at the same time; no limit of its own when absent.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub max_sessions: Option<u32>,
+}
+
+/// A principal that the configuration describes wrongly.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+#[error("principal '{principal}', field '{field}': {problem}")]
+pub struct RosterError {
+    /// Name of the principal, safe to show.
+    pub principal: String,
+    /// Field concerned.
+    pub field: &'static str,
+    /// What is wrong and what to do.
+    pub problem: String,
+}
+
+/// A valid roster.
+#[derive(Debug, Clone, Default)]
+pub struct Roster {
+    members: HashMap<Arc<str>, Arc<Member>>,
+}
+
+/// A principal of a valid roster, with the rights of its whole chain.
+#[derive(Debug)]
+pub struct Member {
+    /// Name.
+    pub name: Arc<str>,
+    /// Kind.
+    pub kind: PrincipalKind,
+    /// Owner of an agent.
+    pub owner: Option<Arc<str>>,
+    /// Sponsor of a contractor.
+    pub sponsor: Option<Arc<str>>,
+    /// First moment without access, Unix ns.
+    pub ends_ns: Option<i64>,
+    /// Switched off.
+    pub disabled: bool,
+    /// Sessions open at the same time.
+    pub max_sessions: Option<u32>,
+    /// Target lists of the chain, its own first: a target must be in every one.
+    pub targets: Arc<[Arc<[String]>]>,
+    /// Egress lists of the chain, its own first: a host must be in every one.
+    pub egress: Arc<[Arc<[String]>]>,
+}
+
+impl Roster {
+    /// The roster of these entries, or the first thing wrong with them.
+    pub fn new(entries: &[PrincipalConfig]) -> Result<Self, RosterError> {
+        let mut by_name: HashMap<&str, &PrincipalConfig> = HashMap::new();
+        for entry in entries {
+            check_alone(entry)?;
+            if by_name.insert(&entry.name, entry).is_some() {
+                return Err(fault(entry, "name", "appears twice; names are unique".to_owned()));
+            }
+        }
+        let mut members = HashMap::with_capacity(entries.len());
+        for entry in entries {
+            let owner = match &entry.owner {
+                None => None,
+                Some(owner) => Some(answers(entry, "owner", owner, &by_name)?),
+            };
+            if let Some(sponsor) = &entry.sponsor
+                && answers(entry, "sponsor", sponsor, &by_name)?.kind != PrincipalKind::Person
+            {
+                return Err(fault(entry, "sponsor", format!("'{}' is not a person", shown(sponsor))));
+            }
+            let chain: Vec<&PrincipalConfig> = std::iter::once(entry).chain(owner).collect();
+            let lists = |of: fn(&PrincipalConfig) -> &Vec<String>| -> Arc<[Arc<[String]>]> {
+                chain.iter().map(|c| Arc::from(of(c).as_slice())).collect()
+            };
+            let name: Arc<str> = entry.name.as_str().into();
+            members.insert(
+                name.clone(),
+                Arc::new(Member {
+                    name,
+                    kind: entry.kind,
+                    owner: entry.owner.as_deref().map(Into::into),
+                    sponsor: entry.sponsor.as_deref().map(Into::into),
+                    ends_ns: entry.ends.as_deref().map(|e| end_of(entry, e)).transpose()?,
+                    disabled: entry.disabled,
+                    max_sessions: entry.max_sessions,
+                    targets: lists(|c| &c.targets),
+                    egress: lists(|c| &c.egress),
+                }),
+            );
+        }
+        Ok(Self { members })
+    }
+
+    /// The member of this name.
+    pub fn get(&self, name: &str) -> Option<&Arc<Member>> {
+        self.members.get(name)
+    }
+
+    /// Every member, in no order.
+    pub fn members(&self) -> impl Iterator<Item = &Arc<Member>> {
+        self.members.values()
+    }
+
+    /// Whether `name` and everyone who answers for it are active at `now_ns`.
+    pub fn standing(&self, name: &str, now_ns: i64) -> Result<&Arc<Member>, Ended> {
+        let member = self.get(name).ok_or(Ended::Removed)?;
+        if member.disabled {
+            return Err(Ended::Disabled);
+        }
+        if member.ends_ns.is_some_and(|end| now_ns >= end) {
+            return Err(Ended::ContractOver);
+        }
+        for answering in [&member.owner, &member.sponsor].into_iter().flatten() {
+            // Owners are people or contractors and sponsors are people, so this ends after two steps.
+            self.standing(answering, now_ns).map_err(|_| Ended::OwnerGone)?;
+        }
+        Ok(member)
+    }
+}
+
+impl Member {
+    /// Whether every list of the chain names this target.
+    pub fn may_reach(&self, target: &str) -> bool {
+        self.targets.iter().all(|list| list.iter().any(|pattern| matches(pattern, target)))
+    }
+}
+
+/// Whether `pattern`, in which `*` stands for any text, matches all of `name`.
+pub fn matches(pattern: &str, name: &str) -> bool {
+    let mut parts = pattern.split('*');
+    let Some(mut rest) = parts.next().and_then(|first| name.strip_prefix(first)) else {
+        return false;
+    };
+    let Some(last) = parts.next_back() else {
+        return rest.is_empty();
+    };
+    for part in parts {
+        let Some(at) = rest.find(part) else { return false };
+        rest = rest.get(at + part.len()..).unwrap_or_default();
+    }
+    rest.ends_with(last)
+}
+
+fn fault(entry: &PrincipalConfig, field: &'static str, problem: String) -> RosterError {
+    RosterError { principal: shown(&entry.name), field, problem }
+}
+
+/// What can be checked without looking at the other entries.
+fn check_alone(entry: &PrincipalConfig) -> Result<(), RosterError> {
+    let spelled = |c: char| c.is_ascii_alphanumeric() || matches!(c, '.' | '_' | '-' | '@');
+    if entry.name.is_empty() || entry.name.len() > 63 || !entry.name.chars().all(spelled) {
+        let problem = "must be 1 to 63 of the characters A-Z a-z 0-9 . _ - @".to_owned();
+        return Err(fault(entry, "name", problem));
+    }
+    let required = |field, present: bool, wanted: bool| match (present, wanted) {
+        (false, true) => Err(fault(entry, field, format!("is required for kind \"{}\"", entry.kind.name()))),
+        (true, false) => {
+            Err(fault(entry, field, format!("does nothing for kind \"{}\"; remove it", entry.kind.name())))
+        }
+        _ => Ok(()),
+    };
+    required("owner", entry.owner.is_some(), entry.kind == PrincipalKind::Agent)?;
+    required("sponsor", entry.sponsor.is_some(), entry.kind == PrincipalKind::Contractor)?;
+    if entry.kind == PrincipalKind::Contractor {
+        required("ends", entry.ends.is_some(), true)?;
+    }
+    if entry.max_sessions == Some(0) {
+        let problem = "0 would let nobody in; use disabled = true".to_owned();
+        return Err(fault(entry, "max_sessions", problem));
+    }
+    for (field, list) in [("targets", &entry.targets), ("egress", &entry.egress)] {
+        if let Some(bad) = list.iter().find(|t| t.trim().is_empty() || t.trim() != t.as_str()) {
+            return Err(fault(entry, field, format!("'{}' is empty or has spaces around it", shown(bad))));
+        }
+    }
+    Ok(())
+}
+
+/// The entry that `field` of `entry` names: another one, and a human.
+fn answers<'a>(
+    entry: &PrincipalConfig,
+    field: &'static str,
+    name: &str,
+    by_name: &HashMap<&str, &'a PrincipalConfig>,
+) -> Result<&'a PrincipalConfig, RosterError> {
+    match by_name.get(name) {
+        None => Err(fault(entry, field, format!("'{}' is not in the roster", shown(name)))),
+        Some(found) if found.kind == PrincipalKind::Agent => {
+            Err(fault(entry, field, format!("'{}' is an agent; name a human", shown(name))))
+        }
+        Some(found) => Ok(found),
+    }
+}
+
+/// The first moment after `ends`, Unix ns.
+fn end_of(entry: &PrincipalConfig, ends: &str) -> Result<i64, RosterError> {
+    let unreadable = || {
+        let problem =
+            format!("'{}' is neither a date (2027-03-31) nor a moment (2027-03-31T18:00:00Z)", shown(ends));
+        fault(entry, "ends", problem)
+    };
+    let moment = match ends.parse::<jiff::Timestamp>() {
+        Ok(moment) => moment,
+        Err(_) if ends.len() == "2027-03-31".len() => {
+            let day: jiff::civil::Date = ends.parse().map_err(|_| unreadable())?;
+            let next = day.tomorrow().map_err(|_| unreadable())?;
+            next.to_zoned(jiff::tz::TimeZone::UTC).map_err(|_| unreadable())?.timestamp()
+        }
+        Err(_) => return Err(unreadable()),
+    };
+    i64::try_from(moment.as_nanosecond()).map_err(|_| unreadable())
+}

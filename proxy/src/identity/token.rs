@@ -1,0 +1,190 @@
+//! Tokens: their text, and how they are issued, listed and revoked.
+//!
+//! `bcam_<id>_<secret><check>`: a prefix that secret scanners recognise, 80 random bits that name the token,
+//! 200 random bits that are the secret, 30 bits of checksum that catch a cut copy before any look-up. The
+//! text is a URL-safe word, so that it fits a password prompt, a pgpass line and a proxy URL alike.
+//! Invariant: the secret exists in the answer of [`issue`] and nowhere else.
+
+use std::fmt;
+
+use bodycam_record::{shown, shown::shown_limit};
+use sha2::{Digest as _, Sha256};
+use zeroize::Zeroizing;
+
+use super::roster::Roster;
+use super::scram;
+use crate::state::{State, StateError, StoredToken};
+
+/// What every token starts with.
+pub const PREFIX: &str = "bcam_";
+
+/// Longest life of a token.
+pub const MAX_TTL_NS: i64 = 366 * 86_400 * 1_000_000_000;
+
+/// Live tokens that one principal may hold: each is tried at every SCRAM login.
+pub const MAX_LIVE: usize = 16;
+
+/// Characters of id, secret and checksum: RFC 4648 base32, lower case.
+const ALPHABET: &[u8; 32] = b"abcdefghijklmnopqrstuvwxyz234567";
+const ID_LEN: usize = 16;
+const SECRET_LEN: usize = 40;
+const CHECK_LEN: usize = 6;
+
+/// A token just issued; the only place that ever holds its text.
+pub struct Issued {
+    /// The text to hand over.
+    pub text: Zeroizing<String>,
+    /// Its id, which may be shown and revokes it.
+    pub id: String,
+    /// First moment it no longer works, Unix ns.
+    pub expires_ns: i64,
+}
+
+impl fmt::Debug for Issued {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "Issued({})", self.id)
+    }
+}
+
+/// A token could not be issued or revoked.
+#[derive(Debug, thiserror::Error)]
+pub enum TokenError {
+    /// Not in the roster.
+    #[error("principal '{0}' is not in the roster; add it under [[principals]]")]
+    UnknownPrincipal(String),
+    /// In the roster, but out.
+    #[error("principal '{0}' cannot have a token: {1}")]
+    Inactive(String, super::login::Ended),
+    /// Time to live out of bounds.
+    #[error("a token lives between 1 second and 366 days; {0} was asked for")]
+    Ttl(String),
+    /// Too many live tokens.
+    #[error("principal '{0}' already holds {MAX_LIVE} live tokens; revoke one first")]
+    TooMany(String),
+    /// The note is too long.
+    #[error("the note is longer than 200 characters")]
+    Note,
+    /// Nothing to revoke.
+    #[error("no live token '{0}'; `bodycam token ls` lists them")]
+    NoSuchToken(String),
+    /// The store failed.
+    #[error(transparent)]
+    State(#[from] StateError),
+}
+
+/// Issues a token for a principal of the roster.
+pub fn issue(
+    state: &dyn State,
+    roster: &Roster,
+    principal: &str,
+    ttl_ns: i64,
+    note: &str,
+    now_ns: i64,
+) -> Result<Issued, TokenError> {
+    if roster.get(principal).is_none() {
+        return Err(TokenError::UnknownPrincipal(shown(principal)));
+    }
+    roster.standing(principal, now_ns).map_err(|ended| TokenError::Inactive(shown(principal), ended))?;
+    if !(1_000_000_000..=MAX_TTL_NS).contains(&ttl_ns) {
+        return Err(TokenError::Ttl(format!("{} s", ttl_ns / 1_000_000_000)));
+    }
+    if note.chars().count() > 200 {
+        return Err(TokenError::Note);
+    }
+    let live = |t: &StoredToken| t.principal == principal && t.revoked_ns.is_none() && t.expires_ns > now_ns;
+    if state.tokens()?.iter().filter(|t| live(t)).count() >= MAX_LIVE {
+        return Err(TokenError::TooMany(shown(principal)));
+    }
+    let salt = state.salt_of(principal)?;
+    let (id, text) = new_text()?;
+    let keys = scram::keys(text.as_bytes(), &salt.salt, salt.iterations);
+    let expires_ns = now_ns.saturating_add(ttl_ns);
+    state.add_token(&StoredToken {
+        id: id.clone(),
+        principal: principal.to_owned(),
+        note: shown_limit(note, 200),
+        issued_ns: now_ns,
+        expires_ns,
+        revoked_ns: None,
+        verifier: verifier(&text),
+        stored_key: keys.stored_key,
+        server_key: keys.server_key,
+    })?;
+    Ok(Issued { text, id, expires_ns })
+}
+
+/// Every token, live or not, oldest first.
+pub fn list(state: &dyn State) -> Result<Vec<StoredToken>, TokenError> {
+    Ok(state.tokens()?)
+}
+
+/// Revokes the token with this id; the whole text of the token names it too.
+pub fn revoke(state: &dyn State, id_or_text: &str, now_ns: i64) -> Result<(), TokenError> {
+    let id = id_of(id_or_text).unwrap_or(id_or_text);
+    match state.revoke_token(id, now_ns)? {
+        true => Ok(()),
+        // The argument may be a mistyped secret: only its length class is safe to repeat.
+        false if id.len() > ID_LEN => Err(TokenError::NoSuchToken("…".to_owned())),
+        false => Err(TokenError::NoSuchToken(shown(id))),
+    }
+}
+
+/// Nanoseconds of a time to live: a number and `s`, `m`, `h` or `d`.
+pub fn parse_ttl(text: &str) -> Result<i64, TokenError> {
+    let bad = || TokenError::Ttl(format!("'{}'", shown_limit(text, 40)));
+    let (number, unit) = text.trim().split_at_checked(text.trim().len().saturating_sub(1)).ok_or_else(bad)?;
+    let seconds = match unit {
+        "s" => 1,
+        "m" => 60,
+        "h" => 3_600,
+        "d" => 86_400,
+        _ => return Err(bad()),
+    };
+    let number: i64 = number.trim().parse().map_err(|_| bad())?;
+    let ns = number.checked_mul(seconds).and_then(|s: i64| s.checked_mul(1_000_000_000)).ok_or_else(bad)?;
+    if (1_000_000_000..=MAX_TTL_NS).contains(&ns) { Ok(ns) } else { Err(bad()) }
+}
+
+/// The id inside a well-formed token text whose checksum holds.
+pub fn id_of(text: &str) -> Option<&str> {
+    let (id, rest) = text.strip_prefix(PREFIX)?.split_once('_')?;
+    let (secret, check) = rest.split_at_checked(SECRET_LEN)?;
+    let spelled = |part: &str, len| part.len() == len && part.bytes().all(|b| ALPHABET.contains(&b));
+    (spelled(id, ID_LEN) && spelled(secret, SECRET_LEN) && check == checksum(id, secret)).then_some(id)
+}
+
+/// What the store keeps to recognise a token presented as a password: a plain hash is enough for a secret
+/// of 200 random bits.
+pub fn verifier(text: &str) -> [u8; 32] {
+    Sha256::digest(text.as_bytes()).into()
+}
+
+fn new_text() -> Result<(String, Zeroizing<String>), StateError> {
+    let mut random = Zeroizing::new([0u8; (ID_LEN + SECRET_LEN) * 5 / 8]);
+    getrandom::fill(random.as_mut_slice()).map_err(StateError::Random)?;
+    let word = Zeroizing::new(base32(random.as_slice()));
+    let (id, secret) = word.split_at_checked(ID_LEN).unwrap_or_default();
+    let text = Zeroizing::new(format!("{PREFIX}{id}_{secret}{}", checksum(id, secret)));
+    Ok((id.to_owned(), text))
+}
+
+fn checksum(id: &str, secret: &str) -> String {
+    let digest = Sha256::digest(format!("{PREFIX}{id}_{secret}").as_bytes());
+    base32(&digest).chars().take(CHECK_LEN).collect()
+}
+
+fn base32(bytes: &[u8]) -> String {
+    let mut out = String::with_capacity(bytes.len() * 8 / 5 + 1);
+    let (mut bits, mut held) = (0u32, 0u32);
+    for byte in bytes {
+        bits = (bits << 8) | u32::from(*byte);
+        held += 8;
+        while held >= 5 {
+            held -= 5;
+            let letter = ALPHABET.get((bits >> held & 31) as usize).copied().unwrap_or(b'a');
+            out.push(char::from(letter));
+        }
+        bits &= (1 << held) - 1;
+    }
+    out
+}
