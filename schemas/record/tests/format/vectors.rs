@@ -290,6 +290,8 @@ fn keys() -> Json {
     let (session, session_key) = (SessionId([0x0c; 16]), SessionKey::new([0x33; 32]));
     let producer_key = ProducerKey::from_seed(&[0x55; 32]);
     let principal = tenant.principal_ref("ada@example.com");
+    let mut target = Writer::new();
+    ["crm", "postgres", "app"].iter().for_each(|field| target.bytes(field.as_bytes()));
     let named = |text: &str, out: String| json!({"text": text, "out": out});
     json!({
         "tenant_key": to_hex(&[0x11; 32]),
@@ -304,13 +306,7 @@ fn keys() -> Json {
         },
         "target_digest": {
             "target": "crm", "protocol": "postgres", "database": "app",
-            "out": {
-                let mut w = Writer::new();
-                for field in ["crm", "postgres", "app"] {
-                    w.bytes(field.as_bytes());
-                }
-                digest::TARGET.digest(w.as_slice())
-            },
+            "out": digest::TARGET.digest(target.as_slice()),
         },
         "wrapped_key": {
             "session": session, "session_key": to_hex(&[0x33; 32]), "out": to_hex(&tenant.wrap(session, &session_key)),
