@@ -75,7 +75,7 @@ impl RowSum {
 pub fn content_row_hash(chunk: &SealedChunk) -> Digest {
     let mut hasher = digest::LAKE_CONTENT_ROW.hasher();
     hasher.update(&chunk.session.0);
-    hasher.update(&chunk.seq.to_le_bytes());
+    hasher.update(&chunk.content_no.to_le_bytes());
     hasher.update(&chunk.index.to_le_bytes());
     hasher.update(&chunk.kind.to_le_bytes());
     hasher.update(&chunk.sealed);

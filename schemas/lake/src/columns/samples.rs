@@ -72,6 +72,7 @@ pub fn event(family: Family) -> BoxedStrategy<Event> {
                     target: name,
                     policy_digest: Digest(prev),
                     body_digest: table.body_digest(&body),
+                    content_no: content.map(|_| 7),
                     content: content.map(Digest),
                     prev: Digest(prev),
                 };
