@@ -10,7 +10,7 @@ use arrow::datatypes::{DataType, Field, FieldRef, Schema, SchemaRef};
 use bodycam_record::Family;
 use bodycam_record::value::Type;
 
-mod cells;
+pub(crate) mod cells;
 pub mod content;
 mod decode;
 mod encode;
@@ -90,7 +90,7 @@ impl Table {
         match self {
             Table::Events(Family::Ledger) => &["producer", "seq"],
             Table::Events(_) => &["session_id", "seq"],
-            Table::Content => &["session_id", "seq", "chunk_index"],
+            Table::Content => &["session_id", "content_no", "chunk_index"],
             Table::Sessions => &["session_id", "revision"],
             Table::Templates => &["fingerprint"],
             Table::Findings => &["id", "revision"],
@@ -128,6 +128,7 @@ const ENVELOPE: &[(&str, Type, bool)] = &[
     ("principal_ref", Type::Id16, false),
     ("target", Type::Text, false),
     ("policy_digest", Type::Digest, false),
+    ("content_no", Type::Int, true),
     ("content", Type::Digest, true),
     ("hash", Type::Digest, false),
 ];

@@ -106,9 +106,9 @@ pub struct TableName(pub Table);
 pub struct SessionRange {
     /// The session.
     pub session: SessionId,
-    /// Smallest `seq`.
+    /// Smallest `seq`; for content smallest `content_no`.
     pub seq_from: i64,
-    /// Largest `seq`, included.
+    /// Largest, included.
     pub seq_to: i64,
     /// Hash of the row with the largest `seq`, for events.
     pub head: Option<Digest>,

@@ -115,6 +115,7 @@ pub struct Decoder {
     principal_ref: Cells,
     target: Cells,
     policy_digest: Cells,
+    content_no: Cells,
     content: Cells,
     hash: Cells,
     body: BodyDecoder,
@@ -137,6 +138,7 @@ impl Decoder {
             principal_ref: columns.need("principal_ref", Type::Id16)?,
             target: columns.need("target", Type::Text)?,
             policy_digest: columns.need("policy_digest", Type::Digest)?,
+            content_no: columns.need("content_no", Type::Int)?,
             content: columns.need("content", Type::Digest)?,
             hash: columns.need("hash", Type::Digest)?,
             body: BodyDecoder::new(family, &columns)?,
@@ -185,6 +187,7 @@ impl Decoder {
                 target: text(&self.target, row, "target")?.to_owned(),
                 policy_digest: digest(&self.policy_digest, row, "policy_digest")?,
                 body_digest: table.body_digest(&body),
+                content_no: self.content_no.int(row),
                 content: match self.content.is_null(row) {
                     true => None,
                     false => Some(digest(&self.content, row, "content")?),

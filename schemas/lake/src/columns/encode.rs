@@ -33,6 +33,7 @@ pub struct TableBuilder {
     principal_ref: FixedSizeBinaryBuilder,
     target: StringBuilder,
     policy_digest: FixedSizeBinaryBuilder,
+    content_no: Int64Builder,
     content: FixedSizeBinaryBuilder,
     hash: FixedSizeBinaryBuilder,
     body: BodyBuilder,
@@ -71,6 +72,7 @@ impl TableBuilder {
             principal_ref: FixedSizeBinaryBuilder::new(16),
             target: StringBuilder::new(),
             policy_digest: FixedSizeBinaryBuilder::new(32),
+            content_no: Int64Builder::new(),
             content: FixedSizeBinaryBuilder::new(32),
             hash: FixedSizeBinaryBuilder::new(32),
             body: BodyBuilder::new(layout_of(family)),
@@ -108,6 +110,7 @@ impl TableBuilder {
         fixed(self.principal_ref.append_value(e.principal_ref.0))?;
         self.target.append_value(&e.target);
         fixed(self.policy_digest.append_value(e.policy_digest.0))?;
+        self.content_no.append_option(e.content_no);
         match e.content {
             Some(commitment) => fixed(self.content.append_value(commitment.0))?,
             None => self.content.append_null(),
@@ -135,6 +138,7 @@ impl TableBuilder {
             Arc::new(self.principal_ref.finish()),
             Arc::new(self.target.finish()),
             Arc::new(self.policy_digest.finish()),
+            Arc::new(self.content_no.finish()),
             Arc::new(self.content.finish()),
             Arc::new(self.hash.finish()),
         ];
