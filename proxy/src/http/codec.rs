@@ -7,6 +7,7 @@
 pub mod authority;
 pub mod body;
 pub mod chunked;
+pub mod credential;
 pub mod fields;
 pub mod head;
 pub mod source;

@@ -63,16 +63,18 @@ impl HostRule {
         let (host, port) = split_port(text);
         let port = match port {
             None => None,
-            Some(port) => {
-                Some(parse_port(port.as_bytes()).map_err(|_| fault("the port is not a number from 1 to 65535"))?)
-            }
+            Some(port) => Some(
+                parse_port(port.as_bytes()).map_err(|_| fault("the port is not a number from 1 to 65535"))?,
+            ),
         };
         let destination = if let Some((address, bits)) = host.split_once('/') {
             network(address, bits).map_err(|problem| fault(&problem))?
         } else if let Some(parent) = host.strip_prefix("*.") {
             match Host::parse(parent.as_bytes()) {
                 Ok(Host::Name(name)) if name.contains('.') => Destination::Below(name),
-                Ok(Host::Name(_)) => return Err(fault("a wildcard needs at least two labels, as *.example.com")),
+                Ok(Host::Name(_)) => {
+                    return Err(fault("a wildcard needs at least two labels, as *.example.com"));
+                }
                 _ => return Err(fault("what follows '*.' is not a host name")),
             }
         } else if host.contains('*') {
@@ -104,9 +106,9 @@ impl HostRule {
         self.has_port(port)
             && match &self.destination {
                 Destination::Name(only) => only == name,
-                Destination::Below(parent) => {
-                    name.strip_suffix(parent.as_str()).is_some_and(|rest| rest.len() > 1 && rest.ends_with('.'))
-                }
+                Destination::Below(parent) => name
+                    .strip_suffix(parent.as_str())
+                    .is_some_and(|rest| rest.len() > 1 && rest.ends_with('.')),
                 Destination::Network(..) => false,
             }
     }
@@ -126,10 +128,11 @@ impl HostLists {
     /// The lists of a member of the roster. A rule that cannot be read opens nothing.
     pub fn of(member: &Member) -> Self {
         let names = [Some(&member.name), member.owner.as_ref()];
-        let lists = member.egress.iter().zip(names.into_iter().flatten()).map(|(rules, principal)| HostList {
-            principal: principal.clone(),
-            rules: rules.iter().filter_map(|rule| HostRule::parse(rule).ok()).collect(),
-        });
+        let lists =
+            member.egress.iter().zip(names.into_iter().flatten()).map(|(rules, principal)| HostList {
+                principal: principal.clone(),
+                rules: rules.iter().filter_map(|rule| HostRule::parse(rule).ok()).collect(),
+            });
         let lists: Vec<_> = lists.collect();
         // A chain that is longer than we know names for must not lose a list.
         let whole = lists.len() == member.egress.len();
@@ -213,7 +216,8 @@ fn parse_host(text: &str) -> Option<Host> {
 }
 
 fn network(address: &str, bits: &str) -> Result<Destination, String> {
-    let address: IpAddr = address.parse().map_err(|_| "what stands before '/' is not an address".to_owned())?;
+    let address: IpAddr =
+        address.parse().map_err(|_| "what stands before '/' is not an address".to_owned())?;
     let bits = bits.parse::<u8>().ok().filter(|b| *b <= full_bits(address) && !bits.starts_with('+'));
     let bits = bits.ok_or_else(|| format!("the prefix is not a number from 0 to {}", full_bits(address)))?;
     let base = base(address, bits);
@@ -327,10 +331,31 @@ mod tests {
     #[test]
     fn a_rule_that_would_do_nothing_is_refused() {
         for rule in [
-            "", "*", "*.", "*.com", "a*.example.com", "*.*.example.com", "*.10.0.0.1", "example.com:",
-            "example.com:0", "example.com:http", "http://example.com", "example.com/path", "user@example.com",
-            "10.0.0.1/8", "10.0.0.0/33", "10.0.0.0/", "10.0.0.0/+8", "::ffff:10.0.0.0/104", "127.1", "0177.0.0.1",
-            "0.0.0.0", "224.0.0.1", "[fe80::1%eth0]", "[::1", "exa mple.com",
+            "",
+            "*",
+            "*.",
+            "*.com",
+            "a*.example.com",
+            "*.*.example.com",
+            "*.10.0.0.1",
+            "example.com:",
+            "example.com:0",
+            "example.com:http",
+            "http://example.com",
+            "example.com/path",
+            "user@example.com",
+            "10.0.0.1/8",
+            "10.0.0.0/33",
+            "10.0.0.0/",
+            "10.0.0.0/+8",
+            "::ffff:10.0.0.0/104",
+            "127.1",
+            "0177.0.0.1",
+            "0.0.0.0",
+            "224.0.0.1",
+            "[fe80::1%eth0]",
+            "[::1",
+            "exa mple.com",
         ] {
             assert!(HostRule::parse(rule).is_err(), "{rule}");
         }
@@ -343,7 +368,9 @@ mod tests {
         let address = |text: &str| text.parse::<IpAddr>().unwrap();
         let plain = lists(&["internal.example:8080"]);
         assert!(plain.allow_address(address("93.184.216.34"), 8080).is_ok());
-        for forbidden in ["127.0.0.1", "10.0.0.5", "169.254.169.254", "::1", "fd00::1", "64:ff9b::a00:5", "100.64.0.1"] {
+        for forbidden in
+            ["127.0.0.1", "10.0.0.5", "169.254.169.254", "::1", "fd00::1", "64:ff9b::a00:5", "100.64.0.1"]
+        {
             assert!(plain.allow_address(address(forbidden), 8080).is_err(), "{forbidden}");
         }
         let opened = lists(&["internal.example:8080", "10.0.0.5:8080"]);

@@ -12,8 +12,18 @@ const CREDENTIALS: [&str; 6] =
 
 /// Words in a field or parameter name that make its value a credential.
 const SECRET_WORDS: [&str; 12] = [
-    "token", "secret", "password", "passwd", "apikey", "api-key", "api_key", "signature", "credential", "auth",
-    "session", "private",
+    "token",
+    "secret",
+    "password",
+    "passwd",
+    "apikey",
+    "api-key",
+    "api_key",
+    "signature",
+    "credential",
+    "auth",
+    "session",
+    "private",
 ];
 
 /// Parameter names that are credentials though none of the words is in them.
@@ -21,27 +31,101 @@ const SECRET_PARAMETERS: [&str; 5] = ["sig", "key", "code", "jwt", "pwd"];
 
 /// Fields whose value is never taken for a credential, though it may look like one.
 const PLAIN: [&str; 20] = [
-    "accept", "accept-encoding", "accept-language", "cache-control", "content-disposition", "content-encoding",
-    "content-length", "content-type", "date", "etag", "expires", "host", "if-modified-since", "if-none-match",
-    "last-modified", "range", "server", "traceparent", "user-agent", "vary",
+    "accept",
+    "accept-encoding",
+    "accept-language",
+    "cache-control",
+    "content-disposition",
+    "content-encoding",
+    "content-length",
+    "content-type",
+    "date",
+    "etag",
+    "expires",
+    "host",
+    "if-modified-since",
+    "if-none-match",
+    "last-modified",
+    "range",
+    "server",
+    "traceparent",
+    "user-agent",
+    "vary",
 ];
 
 /// Registered methods (IANA, November 2026).
 const METHODS: [&str; 40] = [
-    "ACL", "BASELINE-CONTROL", "BIND", "CHECKIN", "CHECKOUT", "CONNECT", "COPY", "DELETE", "GET", "HEAD", "LABEL",
-    "LINK", "LOCK", "MERGE", "MKACTIVITY", "MKCALENDAR", "MKCOL", "MKREDIRECTREF", "MKWORKSPACE", "MOVE", "OPTIONS",
-    "ORDERPATCH", "PATCH", "POST", "PRI", "PROPFIND", "PROPPATCH", "PUT", "QUERY", "REBIND", "REPORT", "SEARCH",
-    "TRACE", "UNBIND", "UNCHECKOUT", "UNLINK", "UNLOCK", "UPDATE", "UPDATEREDIRECTREF", "VERSION-CONTROL",
+    "ACL",
+    "BASELINE-CONTROL",
+    "BIND",
+    "CHECKIN",
+    "CHECKOUT",
+    "CONNECT",
+    "COPY",
+    "DELETE",
+    "GET",
+    "HEAD",
+    "LABEL",
+    "LINK",
+    "LOCK",
+    "MERGE",
+    "MKACTIVITY",
+    "MKCALENDAR",
+    "MKCOL",
+    "MKREDIRECTREF",
+    "MKWORKSPACE",
+    "MOVE",
+    "OPTIONS",
+    "ORDERPATCH",
+    "PATCH",
+    "POST",
+    "PRI",
+    "PROPFIND",
+    "PROPPATCH",
+    "PUT",
+    "QUERY",
+    "REBIND",
+    "REPORT",
+    "SEARCH",
+    "TRACE",
+    "UNBIND",
+    "UNCHECKOUT",
+    "UNLINK",
+    "UNLOCK",
+    "UPDATE",
+    "UPDATEREDIRECTREF",
+    "VERSION-CONTROL",
 ];
 
 /// Top-level media types (RFC 6838).
 const TYPES: [&str; 11] = [
-    "application", "audio", "example", "font", "haptics", "image", "message", "model", "multipart", "text", "video",
+    "application",
+    "audio",
+    "example",
+    "font",
+    "haptics",
+    "image",
+    "message",
+    "model",
+    "multipart",
+    "text",
+    "video",
 ];
 
 /// Application protocols that TLS clients offer (IANA, the ones seen beside HTTP).
 const PROTOCOLS: [&str; 12] = [
-    "http/0.9", "http/1.0", "http/1.1", "h2", "h2c", "h3", "acme-tls/1", "dot", "imap", "postgresql", "smb", "ftp",
+    "http/0.9",
+    "http/1.0",
+    "http/1.1",
+    "h2",
+    "h2c",
+    "h3",
+    "acme-tls/1",
+    "dot",
+    "imap",
+    "postgresql",
+    "smb",
+    "ftp",
 ];
 
 /// A value that stands for one from outside.
@@ -83,9 +167,8 @@ pub fn trace_id(fields: &Fields) -> Option<String> {
     let (Some(value), None) = (values.next(), values.next()) else { return None };
     let mut parts = std::str::from_utf8(value).ok()?.split('-');
     let (version, trace, parent, flags) = (parts.next()?, parts.next()?, parts.next()?, parts.next()?);
-    let hex = |part: &str, len| {
-        part.len() == len && part.bytes().all(|b| matches!(b, b'0'..=b'9' | b'a'..=b'f'))
-    };
+    let hex =
+        |part: &str, len| part.len() == len && part.bytes().all(|b| matches!(b, b'0'..=b'9' | b'a'..=b'f'));
     let set = |part: &str| part.bytes().any(|b| b != b'0');
     let good = hex(version, 2) && version != "ff" && hex(trace, 32) && hex(parent, 16) && hex(flags, 2);
     (good && set(trace) && set(parent)).then(|| trace.to_owned())
@@ -146,7 +229,8 @@ fn is_secret_parameter(name_and_equals: &[u8]) -> bool {
 /// value that begins with the name of an authentication scheme.
 fn is_token_like(value: &[u8]) -> bool {
     let lower = value.to_ascii_lowercase();
-    if [&b"bearer "[..], b"basic ", b"digest ", b"negotiate "].iter().any(|scheme| lower.starts_with(scheme)) {
+    if [&b"bearer "[..], b"basic ", b"digest ", b"negotiate "].iter().any(|scheme| lower.starts_with(scheme))
+    {
         return true;
     }
     let spelled = |b: &u8| b.is_ascii_alphanumeric() || b"-._~+/=:".contains(b);

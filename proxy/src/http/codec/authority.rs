@@ -93,8 +93,7 @@ impl Host {
     pub fn parse(text: &[u8]) -> Result<Self, AuthorityError> {
         if let Some(inner) = text.strip_prefix(b"[") {
             let inner = inner.strip_suffix(b"]").and_then(|t| std::str::from_utf8(t).ok());
-            let address: Ipv6Addr =
-                inner.and_then(|t| t.parse().ok()).ok_or(AuthorityError::Ipv6)?;
+            let address: Ipv6Addr = inner.and_then(|t| t.parse().ok()).ok_or(AuthorityError::Ipv6)?;
             return Ok(Host::Address(IpAddr::V6(address).to_canonical()));
         }
         let ascii = text.is_ascii();

@@ -343,7 +343,11 @@ mod tests {
         ] {
             let bytes = with(lines);
             let head = request(&bytes).unwrap().unwrap();
-            assert_eq!((head.body, head.expects_continue, head.bytes), (body, expects, bytes.len()), "{lines}");
+            assert_eq!(
+                (head.body, head.expects_continue, head.bytes),
+                (body, expects, bytes.len()),
+                "{lines}"
+            );
         }
         let old = request(b"CONNECT a.example:443 HTTP/1.0\r\n\r\n").unwrap().unwrap();
         assert!(old.version == Version::Http10 && old.closes());
@@ -495,10 +499,25 @@ mod tests {
 
     fn token() -> impl Strategy<Value = &'static str> {
         prop_oneof![
-            Just("GET "), Just("POST "), Just("CONNECT "), Just("http://a.example/"), Just("a.example:443"),
-            Just(" HTTP/1.1\r\n"), Just(" HTTP/1.0\r\n"), Just("Host: a.example\r\n"), Just("Content-Length: 5\r\n"),
-            Just("Transfer-Encoding: chunked\r\n"), Just("\r\n"), Just("\n"), Just("\r"), Just(" "), Just("A: b"),
-            Just(":"), Just("\0"), Just("\u{fc}"), Just("Expect: 100-continue\r\n"),
+            Just("GET "),
+            Just("POST "),
+            Just("CONNECT "),
+            Just("http://a.example/"),
+            Just("a.example:443"),
+            Just(" HTTP/1.1\r\n"),
+            Just(" HTTP/1.0\r\n"),
+            Just("Host: a.example\r\n"),
+            Just("Content-Length: 5\r\n"),
+            Just("Transfer-Encoding: chunked\r\n"),
+            Just("\r\n"),
+            Just("\n"),
+            Just("\r"),
+            Just(" "),
+            Just("A: b"),
+            Just(":"),
+            Just("\0"),
+            Just("\u{fc}"),
+            Just("Expect: 100-continue\r\n"),
         ]
     }
 

@@ -47,7 +47,7 @@ impl Source {
             self.buf = BytesMut::new();
         }
         let n = std::future::poll_fn(|cx| {
-            poll_scratch(&mut self.reader, cx, |bytes| {
+            poll_scratch(&mut self.reader, cx, |_, bytes| {
                 self.buf.extend_from_slice(bytes);
                 bytes.len()
             })
@@ -57,9 +57,9 @@ impl Source {
         Ok(n)
     }
 
-    /// Gives back the bare reader and the bytes that wait.
-    pub fn into_parts(self) -> (Reader, BytesMut) {
-        (self.reader, self.buf)
+    /// The bare reader, and the count that [`Source::bytes_read`] gives, for a pump that reads itself.
+    pub fn parts(&mut self) -> (&mut Reader, &mut u64) {
+        (&mut self.reader, &mut self.read)
     }
 }
 
@@ -67,11 +67,11 @@ impl Source {
 pub fn poll_scratch<T>(
     reader: &mut Reader,
     cx: &mut Context<'_>,
-    take: impl FnOnce(&[u8]) -> T,
+    take: impl FnOnce(&mut Context<'_>, &[u8]) -> T,
 ) -> Poll<io::Result<T>> {
     SCRATCH.with_borrow_mut(|scratch| {
         let mut buf = ReadBuf::new(scratch);
         ready!(Pin::new(reader).poll_read(cx, &mut buf))?;
-        Poll::Ready(Ok(take(buf.filled())))
+        Poll::Ready(Ok(take(cx, buf.filled())))
     })
 }

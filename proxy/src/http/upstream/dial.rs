@@ -99,7 +99,8 @@ impl Dialer {
             return Ok(known.clone());
         }
         let found = timeout(self.resolve, lookup_host((name.as_str(), 0))).await;
-        let found = found.map_err(|_| DialError::Resolve(format!("no answer in {} s", self.resolve.as_secs())))?;
+        let found =
+            found.map_err(|_| DialError::Resolve(format!("no answer in {} s", self.resolve.as_secs())))?;
         let mut addresses: Vec<IpAddr> =
             found.map_err(|e| DialError::Resolve(e.to_string()))?.map(|a| a.ip().to_canonical()).collect();
         addresses.dedup();
