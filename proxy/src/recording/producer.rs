@@ -352,6 +352,11 @@ fn load_or_create_seed(path: &Path) -> Result<Zeroizing<[u8; 32]>, RecordingErro
                 .to_owned(),
         });
     }
+    create_key_file(path)
+}
+
+/// Makes a file (mode 0600) with 32 new random bytes in hex. Refused when it exists.
+pub fn create_key_file(path: &Path) -> Result<Zeroizing<[u8; 32]>, RecordingError> {
     let seed = random_seed()?;
     let text = Zeroizing::new(bodycam_record::ids::to_hex(seed.as_slice()));
     OpenOptions::new()
