@@ -12,7 +12,7 @@ use bodycam_bus::{Bus, StreamId};
 use bodycam_lake::Store;
 use bodycam_proxy::admin::{self, Admin};
 use bodycam_proxy::clock::Clock;
-use bodycam_proxy::gateway::{self, Gateway, Service};
+use bodycam_proxy::gateway::{Gateway, Service};
 use bodycam_proxy::identity::{Directory, Roster};
 use bodycam_proxy::recording::{Producer, ProducerOptions};
 use bodycam_proxy::slots::SessionSlots;
@@ -80,7 +80,7 @@ impl Running {
     /// Starts the parts, the ones that are written to first.
     pub fn start(config: &Config, clock: Clock, parts: Parts) -> Result<Self> {
         let runtime = super::runtime()?;
-        let tenant_key = gateway::load_tenant_key(&config.gateway.tenant_key, parts.gateway)?;
+        let tenant_key = crate::tenant_key::load(&config.gateway.tenant_key, parts.gateway)?;
         let spool = SpoolBus::new(&config.spool);
         let recorder_metrics = Arc::new(bodycam_recorder::Metrics::default());
         let recorder = match parts.recorder {
