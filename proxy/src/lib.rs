@@ -4,6 +4,7 @@
 //! refused (`recording`).
 
 pub mod clock;
+pub mod http;
 pub mod identity;
 pub mod postgres;
 pub mod recording;

@@ -1,1 +1,13 @@
+//! From the bus to the lake: verified, ordered, exactly once.
 //!
+//! `ingest` takes records and checks every chain, `tables` makes files of what it took, `commit` puts files,
+//! keys and the commit in their order and releases the bus, `compact` merges small files. Invariant: a record
+//! is released only after the commit that holds it is durable, and a commit exists only after its files are.
+
+pub mod config;
+pub mod error;
+pub mod metrics;
+
+pub use config::RecorderConfig;
+pub use error::RecorderError;
+pub use metrics::Metrics;

@@ -232,6 +232,26 @@ impl Producer {
         self.inner.spool.used_bytes()
     }
 
+    /// The text that Prometheus scrapes.
+    pub fn prometheus(&self) -> String {
+        use std::fmt::Write as _;
+        let counters = &self.inner.counters;
+        let mut out = String::new();
+        for (name, kind, help, value) in [
+            ("sessions_accepted_total", "counter", "Sessions accepted.", load(&counters.accepted)),
+            ("connections_refused_total", "counter", "Connections refused.", load(&counters.refused)),
+            ("events_total", "counter", "Events recorded.", load(&counters.events)),
+            ("spool_refused_total", "counter", "Tries on a spool that refused.", load(&counters.held)),
+            ("sessions_open", "gauge", "Sessions open now.", self.open_sessions().try_into().unwrap_or(i64::MAX)),
+            ("spool_bytes", "gauge", "Bytes in the spool.", self.spool_bytes().try_into().unwrap_or(i64::MAX)),
+            ("epoch", "gauge", "Epoch of this process.", self.epoch()),
+        ] {
+            let name = format!("bodycam_gateway_{name}");
+            let _ = writeln!(out, "# HELP {name} {help}\n# TYPE {name} {kind}\n{name} {value}");
+        }
+        out
+    }
+
     /// Refuses when the process is stopping; else reserves the OPEN of a session: `make` gets its ledger
     /// sequence number and gives the session's genesis.
     pub(super) fn open(

@@ -10,7 +10,7 @@ use arrow::datatypes::{DataType, Field, FieldRef, Schema, SchemaRef};
 use bodycam_record::Family;
 use bodycam_record::value::Type;
 
-mod cells;
+pub(crate) mod cells;
 pub mod content;
 mod decode;
 mod encode;

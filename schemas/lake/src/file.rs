@@ -157,7 +157,7 @@ pub fn properties(table: Table) -> WriterProperties {
             .set_column_compression(column.clone(), Compression::UNCOMPRESSED)
             .set_column_statistics_enabled(column, EnabledStatistics::None);
     }
-    for name in ["seq", "ts_wall_ns", "ts_mono_ns", "duration_us", "parent_seq"] {
+    for name in ["seq", "content_no", "ts_wall_ns", "ts_mono_ns", "duration_us", "parent_seq"] {
         if schema.index_of(name).is_ok() {
             let column = ColumnPath::from(name);
             p = p
@@ -181,6 +181,11 @@ fn incompressible(table: Table) -> Vec<&'static str> {
         Table::Sessions => vec!["head"],
         Table::Templates | Table::Findings => Vec::new(),
     }
+}
+
+/// The column that numbers the rows of a session.
+pub(crate) fn seq_column(table: Table) -> &'static str {
+    if table == Table::Content { "content_no" } else { "seq" }
 }
 
 /// What a commit says about a file, gathered batch by batch.
@@ -224,7 +229,7 @@ impl About {
         let Some(ids) = batch.column_by_name("session_id").and_then(|a| a.as_fixed_size_binary_opt()) else {
             return Ok(());
         };
-        let seqs = batch.column_by_name("seq").and_then(|a| a.as_primitive_opt::<Int64Type>());
+        let seqs = batch.column_by_name(seq_column(table)).and_then(|a| a.as_primitive_opt::<Int64Type>());
         for row in 0..ids.len() {
             let session = SessionId(ids.value(row).try_into().unwrap_or_default());
             let seq = seqs.map_or(0, |s| s.value(row));

@@ -65,7 +65,7 @@ impl FromStr for StreamName {
         Err(LakeError::BadName {
             what: "stream",
             name: bodycam_record::shown(name),
-            rule: "one or two parts joined by '/', each of at most 100 letters, digits, '.', '_' and '-', not starting with '.' or '-'",
+            rule: "one or two parts joined by '/', each of at most 100 letters, digits, '.', '_' and '-', not starting with '.'",
         })
     }
 }
@@ -93,7 +93,7 @@ impl fmt::Display for StreamName {
 pub fn is_safe_part(name: &str) -> bool {
     !name.is_empty()
         && name.len() <= MAX_PART
-        && !name.starts_with(['.', '-'])
+        && !name.starts_with('.')
         && name.bytes().all(|b| b.is_ascii_alphanumeric() || matches!(b, b'.' | b'_' | b'-'))
 }
 
@@ -105,7 +105,7 @@ pub fn safe_part<'a>(what: &'static str, name: &'a str) -> Result<&'a str, LakeE
     Err(LakeError::BadName {
         what,
         name: bodycam_record::shown(name),
-        rule: "at most 100 letters, digits, '.', '_' and '-', not starting with '.' or '-'",
+        rule: "at most 100 letters, digits, '.', '_' and '-', not starting with '.'",
     })
 }
 

@@ -6,10 +6,18 @@
 
 pub mod columns;
 pub mod commit;
+#[cfg(feature = "io")]
+pub mod content;
 pub mod error;
 pub mod file;
+#[cfg(feature = "io")]
+pub mod lake;
 pub mod layout;
+#[cfg(feature = "io")]
+pub mod reader;
 pub mod state;
+#[cfg(feature = "io")]
+pub mod store;
 
 pub use columns::{StoredEvent, Table};
 pub use commit::{Commit, FileEntry, LedgerState, SessionRange, SessionState, StreamEntry};
@@ -17,3 +25,10 @@ pub use error::LakeError;
 pub use file::{EncodedFile, FileWriter};
 pub use layout::{Hour, StreamName};
 pub use state::LakeState;
+#[cfg(feature = "io")]
+pub use {
+    content::ContentReader,
+    lake::{Lake, View},
+    reader::Filter,
+    store::Store,
+};

@@ -112,29 +112,37 @@ impl LakeState {
         self.streams.iter().filter(|s| s.stream == *stream).max_by_key(|s| s.generation)
     }
 
-    /// Folds the next commit of stream number `index`. Refuses one that does not follow.
-    pub fn apply(&mut self, index: usize, commit: &Commit) -> Result<(), LakeError> {
+    /// Whether `commit` is the next of stream number `index`, and fits what is there.
+    pub fn check(&self, index: usize, commit: &Commit) -> Result<(), LakeError> {
         let path = commit.path();
-        let damaged = |reason: String| LakeError::damaged(path.clone(), reason);
-        let Some(stream) = self.streams.get_mut(index) else {
-            return Err(damaged("its stream is not in the list of streams".into()));
+        let damaged = |reason: String| Err(LakeError::damaged(path.clone(), reason));
+        let Some(stream) = self.streams.get(index) else {
+            return damaged("its stream is not in the list of streams".into());
         };
         if (&commit.stream, commit.generation) != (&stream.stream, stream.generation) {
-            return Err(damaged(format!("it is of stream {} {}", commit.stream, commit.generation)));
+            return damaged(format!("it is of stream {} {}", commit.stream, commit.generation));
         }
         if commit.from != stream.position {
-            return Err(damaged(format!("it starts at {}, not at {}", commit.from, stream.position)));
+            return damaged(format!("it starts at {}, not at {}", commit.from, stream.position));
         }
         if commit.previous != stream.last {
-            return Err(damaged("it does not name the commit before it".into()));
+            return damaged("it does not name the commit before it".into());
         }
         if let Some(path) = commit.replaces.iter().find(|p| self.file(p).is_none()) {
-            return Err(damaged(format!("it replaces {path}, which is not part of the lake")));
+            return damaged(format!("it replaces {path}, which is not part of the lake"));
         }
-        let known = |f: &&FileEntry| self.files.get(&f.table.0).is_some_and(|t| t.contains_key(&f.path));
-        if let Some(file) = commit.files.iter().find(known) {
-            return Err(damaged(format!("it adds {}, which is part of the lake already", file.path)));
+        if let Some(file) = commit.files.iter().find(|f| self.file(&f.path).is_some()) {
+            return damaged(format!("it adds {}, which is part of the lake already", file.path));
         }
+        if let Some(table) = self.imbalance(commit) {
+            return damaged(format!("its {} rows are not those of the files that it replaces", table.name()));
+        }
+        Ok(())
+    }
+
+    /// Folds the next commit of stream number `index`. Refuses one that does not follow.
+    pub fn apply(&mut self, index: usize, commit: &Commit) -> Result<(), LakeError> {
+        self.check(index, commit)?;
         if let Some(stream) = self.streams.get_mut(index) {
             stream.position = commit.to;
             stream.last = Some(commit.digest());

@@ -16,9 +16,9 @@ const NAME: &str = "content";
 
 /// The columns of this table, with their meaning.
 pub const DOCS: &[(&str, &str)] = &[
-    ("session_id", "Session of the event."),
-    ("content_no", "Number of the content in its session; the event names it."),
-    ("chunk_index", "Number of the chunk among those of its event, from 0."),
+    ("session_id", "The session."),
+    ("content_no", "Number of the content in its session; the event's `content_no` names it."),
+    ("chunk_index", "Number of the chunk in its content, from 0."),
     ("content_kind", "Code of what the chunk holds."),
     ("sealed", "ChaCha20-Poly1305 under a key derived from the session key."),
 ];
@@ -84,7 +84,7 @@ pub fn decode(batch: &RecordBatch) -> Result<Vec<Result<SealedChunk, RowFault>>,
     let fault = |row, error| RowFault {
         row,
         session: session_id.id16(row).map(|id| SessionId(id.0)),
-        seq: None,
+        seq: content_no.int(row),
         error,
     };
     Ok((0..batch.num_rows()).map(|row| chunk(row).map_err(|error| fault(row, error))).collect())

@@ -48,7 +48,7 @@ pub fn event(family: Family) -> BoxedStrategy<Event> {
         proptest::option::of(any::<i64>()),
         any::<[u8; 16]>(),
         "[a-z]{1,5}",
-        proptest::option::of(any::<[u8; 32]>()),
+        proptest::option::of(any::<(i64, [u8; 32])>()),
         any::<[u8; 32]>(),
     );
     (kind_in(family).prop_flat_map(body), envelope)
@@ -72,8 +72,8 @@ pub fn event(family: Family) -> BoxedStrategy<Event> {
                     target: name,
                     policy_digest: Digest(prev),
                     body_digest: table.body_digest(&body),
-                    content_no: content.map(|_| 7),
-                    content: content.map(Digest),
+                    content_no: content.map(|(no, _)| no),
+                    content: content.map(|(_, commitment)| Digest(commitment)),
                     prev: Digest(prev),
                 };
                 let hash = envelope.hash();
