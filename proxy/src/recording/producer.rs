@@ -98,7 +98,7 @@ impl Producer {
         let spool = Spool::open(&options.spool, &options.producer)?;
         let recovered = recovery::recover(&SpoolBus::new(&options.spool), &options.producer)?;
         let key_path = options.spool.dir.join(&options.producer).join("producer.key");
-        let long_term = ProducerKey::from_seed(&*load_or_create_seed(&key_path)?);
+        let long_term = ProducerKey::from_seed(&*load_or_create_key_file(&key_path)?);
         let mut writer = spool.lane(LEDGER_LANE)?;
         let mut state = recovered.ledger;
         let start = Start {
@@ -247,8 +247,18 @@ impl Producer {
             ("connections_refused_total", "counter", "Connections refused.", load(&counters.refused)),
             ("events_total", "counter", "Events recorded.", load(&counters.events)),
             ("spool_refused_total", "counter", "Tries on a spool that refused.", load(&counters.held)),
-            ("sessions_open", "gauge", "Sessions open now.", self.open_sessions().try_into().unwrap_or(i64::MAX)),
-            ("spool_bytes", "gauge", "Bytes in the spool.", self.spool_bytes().try_into().unwrap_or(i64::MAX)),
+            (
+                "sessions_open",
+                "gauge",
+                "Sessions open now.",
+                self.open_sessions().try_into().unwrap_or(i64::MAX),
+            ),
+            (
+                "spool_bytes",
+                "gauge",
+                "Bytes in the spool.",
+                self.spool_bytes().try_into().unwrap_or(i64::MAX),
+            ),
             ("epoch", "gauge", "Epoch of this process.", self.epoch()),
         ] {
             let name = format!("bodycam_gateway_{name}");
@@ -368,7 +378,8 @@ pub(super) fn random_seed() -> Result<Zeroizing<[u8; 32]>, RecordingError> {
     Ok(seed)
 }
 
-fn load_or_create_seed(path: &Path) -> Result<Zeroizing<[u8; 32]>, RecordingError> {
+/// The 32 bytes in a key file (64 hex digits, mode 0600); made when it is missing.
+pub fn load_or_create_key_file(path: &Path) -> Result<Zeroizing<[u8; 32]>, RecordingError> {
     if let Ok(text) = fs::read_to_string(path).map(Zeroizing::new) {
         let seed = bodycam_record::ids::from_hex(text.trim());
         return seed.map(Zeroizing::new).ok_or_else(|| RecordingError::Key {
@@ -377,11 +388,6 @@ fn load_or_create_seed(path: &Path) -> Result<Zeroizing<[u8; 32]>, RecordingErro
                 .to_owned(),
         });
     }
-    create_key_file(path)
-}
-
-/// Makes a file (mode 0600) with 32 new random bytes in hex. Refused when it exists.
-pub fn create_key_file(path: &Path) -> Result<Zeroizing<[u8; 32]>, RecordingError> {
     let seed = random_seed()?;
     let text = Zeroizing::new(bodycam_record::ids::to_hex(seed.as_slice()));
     OpenOptions::new()
