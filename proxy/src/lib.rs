@@ -5,6 +5,7 @@
 
 pub mod clock;
 pub mod correlation;
+pub mod gateway;
 pub mod http;
 pub mod identity;
 pub mod postgres;
