@@ -1,5 +1,12 @@
-//! The gateway: who connects, what they ask for, what of it is recorded, and how it reaches the target.
+//! The gateway: it stands on the wire between agents and what they may touch, and records every session.
+//!
+//! Invariant: nothing moves on before the event that says so is in the spool, and what cannot be recorded is
+//! refused (`recording`).
 
+pub mod clock;
+pub mod http;
 pub mod identity;
 pub mod postgres;
+pub mod recording;
+pub mod slots;
 pub mod state;

@@ -115,7 +115,8 @@ impl Chain {
             target: self.target.clone(),
             policy_digest: self.policy_digest,
             body_digest: table.body_digest(&body),
-            content: draft.content,
+            content_no: draft.content.map(|(no, _)| no),
+            content: draft.content.map(|(_, commitment)| commitment),
             prev: self.head,
         };
         let mut w = Writer::reusing(std::mem::take(&mut self.scratch));

@@ -2,6 +2,9 @@
 //! rests encrypted under the session key, so that erasing the key erases it in every copy without breaking
 //! a chain.
 //!
+//! Content is numbered in its session when its first chunk is written, which can be before its event is:
+//! rows are spooled while they stream, their result's event after the last.
+//!
 //! An event's content is a list of chunks of at most [`MAX_CHUNK`] bytes. The commitment is
 //! `H_COMMIT(LP(salt) || count || for each chunk: kind, length, H_CHUNK(LP(salt) || kind || index || LP(bytes)))`.
 
@@ -86,7 +89,7 @@ content_kinds! {
 pub struct Chunk {
     /// What it holds.
     pub kind: ContentKind,
-    /// Number among the chunks of its event, from 0.
+    /// Number among the chunks of its content, from 0.
     pub index: u32,
     /// At most [`MAX_CHUNK`] bytes.
     pub bytes: Vec<u8>,
@@ -97,9 +100,9 @@ pub struct Chunk {
 pub struct SealedChunk {
     /// Session of its event.
     pub session: SessionId,
-    /// Number of its event.
-    pub seq: i64,
-    /// Number among the chunks of its event.
+    /// Number of the content in its session; the event's envelope names it.
+    pub content_no: i64,
+    /// Number among the chunks of its content.
     pub index: u32,
     /// Code of what it holds.
     pub kind: i64,
@@ -111,20 +114,20 @@ pub struct SealedChunk {
 #[derive(Debug, Clone)]
 pub struct Commitment {
     salt: [u8; 32],
-    seq: i64,
+    no: i64,
     count: u32,
     parts: Vec<u8>,
 }
 
 impl Commitment {
-    /// The commitment of event `seq`, so far without chunks.
-    pub fn new(key: &SessionKey, seq: i64) -> Self {
-        Self { salt: key.salt(seq), seq, count: 0, parts: Vec::new() }
+    /// The commitment of content `no`, so far without chunks.
+    pub fn new(key: &SessionKey, no: i64) -> Self {
+        Self { salt: key.salt(no), no, count: 0, parts: Vec::new() }
     }
 
-    /// Number of the event.
-    pub fn seq(&self) -> i64 {
-        self.seq
+    /// Number of the content in its session.
+    pub fn no(&self) -> i64 {
+        self.no
     }
 
     /// Number of chunks so far, which is the index of the next.
@@ -163,9 +166,9 @@ impl Commitment {
 }
 
 impl Chunk {
-    /// Compresses (zstd 1, where it helps) and encrypts the chunk for event `seq` of `session`.
-    pub fn seal(&self, key: &SessionKey, session: SessionId, seq: i64) -> SealedChunk {
-        seal_chunk(key, session, seq, self.index, self.kind, &self.bytes)
+    /// Compresses (zstd 1, where it helps) and encrypts the chunk for content `no` of `session`.
+    pub fn seal(&self, key: &SessionKey, session: SessionId, no: i64) -> SealedChunk {
+        seal_chunk(key, session, no, self.index, self.kind, &self.bytes)
     }
 }
 
@@ -173,7 +176,7 @@ impl Chunk {
 pub fn seal_chunk(
     key: &SessionKey,
     session: SessionId,
-    seq: i64,
+    no: i64,
     index: u32,
     kind: ContentKind,
     bytes: &[u8],
@@ -190,8 +193,8 @@ pub fn seal_chunk(
             plain.extend_from_slice(bytes);
         }
     }
-    let sealed = key.seal(seq, index, &aad(session, seq, index, kind.code()), &plain);
-    SealedChunk { session, seq, index, kind: kind.code(), sealed }
+    let sealed = key.seal(no, index, &aad(session, no, index, kind.code()), &plain);
+    SealedChunk { session, content_no: no, index, kind: kind.code(), sealed }
 }
 
 impl SealedChunk {
@@ -200,7 +203,12 @@ impl SealedChunk {
         let kind = ContentKind::of(self.kind)?;
         let altered = DecodeError::Malformed { expected: "content chunk of this session and event" };
         let plain = key
-            .open(self.seq, self.index, &aad(self.session, self.seq, self.index, self.kind), &self.sealed)
+            .open(
+                self.content_no,
+                self.index,
+                &aad(self.session, self.content_no, self.index, self.kind),
+                &self.sealed,
+            )
             .ok_or(altered.clone())?;
         let bytes = match plain.split_first() {
             Some((0, bytes)) => bytes.to_vec(),
@@ -214,10 +222,10 @@ impl SealedChunk {
     }
 }
 
-fn aad(session: SessionId, seq: i64, index: u32, kind: i64) -> Vec<u8> {
+fn aad(session: SessionId, no: i64, index: u32, kind: i64) -> Vec<u8> {
     let mut w = Writer::new();
     w.bytes(&session.0);
-    w.int(seq);
+    w.int(no);
     w.int(i64::from(index));
     w.int(kind);
     w.into_vec()
@@ -236,7 +244,7 @@ mod tests {
         assert_eq!(sealed.open(&key).unwrap(), chunk);
         let moved = [
             SealedChunk { session: SessionId([2; 16]), ..sealed.clone() },
-            SealedChunk { seq: 8, ..sealed.clone() },
+            SealedChunk { content_no: 8, ..sealed.clone() },
             SealedChunk { index: 2, ..sealed.clone() },
             SealedChunk { kind: 2, ..sealed.clone() },
         ];

@@ -131,6 +131,10 @@ contexts! {
     OPEN_HEADS = "bodycam 2026-11-21 open heads v1";
     /// A lake commit: what the recorder's epoch key signs.
     LAKE_COMMIT = "bodycam 2026-11-21 lake commit v1";
+    /// A lake snapshot: what the recorder's epoch key signs.
+    LAKE_SNAPSHOT = "bodycam 2026-11-21 lake snapshot v1";
+    /// A row of the content table, inside the row sum of a file.
+    LAKE_CONTENT_ROW = "bodycam 2026-11-21 lake content row v1";
     /// A configuration or policy in force.
     POLICY = "bodycam 2026-11-21 policy v1";
     /// A target: name, protocol, database.

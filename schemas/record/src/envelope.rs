@@ -41,6 +41,8 @@ pub struct Envelope {
     pub policy_digest: Digest,
     /// Digest of the body.
     pub body_digest: Digest,
+    /// Number of the content in the session, from 0; its chunks carry it.
+    pub content_no: Option<i64>,
     /// Commitment to the content, if there is any.
     pub content: Option<Digest>,
     /// Hash of the event before it; the genesis for `seq` 0.
@@ -65,6 +67,7 @@ impl Envelope {
         w.bytes(self.target.as_bytes());
         w.bytes(&self.policy_digest.0);
         w.bytes(&self.body_digest.0);
+        crate::value::put_field(w, &self.content_no);
         crate::value::put_field(w, &self.content);
         w.bytes(&self.prev.0);
     }
@@ -88,8 +91,8 @@ pub struct Draft {
     pub parent_seq: Option<i64>,
     /// The body.
     pub body: Body,
-    /// Commitment to the content.
-    pub content: Option<Digest>,
+    /// Number and commitment of the content.
+    pub content: Option<(i64, Digest)>,
 }
 
 /// A recorded event.

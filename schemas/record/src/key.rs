@@ -140,9 +140,9 @@ impl SessionKey {
         digest::SESSION_KEY.digest(self.0.as_slice())
     }
 
-    /// The salt of event `seq`'s content commitment.
-    pub fn salt(&self, seq: i64) -> [u8; 32] {
-        *blake3::keyed_hash(&digest::SESSION_SALT.subkey(&self.0), &seq.to_le_bytes()).as_bytes()
+    /// The salt of the commitment of content `no`.
+    pub fn salt(&self, no: i64) -> [u8; 32] {
+        *blake3::keyed_hash(&digest::SESSION_SALT.subkey(&self.0), &no.to_le_bytes()).as_bytes()
     }
 
     /// A hasher for a keyed digest over something that a person or a target wrote.
@@ -160,14 +160,14 @@ impl SessionKey {
         keyed16(&digest::SESSION_DIGEST.subkey(&self.0), bytes)
     }
 
-    /// Encrypts content; (`seq`, `index`) must be used once in a session.
-    pub(crate) fn seal(&self, seq: i64, index: u32, aad: &[u8], plain: &[u8]) -> Vec<u8> {
-        seal(&digest::SESSION_CONTENT.subkey(&self.0), seq, index, aad, plain)
+    /// Encrypts content; (`no`, `index`) must be used once in a session.
+    pub(crate) fn seal(&self, no: i64, index: u32, aad: &[u8], plain: &[u8]) -> Vec<u8> {
+        seal(&digest::SESSION_CONTENT.subkey(&self.0), no, index, aad, plain)
     }
 
     /// Decrypts content.
-    pub(crate) fn open(&self, seq: i64, index: u32, aad: &[u8], sealed: &[u8]) -> Option<Vec<u8>> {
-        open(&digest::SESSION_CONTENT.subkey(&self.0), seq, index, aad, sealed)
+    pub(crate) fn open(&self, no: i64, index: u32, aad: &[u8], sealed: &[u8]) -> Option<Vec<u8>> {
+        open(&digest::SESSION_CONTENT.subkey(&self.0), no, index, aad, sealed)
     }
 }
 

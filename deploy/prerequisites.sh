@@ -1,0 +1,34 @@
+#!/usr/bin/env bash
+# Makes sure that what the build, the demonstration and the tests need is there: as root on Debian it installs
+# what is missing, otherwise it prints the one line that does.
+set -euo pipefail
+
+declare -A PACKAGE=(
+    [cc]=build-essential [make]=make [git]=git [curl]=curl [tmux]=tmux [python3]=python3 [pkg-config]=pkg-config
+    [psql]=postgresql-client
+)
+missing=()
+for program in "${!PACKAGE[@]}"; do
+    command -v "$program" >/dev/null 2>&1 || missing+=("${PACKAGE[$program]}")
+done
+compgen -G "/usr/lib/postgresql/*/bin/initdb" >/dev/null || missing+=(postgresql)
+compgen -G "/usr/lib/postgresql/*/bin/pgbench" >/dev/null || missing+=(postgresql)
+compgen -G "/usr/lib/llvm-*/lib/libclang*.so*" >/dev/null || compgen -G "/usr/lib/*/libclang*.so*" >/dev/null || missing+=(libclang-dev)
+compgen -G "/usr/lib/llvm-*/lib/clang/*/include/stddef.h" >/dev/null || missing+=(libclang-dev)
+python3 -c 'import venv, ensurepip' 2>/dev/null || missing+=(python3-venv)
+command -v cargo >/dev/null 2>&1 || { echo "a Rust toolchain is missing: install rustup (Debian: apt-get install rustup) and run 'rustup default stable'" >&2; exit 1; }
+
+[ ${#missing[@]} -eq 0 ] && exit 0
+mapfile -t missing < <(printf '%s\n' "${missing[@]}" | sort -u)
+if [ "$(id -u)" -ne 0 ]; then
+    echo "missing: ${missing[*]}; install with:  sudo apt-get update && sudo apt-get install -y ${missing[*]}" >&2
+    exit 1
+fi
+command -v apt-get >/dev/null 2>&1 || { echo "missing: ${missing[*]}; this is not Debian, install the like of these packages" >&2; exit 1; }
+echo "installing: ${missing[*]}"
+export DEBIAN_FRONTEND=noninteractive
+# Debian starts a cluster of its own when PostgreSQL is installed; nobody here needs it.
+mkdir -p /etc/postgresql-common
+[ -e /etc/postgresql-common/createcluster.conf ] || echo "create_main_cluster = false" > /etc/postgresql-common/createcluster.conf
+apt-get update -qq
+apt-get install -y -qq --no-install-recommends "${missing[@]}" >/dev/null

@@ -1,0 +1,203 @@
+//! A connection from its first byte to its last: log in, then one exchange after the other, or one tunnel.
+//!
+//! Invariant: whatever is refused is answered and recorded, and after anything that leaves the position in the
+//! client's byte stream uncertain the connection is closed.
+
+use std::net::SocketAddr;
+
+use tokio::net::TcpStream;
+use tokio::sync::watch;
+use tokio::time::Duration;
+
+use super::Service;
+use super::codec::credential::Credential;
+use super::codec::head::{Framing, RequestHead};
+use crate::recording::Lane;
+
+mod answer;
+mod client;
+mod exchange;
+mod forward;
+mod session;
+mod tunnel;
+
+use answer::{Answer, Refused};
+use client::{Client, HeadFailure};
+use session::{Close, Login, Session};
+
+/// Heads that a connection may send before one logs it in: a client asks without credentials, then with them.
+const LOGIN_HEADS: usize = 8;
+
+/// Serves a connection; `admitted` says whether there is room for it.
+pub(super) async fn serve(
+    service: &Service,
+    stream: TcpStream,
+    peer: SocketAddr,
+    lane: &Lane,
+    mut drain: watch::Receiver<bool>,
+    admitted: bool,
+) {
+    let mut client = Client::new(stream, service);
+    if !admitted {
+        tracing::warn!(
+            event = "http_connections_full",
+            limit = service.config.max_connections,
+            "refusing a connection"
+        );
+        refuse(service, lane);
+        let refused =
+            Refused::new(503, "connections", "the gateway has no room for more connections; try again later");
+        client.answer_and_close(&Answer::refusal(&refused), "GET").await;
+        return;
+    }
+    let peer = peer.ip().to_canonical();
+    let login = async {
+        tokio::select! {
+            biased;
+            _ = drain.wait_for(|d| *d) => None,
+            login = log_in(service, &mut client, peer, lane) => login,
+        }
+    };
+    if let Some((login, head)) = login.await {
+        let mut session = Session::start(service, login, drain);
+        let reason = run(&mut session, &mut client, head).await;
+        session.close(reason, &client).await;
+    }
+}
+
+fn refuse(service: &Service, lane: &Lane) {
+    use std::sync::atomic::Ordering::Relaxed;
+    service.counters.refused.fetch_add(1, Relaxed);
+    lane.producer().counters().refused.fetch_add(1, Relaxed);
+}
+
+/// Reads heads until one has a valid credential. The session is open and recorded when it comes back.
+async fn log_in(
+    service: &Service,
+    client: &mut Client,
+    peer: std::net::IpAddr,
+    lane: &Lane,
+) -> Option<(Login, RequestHead)> {
+    let whole = Duration::from_secs(service.config.head_seconds);
+    for _ in 0..LOGIN_HEADS {
+        let head = match client.read_head(service.config.head_limits(), whole, whole).await {
+            Ok(head) => head?,
+            Err(failure) => {
+                refuse(service, lane);
+                tracing::info!(event = "http_head_refused", peer = %peer, reason = failure.code(), "before login");
+                if let Some(refused) = failure.refused() {
+                    client.answer_and_close(&Answer::refusal(&refused), "GET").await;
+                }
+                return None;
+            }
+        };
+        let presented = head.fields.all("proxy-authorization").next();
+        let reason = match presented.map(Credential::parse) {
+            None => "missing",
+            Some(None) => "malformed-credential",
+            Some(Some(credential)) => match session::open(service, credential, &head, peer, lane).await {
+                Ok(login) => return Some((login, head)),
+                Err(session::LoginFailure::Refused(reason)) => reason,
+                Err(session::LoginFailure::Answer(refused)) => {
+                    refuse(service, lane);
+                    tracing::warn!(event = "http_login_failed", peer = %peer, reason = refused.code, "no session");
+                    client.answer_and_close(&Answer::refusal(&refused), &head.method).await;
+                    return None;
+                }
+            },
+        };
+        if reason != "missing" {
+            refuse(service, lane);
+            tracing::info!(event = "http_login_refused", peer = %peer, reason, "407");
+        }
+        let keep = head.body == Framing::None && !head.closes();
+        let answer = Answer::ask_for_credentials();
+        if !keep {
+            client.answer_and_close(&answer, &head.method).await;
+            return None;
+        }
+        client.answer(&answer, &head.method, true).await.ok()?;
+    }
+    None
+}
+
+/// Every exchange of a session; why it ended comes back.
+async fn run(session: &mut Session<'_>, client: &mut Client, first: RequestHead) -> Close {
+    let mut next = Some(first);
+    loop {
+        let head = match next.take() {
+            Some(head) => head,
+            None => match next_head(session, client).await {
+                Ok(head) => head,
+                Err(close) => return close,
+            },
+        };
+        let went = match session.check_credential(&head) {
+            Err(refused) => refuse_head(session, client, &head, refused).await,
+            Ok(()) if head.method == "CONNECT" => tunnel::tunnel(session, client, &head).await,
+            Ok(()) => exchange::exchange(session, client, &head).await,
+        };
+        match went {
+            Ok(true) if !session.is_draining() => {}
+            Ok(true) => return Close::Drain,
+            Ok(false) => return Close::Client,
+            Err(close) => return close,
+        }
+    }
+}
+
+/// Waits for the next head of a session.
+async fn next_head(session: &mut Session<'_>, client: &mut Client) -> Result<RequestHead, Close> {
+    let config = &session.service.config;
+    let (limits, idle, whole) = (
+        config.head_limits(),
+        Duration::from_secs(config.idle_seconds),
+        Duration::from_secs(config.head_seconds),
+    );
+    let failure = match session.idle(client.read_head(limits, idle, whole)).await? {
+        Ok(Some(head)) => return Ok(head),
+        Ok(None) => return Err(Close::Client),
+        Err(failure) => failure,
+    };
+    if let HeadFailure::Idle = failure {
+        let idle = i64::try_from(idle.as_secs()).unwrap_or(i64::MAX);
+        session.limit("idle", idle, idle, "closed").await?;
+    }
+    if let Some(refused) = failure.refused() {
+        if let HeadFailure::Refused(error) = failure {
+            session.head_limit(error).await?;
+        }
+        session.decide("request", &refused, None).await?;
+        client.answer_and_close(&Answer::refusal(&refused), "GET").await;
+    }
+    Err(failure.close())
+}
+
+/// Refuses a head that names no destination that could be judged: recorded as a decision, and the connection
+/// goes on only when the client cannot be misunderstood.
+async fn refuse_head(
+    session: &mut Session<'_>,
+    client: &mut Client,
+    head: &RequestHead,
+    refused: Refused,
+) -> Result<bool, Close> {
+    session.decide("request", &refused, Some(head)).await?;
+    let answer =
+        if refused.status == 407 { Answer::ask_for_credentials() } else { Answer::refusal(&refused) };
+    respond(client, &answer, head, refused.code != session::OTHER_CREDENTIAL).await
+}
+
+/// Answers a request that goes nowhere. An unread body would be taken for the next request: it closes.
+async fn respond(
+    client: &mut Client,
+    answer: &Answer,
+    head: &RequestHead,
+    may_keep: bool,
+) -> Result<bool, Close> {
+    if may_keep && head.body == Framing::None && !head.closes() {
+        client.answer(answer, &head.method, true).await.map_err(|_| Close::Client)?;
+        return Ok(true);
+    }
+    client.answer_and_close(answer, &head.method).await;
+    Err(if may_keep { Close::Client } else { Close::Protocol })
+}

@@ -1,0 +1,408 @@
+//! The producer: one per gateway process. It holds the spool, the ledger, the keys and the clock.
+
+use std::collections::{BTreeMap, HashSet};
+use std::fs::{self, OpenOptions};
+use std::io::Write;
+use std::os::unix::fs::OpenOptionsExt;
+use std::path::Path;
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::time::Duration;
+
+use bodycam_bus::spool::{LaneWriter, Spool, SpoolBus};
+use bodycam_bus::stream::{KEYS_LANE, LEDGER_LANE};
+use bodycam_bus::{Publisher, Record, SpoolConfig};
+use bodycam_record::kinds::Body;
+use bodycam_record::kinds::ledger::{LedgerCrash, LedgerHeartbeat, LedgerOpen, LedgerSeal, LedgerStop};
+use bodycam_record::ledger::{self, Ledger, Start};
+use bodycam_record::{
+    Digest, EpochKey, PrincipalRef, ProducerKey, Seal, SealReason, SessionId, SessionKey, TenantKey,
+};
+use zeroize::Zeroizing;
+
+use super::recovery::{self, LedgerState};
+use super::{Lane, RecordingError};
+use crate::clock::Clock;
+
+/// What a producer is made of.
+pub struct ProducerOptions {
+    /// Name of the producer; one per gateway process.
+    pub producer: String,
+    /// Tenant.
+    pub tenant: String,
+    /// Key of the tenant.
+    pub tenant_key: TenantKey,
+    /// The spool.
+    pub spool: SpoolConfig,
+    /// Digest of the policy in force.
+    pub policy_digest: Digest,
+    /// Digest of the configuration in force.
+    pub config_digest: Digest,
+    /// Seconds that traffic is held when the spool refuses.
+    pub hold_seconds: u64,
+    /// Clock.
+    pub clock: Clock,
+}
+
+/// Counters since START, for heartbeats and metrics.
+#[derive(Debug, Default)]
+pub struct Counters {
+    /// Sessions accepted.
+    pub accepted: AtomicU64,
+    /// Connections refused.
+    pub refused: AtomicU64,
+    /// Events spooled.
+    pub events: AtomicU64,
+    /// Tries on a spool that refused.
+    pub held: AtomicU64,
+}
+
+/// A handle on the process's producer.
+#[derive(Clone)]
+pub struct Producer {
+    inner: Arc<Inner>,
+}
+
+struct Inner {
+    options: ProducerOptions,
+    spool: Spool,
+    ledger: Mutex<LedgerLane>,
+    keys: Mutex<KeysLane>,
+    counters: Counters,
+    open: Mutex<BTreeMap<SessionId, Arc<Mutex<Progress>>>>,
+    stopping: AtomicBool,
+    epoch: i64,
+}
+
+struct LedgerLane {
+    ledger: Ledger,
+    writer: LaneWriter,
+    state: LedgerState,
+}
+
+struct KeysLane {
+    writer: LaneWriter,
+    names: HashSet<PrincipalRef>,
+}
+
+/// How far an open session has come, as heartbeats say it.
+#[derive(Debug, Clone, Copy)]
+pub(super) struct Progress {
+    pub count: i64,
+    pub head: Digest,
+}
+
+impl Producer {
+    /// Opens the spool, starts a new epoch, and seals what an earlier process left open.
+    pub fn start(options: ProducerOptions) -> Result<Self, RecordingError> {
+        let spool = Spool::open(&options.spool, &options.producer)?;
+        let recovered = recovery::recover(&SpoolBus::new(&options.spool), &options.producer)?;
+        let key_path = options.spool.dir.join(&options.producer).join("producer.key");
+        let long_term = ProducerKey::from_seed(&*load_or_create_key_file(&key_path)?);
+        let mut writer = spool.lane(LEDGER_LANE)?;
+        let mut state = recovered.ledger;
+        let start = Start {
+            config_digest: options.config_digest,
+            inherited: state.open.keys().map(ToString::to_string).collect(),
+            simulated_clock: options.clock.is_simulated(),
+            software: concat!("bodycam ", env!("CARGO_PKG_VERSION")).to_owned(),
+        };
+        let epoch_key = EpochKey::from_seed(&*random_seed()?);
+        let now = options.clock.wall_ns();
+        let (ledger, record) =
+            Ledger::start(&options.producer, &long_term, epoch_key, state.ledger_end(), start, now);
+        let body = record.decode_body().map_err(|e| key_error(&key_path, e))?;
+        state.saw(&record, &body);
+        writer.append(&Record::Ledger(Box::new(record)))?;
+        let mut lane = LedgerLane { ledger, writer, state };
+        for (session, open) in lane.state.open.clone() {
+            let progress = recovered.sessions.get(&session);
+            let crash = LedgerCrash {
+                session_id: session,
+                session_epoch: open.epoch,
+                count: progress.map_or(0, |p| p.count),
+                head: progress.map_or(open.genesis, |p| p.head),
+                unknown_outcome: progress.map(|p| p.unanswered.clone()).unwrap_or_default(),
+                open_seq: open.open_seq,
+            };
+            tracing::warn!(event = "session_inherited", session = %session, events = crash.count, "sealed a session that a crash cut");
+            lane.append(crash.into(), now)?;
+        }
+        lane.writer.flush()?;
+        let keys = KeysLane { writer: spool.lane(KEYS_LANE)?, names: HashSet::new() };
+        let epoch = lane.ledger.epoch();
+        Ok(Self {
+            inner: Arc::new(Inner {
+                options,
+                spool,
+                ledger: Mutex::new(lane),
+                keys: Mutex::new(keys),
+                counters: Counters::default(),
+                open: Mutex::default(),
+                stopping: AtomicBool::new(false),
+                epoch,
+            }),
+        })
+    }
+
+    /// Opens the event lane of a core. Call it on the core's own thread.
+    pub fn lane(&self, core: usize) -> Result<Lane, RecordingError> {
+        let writer = self.inner.spool.lane(&core.to_string())?;
+        Ok(Lane::new(self.clone(), writer, Duration::from_secs(self.inner.options.hold_seconds)))
+    }
+
+    /// Writes a HEARTBEAT. The gateway calls it every five seconds.
+    pub fn heartbeat(&self) -> Result<(), RecordingError> {
+        let open: Vec<(SessionId, Progress)> =
+            lock(&self.inner.open).iter().map(|(id, p)| (*id, *lock(p))).collect();
+        let counters = &self.inner.counters;
+        let heartbeat = LedgerHeartbeat {
+            accepted: load(&counters.accepted),
+            refused: load(&counters.refused),
+            events: load(&counters.events),
+            dropped: 0,
+            open_sessions: open.iter().map(|(id, _)| id.to_string()).collect(),
+            open_counts: open.iter().map(|(_, p)| p.count).collect(),
+            open_heads: ledger::open_heads_digest(open.iter().map(|(id, p)| (&id.0, p.count, p.head))),
+        };
+        let now = self.clock().wall_ns();
+        lock(&self.inner.ledger).append_flushed(heartbeat.into(), now)
+    }
+
+    /// Opens no more sessions from now on.
+    pub fn stop_accepting(&self) {
+        self.inner.stopping.store(true, Ordering::SeqCst);
+    }
+
+    /// Writes STOP. Every session must be closed.
+    pub fn stop(&self, reason: &str) -> Result<(), RecordingError> {
+        self.stop_accepting();
+        let counters = &self.inner.counters;
+        let stop = LedgerStop {
+            reason: reason.to_owned(),
+            events: load(&counters.events),
+            accepted: load(&counters.accepted),
+        };
+        let now = self.clock().wall_ns();
+        lock(&self.inner.ledger).append_flushed(stop.into(), now)
+    }
+
+    /// Name of this producer.
+    pub fn name(&self) -> &str {
+        &self.inner.options.producer
+    }
+
+    /// Tenant.
+    pub fn tenant(&self) -> &str {
+        &self.inner.options.tenant
+    }
+
+    /// Key of the tenant.
+    pub fn tenant_key(&self) -> &TenantKey {
+        &self.inner.options.tenant_key
+    }
+
+    /// Clock.
+    pub fn clock(&self) -> &Clock {
+        &self.inner.options.clock
+    }
+
+    /// Epoch of this process.
+    pub fn epoch(&self) -> i64 {
+        self.inner.epoch
+    }
+
+    /// Digest of the policy in force.
+    pub fn policy_digest(&self) -> Digest {
+        self.inner.options.policy_digest
+    }
+
+    /// Counters since START.
+    pub fn counters(&self) -> &Counters {
+        &self.inner.counters
+    }
+
+    /// Sessions open now.
+    pub fn open_sessions(&self) -> usize {
+        lock(&self.inner.open).len()
+    }
+
+    /// Bytes in the spool that wait for the recorder.
+    pub fn spool_bytes(&self) -> u64 {
+        self.inner.spool.used_bytes()
+    }
+
+    /// The text that Prometheus scrapes.
+    pub fn prometheus(&self) -> String {
+        use std::fmt::Write as _;
+        let counters = &self.inner.counters;
+        let mut out = String::new();
+        for (name, kind, help, value) in [
+            ("sessions_accepted_total", "counter", "Sessions accepted.", load(&counters.accepted)),
+            ("connections_refused_total", "counter", "Connections refused.", load(&counters.refused)),
+            ("events_total", "counter", "Events recorded.", load(&counters.events)),
+            ("spool_refused_total", "counter", "Tries on a spool that refused.", load(&counters.held)),
+            (
+                "sessions_open",
+                "gauge",
+                "Sessions open now.",
+                self.open_sessions().try_into().unwrap_or(i64::MAX),
+            ),
+            (
+                "spool_bytes",
+                "gauge",
+                "Bytes in the spool.",
+                self.spool_bytes().try_into().unwrap_or(i64::MAX),
+            ),
+            ("epoch", "gauge", "Epoch of this process.", self.epoch()),
+        ] {
+            let name = format!("bodycam_gateway_{name}");
+            let _ = writeln!(out, "# HELP {name} {help}\n# TYPE {name} {kind}\n{name} {value}");
+        }
+        out
+    }
+
+    /// Refuses when the process is stopping; else reserves the OPEN of a session: `make` gets its ledger
+    /// sequence number and gives the session's genesis.
+    pub(super) fn open(
+        &self,
+        session: SessionId,
+        key: &SessionKey,
+        principal: (&str, PrincipalRef),
+        target: &str,
+        make: impl FnOnce(i64) -> Digest,
+    ) -> Result<Arc<Mutex<Progress>>, RecordingError> {
+        if self.inner.stopping.load(Ordering::SeqCst) {
+            return Err(RecordingError::Stopping);
+        }
+        let (name, principal_ref) = principal;
+        self.write_keys(session, key, name, principal_ref)?;
+        let now = self.clock().wall_ns();
+        let mut lane = lock(&self.inner.ledger);
+        let genesis = make(lane.ledger.next_seq());
+        let open = LedgerOpen {
+            session_id: session,
+            genesis,
+            key_digest: key.digest(),
+            principal_ref,
+            target: target.to_owned(),
+        };
+        lane.append_flushed(open.into(), now)?;
+        drop(lane);
+        self.inner.counters.accepted.fetch_add(1, Ordering::Relaxed);
+        let progress = Arc::new(Mutex::new(Progress { count: 0, head: genesis }));
+        lock(&self.inner.open).insert(session, Arc::clone(&progress));
+        Ok(progress)
+    }
+
+    /// Signs the seal of a session and writes SEAL.
+    pub(super) fn seal(&self, mut seal: Seal<'_>) -> Result<(), RecordingError> {
+        seal.reason = SealReason::Closed;
+        let now = self.clock().wall_ns();
+        let mut lane = lock(&self.inner.ledger);
+        let signature = lane.ledger.sign(seal.digest());
+        let body = LedgerSeal {
+            session_id: seal.session,
+            count: seal.count,
+            head: seal.head,
+            root: seal.root,
+            first_ts_ns: seal.first_ts_ns,
+            last_ts_ns: seal.last_ts_ns,
+            bytes_in: seal.bytes_in,
+            bytes_out: seal.bytes_out,
+            reason: seal.reason.as_str().to_owned(),
+            open_seq: seal.open_seq,
+            signature,
+        };
+        lock(&self.inner.open).remove(&seal.session);
+        lane.append_flushed(body.into(), now)
+    }
+
+    /// Signs a checkpoint.
+    pub(super) fn sign(&self, digest: Digest) -> Vec<u8> {
+        lock(&self.inner.ledger).ledger.sign(digest)
+    }
+
+    fn write_keys(
+        &self,
+        session: SessionId,
+        key: &SessionKey,
+        name: &str,
+        principal_ref: PrincipalRef,
+    ) -> Result<(), RecordingError> {
+        let tenant = self.tenant_key();
+        let mut keys = lock(&self.inner.keys);
+        keys.writer.append(&Record::Key { session, wrapped: tenant.wrap(session, key) })?;
+        if keys.names.insert(principal_ref) {
+            keys.writer
+                .append(&Record::Name { principal_ref, wrapped: tenant.wrap_name(principal_ref, name) })?;
+        }
+        keys.writer.flush()?;
+        if keys.writer.wants_rotation() {
+            keys.writer.rotate(Vec::new())?;
+        }
+        Ok(())
+    }
+}
+
+impl LedgerLane {
+    fn append(&mut self, body: Body, now: i64) -> Result<(), RecordingError> {
+        let record = self.ledger.append(body.clone(), now);
+        self.state.saw(&record, &body);
+        self.writer.append(&Record::Ledger(Box::new(record)))?;
+        Ok(())
+    }
+
+    /// Appends and flushes. When the spool refuses, the record stays in the writer's buffer and goes out with
+    /// the next one, so the ledger has no hole.
+    fn append_flushed(&mut self, body: Body, now: i64) -> Result<(), RecordingError> {
+        self.append(body, now)?;
+        self.writer.flush()?;
+        if self.writer.wants_rotation() {
+            let state = self.state.encode();
+            self.writer.rotate(state)?;
+        }
+        Ok(())
+    }
+}
+
+/// 32 random bytes.
+pub(super) fn random_seed() -> Result<Zeroizing<[u8; 32]>, RecordingError> {
+    let mut seed = Zeroizing::new([0; 32]);
+    getrandom::fill(seed.as_mut_slice()).map_err(RecordingError::Random)?;
+    Ok(seed)
+}
+
+/// The 32 bytes in a key file (64 hex digits, mode 0600); made when it is missing.
+pub fn load_or_create_key_file(path: &Path) -> Result<Zeroizing<[u8; 32]>, RecordingError> {
+    if let Ok(text) = fs::read_to_string(path).map(Zeroizing::new) {
+        let seed = bodycam_record::ids::from_hex(text.trim());
+        return seed.map(Zeroizing::new).ok_or_else(|| RecordingError::Key {
+            what: path.display().to_string(),
+            why: "want 64 hex digits; restore the file from a backup (a new key is a new producer)"
+                .to_owned(),
+        });
+    }
+    let seed = random_seed()?;
+    let text = Zeroizing::new(bodycam_record::ids::to_hex(seed.as_slice()));
+    OpenOptions::new()
+        .write(true)
+        .create_new(true)
+        .mode(0o600)
+        .open(path)
+        .and_then(|mut file| file.write_all(text.as_bytes()).and_then(|()| file.sync_all()))
+        .map_err(|e| key_error(path, e))?;
+    Ok(seed)
+}
+
+fn key_error(path: &Path, why: impl std::fmt::Display) -> RecordingError {
+    RecordingError::Key { what: path.display().to_string(), why: why.to_string() }
+}
+
+fn load(counter: &AtomicU64) -> i64 {
+    i64::try_from(counter.load(Ordering::Relaxed)).unwrap_or(i64::MAX)
+}
+
+pub(super) fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
+    mutex.lock().unwrap_or_else(PoisonError::into_inner)
+}

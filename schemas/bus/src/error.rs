@@ -1,0 +1,56 @@
+//! What can go wrong on the bus.
+
+use std::path::PathBuf;
+
+use bodycam_record::canonical::DecodeError;
+use thiserror::Error;
+
+/// A failure of the bus. Every message names the stream or file and what to do.
+#[derive(Debug, Error)]
+pub enum BusError {
+    /// The file system refused.
+    #[error("spool: cannot {action} {path}: {source}")]
+    Io { action: &'static str, path: PathBuf, source: std::io::Error },
+    /// The spool has reached its limit.
+    #[error(
+        "spool {path} is full: {used} of {limit} bytes are not yet in the lake; traffic is held until the recorder \
+         catches up (is it running?), or raise spool.max_bytes"
+    )]
+    Full { path: PathBuf, used: u64, limit: u64 },
+    /// Another process writes here.
+    #[error(
+        "spool {path} is in use by another gateway process; give each gateway its own producer name or stop the other"
+    )]
+    InUse { path: PathBuf },
+    /// A segment is damaged where it cannot be a torn tail.
+    #[error(
+        "spool segment {path} is damaged at byte {offset}: {what}; keep the file for examination, the records after it cannot be read"
+    )]
+    Damaged { path: PathBuf, offset: u64, what: String },
+    /// A record does not decode.
+    #[error("record {position} of stream {stream} does not decode: {source}")]
+    Decode { stream: String, position: i64, source: DecodeError },
+    /// The wanted records are gone.
+    #[error(
+        "stream {stream} starts at position {first}, but {wanted} was wanted: records {wanted}..{first} were removed before they were read"
+    )]
+    Truncated { stream: String, first: i64, wanted: i64 },
+    /// A name that cannot be a stream.
+    #[error("'{0}' is not a stream name (want <producer>/<lane>, letters, digits, '-', '_' and '.')")]
+    StreamName(String),
+    /// A failed write or fsync: the stream takes nothing more in this process.
+    #[error(
+        "stream {stream} failed earlier and takes no more records in this process: {why}; restart the gateway once the disk is well"
+    )]
+    Poisoned { stream: String, why: String },
+}
+
+impl BusError {
+    pub(crate) fn io(
+        action: &'static str,
+        path: impl Into<PathBuf>,
+    ) -> impl FnOnce(std::io::Error) -> BusError {
+        let path = path.into();
+        move |source| BusError::Io { action, path, source }
+    }
+}

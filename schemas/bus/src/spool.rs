@@ -1,0 +1,99 @@
+//! The embedded bus: append-only segment files in `<dir>/<producer>/<lane>/`.
+//!
+//! A segment is named after the position of its first record, 20 digits, `.seg`. It starts with the 8 bytes
+//! `BCSPOOL1`; then come records: length (u32 LE, of what follows the CRC), CRC32C (u32 LE, of the same),
+//! kind (one byte, 1 = protobuf), protobuf. The writer cuts a torn tail when it opens the lane; the reader
+//! waits at an incomplete tail. Released positions stand in `<lane>/released`.
+
+use std::collections::HashMap;
+use std::fs;
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+
+use crate::{Bus, BusError, SpoolConfig, StreamId};
+
+mod segment;
+mod sync;
+mod tail;
+mod writer;
+
+pub use tail::SpoolSubscription;
+pub use writer::{LaneWriter, Settling, Spool};
+
+/// The reading side of a spool directory: any process may open it.
+#[derive(Debug, Clone)]
+pub struct SpoolBus {
+    dir: Arc<PathBuf>,
+}
+
+impl SpoolBus {
+    /// The spool at `config.dir`, which need not exist yet.
+    pub fn new(config: &SpoolConfig) -> Self {
+        Self { dir: Arc::new(config.dir.clone()) }
+    }
+
+    /// For every stream: position of its first kept record and bytes that it holds on disk.
+    pub fn depth(&self) -> Result<HashMap<StreamId, (i64, u64)>, BusError> {
+        let mut depths = HashMap::new();
+        for stream in self.streams()? {
+            let segments = segment::list(&self.lane_dir(&stream))?;
+            let bytes = segments.iter().filter_map(|s| fs::metadata(&s.path).ok()).map(|m| m.len()).sum();
+            depths.insert(stream, (segments.first().map_or(0, |s| s.first), bytes));
+        }
+        Ok(depths)
+    }
+
+    /// Reads `stream` from the start of its newest segment on: what its producer needs when it starts again.
+    pub fn subscribe_newest(&self, stream: &StreamId) -> Result<SpoolSubscription, BusError> {
+        let dir = self.lane_dir(stream);
+        let first = match segment::list(&dir)?.pop() {
+            Some(newest) => newest.first,
+            None => segment::released(&dir)?,
+        };
+        SpoolSubscription::open(dir, stream.clone(), first)
+    }
+
+    /// Position before which everything of `stream` rests in the lake.
+    pub fn released(&self, stream: &StreamId) -> Result<i64, BusError> {
+        segment::released(&self.lane_dir(stream))
+    }
+
+    fn lane_dir(&self, stream: &StreamId) -> PathBuf {
+        lane_dir(&self.dir, stream)
+    }
+}
+
+fn lane_dir(dir: &Path, stream: &StreamId) -> PathBuf {
+    dir.join(stream.producer()).join(stream.lane())
+}
+
+impl Bus for SpoolBus {
+    type Subscription = SpoolSubscription;
+
+    fn streams(&self) -> Result<Vec<StreamId>, BusError> {
+        let mut streams = Vec::new();
+        for producer in segment::subdirectories(&self.dir)? {
+            for lane in segment::subdirectories(&self.dir.join(&producer))? {
+                streams.push(StreamId::new(&producer, &lane)?);
+            }
+        }
+        streams.sort();
+        Ok(streams)
+    }
+
+    fn subscribe(&self, stream: &StreamId, from: i64) -> Result<SpoolSubscription, BusError> {
+        SpoolSubscription::open(self.lane_dir(stream), stream.clone(), from)
+    }
+
+    fn release(&self, stream: &StreamId, to: i64) -> Result<(), BusError> {
+        segment::release(&self.lane_dir(stream), to)
+    }
+
+    fn end(&self, stream: &StreamId) -> Result<i64, BusError> {
+        let dir = self.lane_dir(stream);
+        match segment::list(&dir)?.pop() {
+            None => segment::released(&dir),
+            Some(last) => Ok(segment::scan(&last)?.next),
+        }
+    }
+}

@@ -1,0 +1,218 @@
+//! A lake, opened: the fold of its commits, kept up to date by asking for each stream's next commit by name.
+//!
+//! Invariant: nothing here lists a directory. A reader that starts anew begins at the newest snapshot and
+//! walks on; a writer's commit is put if absent, and only then becomes part of its own state.
+
+use std::sync::Arc;
+
+use bodycam_record::EpochKey;
+use bytes::Bytes;
+use serde::{Deserialize, Serialize};
+
+use crate::commit::{Commit, StreamEntry, VERSION, check_size, check_version};
+use crate::error::LakeError;
+use crate::layout::{self, StreamName};
+use crate::state::{LakeState, Snapshot};
+use crate::store::{Put, Store};
+
+/// Snapshots that are kept beside the newest.
+const SNAPSHOTS_KEPT: u64 = 10;
+
+/// A lake and where it stands, as far as it has been read.
+#[derive(Debug, Clone)]
+pub struct Lake {
+    store: Store,
+    state: Arc<LakeState>,
+    /// Number of the next snapshot.
+    next_snapshot: u64,
+    /// Commits folded when the last snapshot was written or read.
+    snapshot_at: u64,
+}
+
+/// A lake as of one moment: cheap to clone, never changes.
+#[derive(Debug, Clone)]
+pub struct View {
+    pub(crate) store: Store,
+    pub(crate) state: Arc<LakeState>,
+}
+
+/// The hint that says which snapshot is the newest. Only a hint: a reader walks on from it.
+#[derive(Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+struct Hint {
+    version: i64,
+    n: u64,
+}
+
+impl Lake {
+    /// Reads the newest snapshot and every commit after it.
+    pub async fn open(store: Store) -> Result<Self, LakeError> {
+        let mut lake = Self::empty(store);
+        if let Some(bytes) = lake.store.get(layout::SNAPSHOT_HINT).await? {
+            check_size(layout::SNAPSHOT_HINT, &bytes)?;
+            check_version(layout::SNAPSHOT_HINT, &bytes)?;
+            let Hint { mut n, .. } = serde_json::from_slice(&bytes)
+                .map_err(|err| LakeError::damaged(layout::SNAPSHOT_HINT, err))?;
+            let mut bytes = lake.store.need(&layout::snapshot(n), layout::SNAPSHOT_HINT).await?;
+            // The hint is written after the snapshot: a newer one may be there already.
+            while let Some(newer) = lake.store.get(&layout::snapshot(n + 1)).await? {
+                (n, bytes) = (n + 1, newer);
+            }
+            let snapshot = Snapshot::parse(&layout::snapshot(n), &bytes)?;
+            if snapshot.n != n {
+                return Err(LakeError::damaged(
+                    layout::snapshot(n),
+                    format_args!("it is number {}", snapshot.n),
+                ));
+            }
+            lake.snapshot_at = snapshot.commits;
+            lake.next_snapshot = n + 1;
+            lake.state = Arc::new(snapshot.into_state());
+        }
+        lake.refresh().await?;
+        Ok(lake)
+    }
+
+    /// Reads every commit from the first on, without any snapshot: what a writer of the record trusts.
+    pub async fn open_from_commits(store: Store) -> Result<Self, LakeError> {
+        let mut lake = Self::empty(store);
+        lake.refresh().await?;
+        Ok(lake)
+    }
+
+    fn empty(store: Store) -> Self {
+        Self { store, state: Arc::default(), next_snapshot: 0, snapshot_at: 0 }
+    }
+
+    /// The store.
+    pub fn store(&self) -> &Store {
+        &self.store
+    }
+
+    /// Where the lake stands.
+    pub fn state(&self) -> &LakeState {
+        &self.state
+    }
+
+    /// The lake as of now.
+    pub fn view(&self) -> View {
+        View { store: self.store.clone(), state: self.state.clone() }
+    }
+
+    /// Folds what was committed since; gives the number of new commits.
+    pub async fn refresh(&mut self) -> Result<u64, LakeError> {
+        let before = self.state.commits;
+        loop {
+            let n = self.state.streams.len() as u64;
+            let path = layout::stream(n);
+            let Some(bytes) = self.store.get(&path).await? else { break };
+            Arc::make_mut(&mut self.state).add_stream(&path, StreamEntry::parse(&path, &bytes)?)?;
+        }
+        // A compaction commit can be met before the commits of the files that it replaces: it waits for them,
+        // and only when nothing moves any more is it an error.
+        loop {
+            let at = self.state.commits;
+            let mut waiting = None;
+            for index in 0..self.state.streams.len() {
+                if !self.walk(index, true).await? {
+                    waiting = Some(index);
+                }
+            }
+            match waiting {
+                None => return Ok(self.state.commits - before),
+                Some(index) if self.state.commits == at => drop(self.walk(index, false).await?),
+                Some(_) => {}
+            }
+        }
+    }
+
+    /// Folds the commits of one stream; false when the next one waits for a commit of another stream.
+    async fn walk(&mut self, index: usize, may_wait: bool) -> Result<bool, LakeError> {
+        while let Some(stream) = self.state.streams.get(index) {
+            let path = layout::commit(&stream.stream, stream.generation, stream.position);
+            let Some(bytes) = self.store.get(&path).await? else { break };
+            let commit = Commit::parse(&path, &bytes)?;
+            if may_wait && commit.replaces.iter().any(|p| self.state.file(p).is_none()) {
+                return Ok(false);
+            }
+            Arc::make_mut(&mut self.state).apply(index, &commit)?;
+        }
+        Ok(true)
+    }
+
+    /// Adds a stream to the list of streams; gives its index. One that is listed already stays as it is.
+    pub async fn add_stream(
+        &mut self,
+        stream: &StreamName,
+        generation: u64,
+        from: u64,
+    ) -> Result<usize, LakeError> {
+        loop {
+            if let Some((index, _)) = self.state.stream(stream, generation) {
+                return Ok(index);
+            }
+            let entry = StreamEntry { version: VERSION, stream: stream.clone(), generation, from };
+            let path = layout::stream(self.state.streams.len() as u64);
+            match self.store.put_new(&path, entry.to_json().into()).await? {
+                Put::New => Arc::make_mut(&mut self.state).add_stream(&path, entry)?,
+                Put::Exists => drop(self.refresh().await?),
+            }
+        }
+    }
+
+    /// Signs a commit and makes it part of the lake. Its files must be durable already. A commit of this name
+    /// that is there already is a conflict: another writer was first.
+    pub async fn commit(&mut self, mut commit: Commit, key: &EpochKey) -> Result<(), LakeError> {
+        let path = commit.path();
+        let Some((index, stream)) = self.state.stream(&commit.stream, commit.generation) else {
+            return Err(LakeError::NotFound { what: "stream", id: commit.stream.to_string() });
+        };
+        if commit.from < stream.position {
+            return Err(LakeError::CommitConflict { path });
+        }
+        commit.previous = stream.last;
+        commit.sign(key);
+        // What would not be read back must not be written.
+        self.state.check(index, &commit)?;
+        match self.store.put_new(&path, commit.to_json().into()).await? {
+            Put::New => Arc::make_mut(&mut self.state).apply(index, &commit),
+            Put::Exists => Err(LakeError::CommitConflict { path }),
+        }
+    }
+
+    /// Writes a snapshot when at least `every` commits were folded since the last one.
+    pub async fn snapshot(&mut self, every: u64, key: &EpochKey) -> Result<bool, LakeError> {
+        if self.state.commits < self.snapshot_at + every {
+            return Ok(false);
+        }
+        let snapshot = self.state.snapshot(self.next_snapshot, key);
+        let n = snapshot.n;
+        let written = self.store.put_new(&snapshot.path(), Bytes::from(snapshot.to_json())).await?;
+        self.next_snapshot = n + 1;
+        if written == Put::Exists {
+            return Ok(false);
+        }
+        self.snapshot_at = self.state.commits;
+        let hint = serde_json::to_vec(&Hint { version: VERSION, n }).unwrap_or_default();
+        self.store.put(layout::SNAPSHOT_HINT, hint.into()).await?;
+        if let Some(old) = n.checked_sub(SNAPSHOTS_KEPT) {
+            self.store.delete(&layout::snapshot(old)).await?;
+        }
+        Ok(true)
+    }
+}
+
+impl View {
+    /// Where the lake stood.
+    pub fn state(&self) -> &LakeState {
+        &self.state
+    }
+
+    /// The store.
+    pub fn store(&self) -> &Store {
+        &self.store
+    }
+}
+
+#[cfg(test)]
+mod tests;

@@ -1,0 +1,342 @@
+//! Where a lake rests: a directory, or any object store with put-if-absent.
+//!
+//! Invariant: when a write returns, the object is whole and durable under its name, and nobody ever sees a
+//! part of it. On a local disk that takes an fsync of the file and of its directory, which `object_store`
+//! does not do, so local writes are done here.
+
+use std::ops::Range;
+use std::path::PathBuf;
+use std::sync::Arc;
+
+use bytes::Bytes;
+use futures::future::BoxFuture;
+use object_store::local::LocalFileSystem;
+use object_store::path::Path;
+use object_store::{GetOptions, GetRange, ObjectStore, ObjectStoreExt, PutMode, PutOptions, PutPayload};
+
+use crate::error::LakeError;
+
+mod local;
+
+use local::LocalWrites;
+
+/// A store of objects.
+#[derive(Clone)]
+pub struct Store {
+    name: Arc<str>,
+    reads: Arc<dyn ObjectStore>,
+    writes: Arc<dyn Writes>,
+    directory: Option<Arc<PathBuf>>,
+}
+
+/// Whether an object was written by a put-if-absent.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Put {
+    /// It was not there, and now is.
+    New,
+    /// It was there; nothing was written.
+    Exists,
+}
+
+/// The writing side of a store. Each call is atomic and durable when it returns.
+pub trait Writes: Send + Sync {
+    /// Writes an object unless there is one of this name.
+    fn put_new(&self, path: String, bytes: Bytes) -> BoxFuture<'_, Result<Put, LakeError>>;
+    /// Writes an object in the place of whatever is there.
+    fn put(&self, path: String, bytes: Bytes) -> BoxFuture<'_, Result<(), LakeError>>;
+    /// Deletes an object; one that is not there is no error.
+    fn delete(&self, path: String) -> BoxFuture<'_, Result<(), LakeError>>;
+}
+
+impl Store {
+    /// The store at `location`: a directory or a `file://` URL. The directory must exist.
+    pub fn open(location: &str) -> Result<Self, LakeError> {
+        let unsuitable =
+            |reason: String| LakeError::Unsuitable { store: bodycam_record::shown(location), reason };
+        let directory = match location.split_once("://") {
+            Some(("file", path)) => PathBuf::from(path),
+            Some((scheme, _)) => {
+                return Err(unsuitable(format!(
+                    "this build reads directories and file:// only, not {}://",
+                    bodycam_record::shown(scheme)
+                )));
+            }
+            None => PathBuf::from(location),
+        };
+        let directory = directory.canonicalize().map_err(|err| unsuitable(err.to_string()))?;
+        let reads =
+            LocalFileSystem::new_with_prefix(&directory).map_err(|err| unsuitable(err.to_string()))?;
+        Ok(Self {
+            name: directory.display().to_string().into(),
+            reads: Arc::new(reads),
+            writes: Arc::new(LocalWrites::new(directory.clone())),
+            directory: Some(Arc::new(directory)),
+        })
+    }
+
+    /// As [`Store::open`], but makes the directory when it is not there.
+    pub fn create(location: &str) -> Result<Self, LakeError> {
+        let directory = location.strip_prefix("file://").unwrap_or(location);
+        if !directory.contains("://") {
+            std::fs::create_dir_all(directory).map_err(|err| LakeError::Store {
+                action: "create",
+                path: bodycam_record::shown(directory),
+                reason: err.to_string(),
+            })?;
+        }
+        Self::open(location)
+    }
+
+    /// A lake in any object store; `name` is what messages call it.
+    pub fn on(store: Arc<dyn ObjectStore>, name: &str) -> Self {
+        let writes = Arc::new(ObjectWrites(store.clone()));
+        Self { name: name.into(), reads: store, writes, directory: None }
+    }
+
+    /// The same store with another writing side.
+    pub fn with_writes(self, wrap: impl FnOnce(Arc<dyn Writes>) -> Arc<dyn Writes>) -> Self {
+        Self { writes: wrap(self.writes), ..self }
+    }
+
+    /// What messages call it.
+    pub fn name(&self) -> &str {
+        &self.name
+    }
+
+    /// Its directory, when it is local.
+    pub fn directory(&self) -> Option<&std::path::Path> {
+        self.directory.as_deref().map(PathBuf::as_path)
+    }
+
+    /// The reading side, for engines that bring their own readers.
+    pub fn object_store(&self) -> Arc<dyn ObjectStore> {
+        self.reads.clone()
+    }
+
+    /// Refuses a store on which a second writer would go unnoticed: puts one object twice, and expects the
+    /// second to be refused.
+    pub async fn probe(&self, nonce: u64) -> Result<(), LakeError> {
+        let path = format!("state/probe-{nonce:016x}");
+        let unsuitable = |reason: &str| LakeError::Unsuitable {
+            store: self.name.to_string(),
+            reason: format!("{reason}, so two recorders could overwrite one another; choose another store"),
+        };
+        let first = self.writes.put_new(path.clone(), Bytes::from_static(b"probe")).await?;
+        let second = self.writes.put_new(path.clone(), Bytes::from_static(b"again")).await;
+        let kept = self.get(&path).await?;
+        self.writes.delete(path).await?;
+        if first != Put::New || second? != Put::Exists {
+            return Err(unsuitable("it does not refuse to overwrite an object (put-if-absent)"));
+        }
+        if kept.as_deref() != Some(b"probe") {
+            return Err(unsuitable("it does not read back what was written"));
+        }
+        Ok(())
+    }
+
+    /// An object; none when it is not there.
+    pub async fn get(&self, path: &str) -> Result<Option<Bytes>, LakeError> {
+        let result = match self.reads.get(&object_path(path)?).await {
+            Ok(found) => found.bytes().await,
+            Err(err) => Err(err),
+        };
+        absent_is_none(path, result)
+    }
+
+    /// An object that `named_by` says is there.
+    pub async fn need(&self, path: &str, named_by: &str) -> Result<Bytes, LakeError> {
+        let missing = || LakeError::Missing { path: path.to_owned(), named_by: named_by.to_owned() };
+        self.get(path).await?.ok_or_else(missing)
+    }
+
+    /// A part of an object; none when the object is not there.
+    pub async fn get_range(&self, path: &str, range: Range<u64>) -> Result<Option<Bytes>, LakeError> {
+        let options = GetOptions { range: Some(GetRange::Bounded(range)), ..GetOptions::default() };
+        let result = match self.reads.get_opts(&object_path(path)?, options).await {
+            Ok(found) => found.bytes().await,
+            Err(err) => Err(err),
+        };
+        absent_is_none(path, result)
+    }
+
+    /// Whether there is an object of this name.
+    pub async fn exists(&self, path: &str) -> Result<bool, LakeError> {
+        absent_is_none(path, self.reads.head(&object_path(path)?).await).map(|head| head.is_some())
+    }
+
+    /// Writes an object unless there is one of this name.
+    pub async fn put_new(&self, path: &str, bytes: Bytes) -> Result<Put, LakeError> {
+        self.writes.put_new(path.to_owned(), bytes).await
+    }
+
+    /// Writes an object that never changes: one that is there with the same content will do.
+    pub async fn put_once(&self, path: &str, bytes: Bytes) -> Result<Put, LakeError> {
+        match self.put_new(path, bytes.clone()).await? {
+            Put::Exists if self.get(path).await?.is_none_or(|there| there != bytes) => {
+                Err(LakeError::Exists { path: path.to_owned() })
+            }
+            put => Ok(put),
+        }
+    }
+
+    /// Writes an object in the place of whatever is there.
+    pub async fn put(&self, path: &str, bytes: Bytes) -> Result<(), LakeError> {
+        self.writes.put(path.to_owned(), bytes).await
+    }
+
+    /// Deletes an object; one that is not there is no error.
+    pub async fn delete(&self, path: &str) -> Result<(), LakeError> {
+        self.writes.delete(path.to_owned()).await
+    }
+}
+
+impl std::fmt::Debug for Store {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        write!(f, "Store({})", self.name)
+    }
+}
+
+/// The path of an object as `object_store` knows it.
+pub fn object_path(path: &str) -> Result<Path, LakeError> {
+    Path::parse(path).map_err(|err| failed("name", path, err))
+}
+
+fn failed(action: &'static str, path: &str, err: impl std::fmt::Display) -> LakeError {
+    LakeError::Store {
+        action,
+        path: bodycam_record::shown(path),
+        reason: bodycam_record::shown(&err.to_string()),
+    }
+}
+
+fn absent_is_none<T>(path: &str, result: object_store::Result<T>) -> Result<Option<T>, LakeError> {
+    match result {
+        Ok(found) => Ok(Some(found)),
+        Err(object_store::Error::NotFound { .. }) => Ok(None),
+        Err(err) => Err(failed("read", path, err)),
+    }
+}
+
+/// Writes through `object_store`: atomic and durable on stores that are.
+struct ObjectWrites(Arc<dyn ObjectStore>);
+
+impl Writes for ObjectWrites {
+    fn put_new(&self, path: String, bytes: Bytes) -> BoxFuture<'_, Result<Put, LakeError>> {
+        Box::pin(async move {
+            let options = PutOptions { mode: PutMode::Create, ..PutOptions::default() };
+            match self.0.put_opts(&object_path(&path)?, PutPayload::from(bytes), options).await {
+                Ok(_) => Ok(Put::New),
+                Err(object_store::Error::AlreadyExists { .. }) => Ok(Put::Exists),
+                Err(err) => Err(failed("write", &path, err)),
+            }
+        })
+    }
+
+    fn put(&self, path: String, bytes: Bytes) -> BoxFuture<'_, Result<(), LakeError>> {
+        Box::pin(async move {
+            let put = self.0.put(&object_path(&path)?, PutPayload::from(bytes)).await;
+            put.map(drop).map_err(|err| failed("write", &path, err))
+        })
+    }
+
+    fn delete(&self, path: String) -> BoxFuture<'_, Result<(), LakeError>> {
+        Box::pin(async move {
+            match self.0.delete(&object_path(&path)?).await {
+                Ok(()) | Err(object_store::Error::NotFound { .. }) => Ok(()),
+                Err(err) => Err(failed("delete", &path, err)),
+            }
+        })
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use object_store::memory::InMemory;
+
+    fn stores() -> (tempfile::TempDir, Vec<Store>) {
+        let dir = tempfile::tempdir().unwrap();
+        let local = Store::create(dir.path().join("new/lake").to_str().unwrap()).unwrap();
+        (dir, vec![local, Store::on(Arc::new(InMemory::new()), "memory")])
+    }
+
+    #[tokio::test]
+    async fn an_object_is_written_once_and_read_back_whole_or_in_part() {
+        let (_dir, stores) = stores();
+        for store in stores {
+            store.probe(7).await.unwrap();
+            let path = "tables/sql/dt=2026-11-21/hh=09/gw@0-0-1-2-0000000a.parquet";
+            assert_eq!(store.put_new(path, Bytes::from_static(b"first")).await.unwrap(), Put::New);
+            assert_eq!(store.put_new(path, Bytes::from_static(b"second")).await.unwrap(), Put::Exists);
+            assert_eq!(store.get(path).await.unwrap().unwrap().as_ref(), b"first");
+            assert_eq!(store.get_range(path, 1..3).await.unwrap().unwrap().as_ref(), b"ir");
+            store.put_once(path, Bytes::from_static(b"first")).await.unwrap();
+            assert!(matches!(
+                store.put_once(path, Bytes::from_static(b"other")).await,
+                Err(LakeError::Exists { .. })
+            ));
+            store.put(path, Bytes::from_static(b"third")).await.unwrap();
+            assert_eq!(store.get(path).await.unwrap().unwrap().as_ref(), b"third");
+            store.delete(path).await.unwrap();
+            store.delete(path).await.unwrap();
+            assert_eq!(store.get(path).await.unwrap(), None);
+            assert!(!store.exists(path).await.unwrap());
+            assert!(
+                store
+                    .need(path, "x")
+                    .await
+                    .unwrap_err()
+                    .to_string()
+                    .contains("is missing, though x names it")
+            );
+        }
+    }
+
+    #[tokio::test]
+    async fn of_many_writers_of_one_name_exactly_one_wins() {
+        let (_dir, stores) = stores();
+        for store in stores {
+            let tasks: Vec<_> = (0..16u8)
+                .map(|i| {
+                    let store = store.clone();
+                    tokio::spawn(async move {
+                        store.put_new("commits/x/0/0.json", Bytes::from(vec![i; 100])).await
+                    })
+                })
+                .collect();
+            let mut won = Vec::new();
+            for (i, task) in tasks.into_iter().enumerate() {
+                if task.await.unwrap().unwrap() == Put::New {
+                    won.push(i as u8);
+                }
+            }
+            assert_eq!(won.len(), 1);
+            assert_eq!(store.get("commits/x/0/0.json").await.unwrap().unwrap().as_ref(), [won[0]; 100]);
+        }
+    }
+
+    #[tokio::test]
+    async fn a_local_store_leaves_no_temporary_files_behind() {
+        let (_dir, stores) = stores();
+        let local = &stores[0];
+        local.put_new("a/b", Bytes::from_static(b"x")).await.unwrap();
+        local.put_new("a/b", Bytes::from_static(b"y")).await.unwrap();
+        local.put("a/c", Bytes::from_static(b"z")).await.unwrap();
+        let names = |dir: &str| {
+            let dir = local.directory().unwrap().join(dir);
+            let mut names: Vec<_> = std::fs::read_dir(dir).unwrap().map(|e| e.unwrap().file_name()).collect();
+            names.sort();
+            names
+        };
+        assert_eq!(names("a"), ["b", "c"]);
+        assert!(names(".tmp").is_empty());
+    }
+
+    #[test]
+    fn a_location_that_cannot_be_a_lake_is_refused_with_its_name() {
+        for (location, expected) in [("/does/not/exist", "No such file"), ("s3://bucket/x", "not s3://")] {
+            let message = Store::open(location).unwrap_err().to_string();
+            assert!(message.contains(location) && message.contains(expected), "{message}");
+        }
+    }
+}

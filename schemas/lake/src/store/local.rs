@@ -1,0 +1,115 @@
+//! Writes to a local disk: a temporary file, fsync, its final name, fsync of the directories.
+
+use std::fs::{self, File, OpenOptions};
+use std::hash::{BuildHasher, Hasher};
+use std::io::{self, ErrorKind, Write};
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
+
+use bytes::Bytes;
+use futures::future::BoxFuture;
+
+use super::{Put, Writes, failed};
+use crate::error::LakeError;
+
+/// Where files are made before they get their name.
+const STAGING: &str = ".tmp";
+
+pub(super) struct LocalWrites {
+    root: Arc<PathBuf>,
+    /// Chance bits, so that no two writers, wherever they run, stage under one name.
+    nonce: u64,
+    counter: AtomicU64,
+}
+
+impl LocalWrites {
+    pub fn new(root: PathBuf) -> Self {
+        let nonce = std::hash::RandomState::new().build_hasher().finish();
+        Self { root: Arc::new(root), nonce, counter: AtomicU64::new(0) }
+    }
+
+    /// Runs blocking work on `path` off the runtime's threads.
+    fn run<T: Send + 'static>(
+        &self,
+        action: &'static str,
+        path: String,
+        work: impl FnOnce(&Path, &Path, &Path) -> io::Result<T> + Send + 'static,
+    ) -> BoxFuture<'_, Result<T, LakeError>> {
+        let root = self.root.clone();
+        let n = self.counter.fetch_add(1, Ordering::Relaxed);
+        Box::pin(async move {
+            super::object_path(&path)?;
+            let target = root.join(&path);
+            let staged = root.join(STAGING).join(format!("{:016x}-{n}", self.nonce));
+            let done = tokio::task::spawn_blocking(move || work(&root, &target, &staged)).await;
+            done.map_err(|err| failed(action, &path, err))?.map_err(|err| failed(action, &path, err))
+        })
+    }
+}
+
+impl Writes for LocalWrites {
+    fn put_new(&self, path: String, bytes: Bytes) -> BoxFuture<'_, Result<Put, LakeError>> {
+        self.run("write", path, move |root, target, staged| {
+            if target.try_exists()? {
+                return Ok(Put::Exists);
+            }
+            stage(root, staged, &bytes)?;
+            let linked = make_parent(root, target).and_then(|()| fs::hard_link(staged, target));
+            fs::remove_file(staged)?;
+            match linked {
+                Ok(()) => sync_parent(target).map(|()| Put::New),
+                Err(err) if err.kind() == ErrorKind::AlreadyExists => Ok(Put::Exists),
+                Err(err) => Err(err),
+            }
+        })
+    }
+
+    fn put(&self, path: String, bytes: Bytes) -> BoxFuture<'_, Result<(), LakeError>> {
+        self.run("write", path, move |root, target, staged| {
+            stage(root, staged, &bytes)?;
+            make_parent(root, target)?;
+            fs::rename(staged, target)?;
+            sync_parent(target)
+        })
+    }
+
+    fn delete(&self, path: String) -> BoxFuture<'_, Result<(), LakeError>> {
+        self.run("delete", path, |_, target, _| match fs::remove_file(target) {
+            Err(err) if err.kind() != ErrorKind::NotFound => Err(err),
+            Err(_) => Ok(()),
+            Ok(()) => sync_parent(target),
+        })
+    }
+}
+
+/// Writes `bytes` to a temporary file and syncs it.
+fn stage(root: &Path, staged: &Path, bytes: &[u8]) -> io::Result<()> {
+    make_parent(root, staged)?;
+    let mut file = OpenOptions::new().write(true).create_new(true).open(staged)?;
+    let written = file.write_all(bytes).and_then(|()| file.sync_all());
+    if written.is_err() {
+        fs::remove_file(staged)?;
+    }
+    written
+}
+
+/// Makes the directories above `path`, each durable in the one above it.
+fn make_parent(root: &Path, path: &Path) -> io::Result<()> {
+    let Some(parent) = path.parent() else { return Ok(()) };
+    if parent == root || parent.is_dir() {
+        return Ok(());
+    }
+    make_parent(root, parent)?;
+    match fs::create_dir(parent) {
+        Err(err) if err.kind() != ErrorKind::AlreadyExists => Err(err),
+        _ => sync_parent(parent),
+    }
+}
+
+fn sync_parent(path: &Path) -> io::Result<()> {
+    match path.parent() {
+        Some(parent) => File::open(parent)?.sync_all(),
+        None => Ok(()),
+    }
+}

@@ -1,0 +1,336 @@
+//! The command tree.
+
+use std::path::PathBuf;
+
+use clap::{Args, Parser, Subcommand, ValueEnum};
+
+/// A body camera for AI agents: records, judges, replays and proves what they did.
+#[derive(Debug, Parser)]
+#[command(name = "bodycam", version, max_term_width = 110, disable_help_subcommand = true)]
+pub struct Cli {
+    /// What to do.
+    #[command(subcommand)]
+    pub command: Command,
+}
+
+/// Where the configuration is.
+#[derive(Debug, Clone, Args)]
+pub struct ConfigArg {
+    /// The configuration file.
+    #[arg(long, short, env = "BODYCAM_CONFIG", default_value = "bodycam.toml", global = false)]
+    pub config: PathBuf,
+}
+
+/// Where the lake is, and the key that opens its content.
+#[derive(Debug, Clone, Args)]
+pub struct LakeArg {
+    /// The lake: a directory or `file://` URL. Without it, `[lake]` of the configuration file.
+    #[arg(long, env = "BODYCAM_LAKE")]
+    pub lake: Option<String>,
+    /// Tenant key that opens names and content: `file:PATH` or `env:NAME`. Without it, `[gateway]` of the configuration file; `none` opens nothing.
+    #[arg(long, env = "BODYCAM_TENANT_KEY_REF")]
+    pub tenant_key: Option<String>,
+    /// The configuration file, read only when `--lake` is not given.
+    #[arg(long, short, env = "BODYCAM_CONFIG", default_value = "bodycam.toml")]
+    pub config: PathBuf,
+}
+
+/// Every subcommand.
+#[derive(Debug, Subcommand)]
+pub enum Command {
+    /// Show the whole pipeline on a throw-away PostgreSQL and a small local internet
+    #[command(after_help = "Example:\n  bodycam demo --dir /tmp/bodycam-demo")]
+    Demo {
+        /// Where to put the demonstration's files; a new temporary directory without it.
+        #[arg(long)]
+        dir: Option<PathBuf>,
+        /// Do not offer the replay at the end.
+        #[arg(long)]
+        no_replay: bool,
+    },
+    /// Run gateway, recorder and scheduled detection in one process
+    #[command(after_help = "Example:\n  bodycam up --config bodycam.toml")]
+    Up(ConfigArg),
+    /// Run only the gateway; events wait in the spool
+    #[command(after_help = "Example:\n  bodycam gateway --config bodycam.toml")]
+    Gateway(ConfigArg),
+    /// Run only the recorder: from the spool to the lake
+    #[command(after_help = "Example:\n  bodycam recorder --config bodycam.toml")]
+    Recorder(ConfigArg),
+    /// Hunt exfiltration in the lake
+    #[command(subcommand)]
+    Detect(Detect),
+    /// Ask the lake in SQL (read-only)
+    #[command(
+        after_help = "Tables: sessions events statements results copies messages http control gaps ledger findings templates content\n\nExample:\n  bodycam query --lake lake \"SELECT target, count(*) FROM sessions GROUP BY 1\""
+    )]
+    Query {
+        /// One SELECT.
+        sql: String,
+        /// How to print the rows.
+        #[arg(long, value_enum, default_value_t = QueryFormat::Table)]
+        format: QueryFormat,
+        /// Write to this file instead of standard output (needed for parquet).
+        #[arg(long, short)]
+        output: Option<PathBuf>,
+        /// Seconds after which the query is cancelled.
+        #[arg(long, default_value_t = 300)]
+        timeout: u64,
+        /// Memory that the query may use, MiB.
+        #[arg(long, default_value_t = 1024)]
+        memory: usize,
+        #[command(flatten)]
+        lake: LakeArg,
+    },
+    /// Replay recorded sessions: a terminal UI, or text with `--format`
+    #[command(
+        after_help = "Examples:\n  bodycam replay --lake lake\n  bodycam replay --lake lake 019a… --format text --from +1:30"
+    )]
+    Replay {
+        /// The session to open; the list of sessions without it.
+        session: Option<bodycam_record::SessionId>,
+        /// Print instead of opening the terminal UI.
+        #[arg(long, value_enum)]
+        format: Option<ReplayFormat>,
+        /// Start here: `+MM:SS` or `#SEQ`.
+        #[arg(long, alias = "from")]
+        at: Option<String>,
+        /// Stop here: `+MM:SS` or `#SEQ`.
+        #[arg(long)]
+        to: Option<String>,
+        #[command(flatten)]
+        lake: LakeArg,
+    },
+    /// List and show sessions
+    #[command(subcommand)]
+    Sessions(Sessions),
+    /// List and search events
+    #[command(subcommand)]
+    Events(Events),
+    /// List findings
+    #[command(subcommand)]
+    Findings(Findings),
+    /// List the people, agents and contractors of the configuration
+    #[command(after_help = "Example:\n  bodycam principals")]
+    Principals(ConfigArg),
+    /// Issue, list and revoke tokens
+    #[command(subcommand)]
+    Token(Token),
+    /// Check the record without trusting who stored it
+    #[command(
+        after_help = "Exit codes: 0 verified and anchored, 1 could not run, 2 tampered, 3 incomplete but declared,\n4 consistent but not anchored outside, 5 something unsupported. Where several apply: the first of 1 2 5 3 4 0.\n\nExample:\n  bodycam verify --lake lake --json"
+    )]
+    Verify {
+        /// Print the report as JSON.
+        #[arg(long)]
+        json: bool,
+        /// Judge silence as of this time (RFC 3339 or Unix seconds): an open session without a heartbeat for 15 s is incomplete.
+        #[arg(long, value_name = "TIME")]
+        as_of: Option<String>,
+        /// Producer keys that you got from a second channel: lines `<producer> <64 hex digits>`.
+        #[arg(long, value_name = "FILE")]
+        trust: Option<PathBuf>,
+        #[command(flatten)]
+        lake: LakeArg,
+    },
+    /// Print the keys of the replay
+    #[command(after_help = "Example:\n  bodycam keys")]
+    Keys,
+    /// Check the set-up, and list target sessions that did not come through the gateway
+    #[command(after_help = "Example:\n  bodycam doctor --config bodycam.toml")]
+    Doctor(ConfigArg),
+    /// Check or explain the configuration
+    #[command(subcommand)]
+    Config(ConfigCommand),
+}
+
+/// How `query` prints.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
+pub enum QueryFormat {
+    Table,
+    Csv,
+    Json,
+    Parquet,
+}
+
+/// How lists are printed.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, ValueEnum)]
+pub enum ListFormat {
+    #[default]
+    Table,
+    Json,
+    Jsonl,
+    Csv,
+}
+
+/// How `replay` prints.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
+pub enum ReplayFormat {
+    Text,
+    Jsonl,
+}
+
+/// `detect …`
+#[derive(Debug, Subcommand)]
+pub enum Detect {
+    /// Judge every window that is due, once
+    #[command(after_help = "Example:\n  bodycam detect run --lake lake")]
+    Run {
+        /// Print findings as JSON lines.
+        #[arg(long)]
+        json: bool,
+        #[command(flatten)]
+        lake: LakeArg,
+    },
+    /// Judge windows as they become due, until stopped
+    #[command(after_help = "Example:\n  bodycam detect watch --lake lake --json")]
+    Watch {
+        /// Print findings as JSON lines.
+        #[arg(long)]
+        json: bool,
+        #[command(flatten)]
+        lake: LakeArg,
+    },
+    /// Run the fixtures of the rules
+    #[command(after_help = "Example:\n  bodycam detect test rules/")]
+    Test {
+        /// A directory of rules with fixtures; the built-in ones without it.
+        dir: Option<PathBuf>,
+    },
+    /// List the rules
+    #[command(after_help = "Example:\n  bodycam detect ls")]
+    Ls {
+        /// A directory of further rules.
+        #[arg(long)]
+        rules: Option<PathBuf>,
+    },
+}
+
+/// `sessions …`
+#[derive(Debug, Subcommand)]
+pub enum Sessions {
+    /// List sessions, newest first
+    #[command(after_help = "Example:\n  bodycam sessions ls --lake lake -f 'target:crm rows>1000'")]
+    Ls {
+        /// Keep what this filter matches.
+        #[arg(long, short)]
+        filter: Option<String>,
+        /// How to print.
+        #[arg(long, value_enum, default_value_t)]
+        format: ListFormat,
+        /// Most rows.
+        #[arg(long, default_value_t = 100)]
+        limit: usize,
+        #[command(flatten)]
+        lake: LakeArg,
+    },
+    /// Show one session: who, what, how much, chain
+    #[command(after_help = "Example:\n  bodycam sessions show 019a… --lake lake")]
+    Show {
+        /// The session.
+        session: bodycam_record::SessionId,
+        /// How to print.
+        #[arg(long, value_enum, default_value_t)]
+        format: ListFormat,
+        #[command(flatten)]
+        lake: LakeArg,
+    },
+}
+
+/// `events …`
+#[derive(Debug, Subcommand)]
+pub enum Events {
+    /// List the events of a session
+    #[command(after_help = "Example:\n  bodycam events ls 019a… --lake lake --format jsonl")]
+    Ls {
+        /// The session.
+        session: bodycam_record::SessionId,
+        /// Keep what this filter matches.
+        #[arg(long, short)]
+        filter: Option<String>,
+        /// How to print.
+        #[arg(long, value_enum, default_value_t)]
+        format: ListFormat,
+        #[command(flatten)]
+        lake: LakeArg,
+    },
+    /// Search the events of all sessions
+    #[command(after_help = "Example:\n  bodycam events grep 'table:customers rows>100' --lake lake")]
+    Grep {
+        /// The filter.
+        filter: String,
+        /// How to print.
+        #[arg(long, value_enum, default_value_t)]
+        format: ListFormat,
+        /// Most rows.
+        #[arg(long, default_value_t = 1000)]
+        limit: usize,
+        #[command(flatten)]
+        lake: LakeArg,
+    },
+}
+
+/// `findings …`
+#[derive(Debug, Subcommand)]
+pub enum Findings {
+    /// List findings, newest first
+    #[command(after_help = "Example:\n  bodycam findings ls --lake lake --format json")]
+    Ls {
+        /// How to print.
+        #[arg(long, value_enum, default_value_t)]
+        format: ListFormat,
+        #[command(flatten)]
+        lake: LakeArg,
+    },
+}
+
+/// `token …`
+#[derive(Debug, Subcommand)]
+pub enum Token {
+    /// Issue a token; it is printed once and stored nowhere
+    #[command(after_help = "Example:\n  bodycam token issue --principal etl-agent --ttl 30d")]
+    Issue {
+        /// Name of the principal.
+        #[arg(long)]
+        principal: String,
+        /// How long it lives: `90m`, `12h`, `30d`.
+        #[arg(long)]
+        ttl: String,
+        /// What it is for.
+        #[arg(long, default_value = "")]
+        note: String,
+        #[command(flatten)]
+        config: ConfigArg,
+    },
+    /// List tokens (never their secrets)
+    #[command(after_help = "Example:\n  bodycam token ls --principal etl-agent")]
+    Ls {
+        /// Only those of this principal.
+        #[arg(long)]
+        principal: Option<String>,
+        /// How to print.
+        #[arg(long, value_enum, default_value_t)]
+        format: ListFormat,
+        #[command(flatten)]
+        config: ConfigArg,
+    },
+    /// Revoke a token: open sessions that use it are closed within a minute
+    #[command(after_help = "Example:\n  bodycam token revoke 7f3a9c")]
+    Revoke {
+        /// Id of the token, as `token ls` shows it.
+        id: String,
+        #[command(flatten)]
+        config: ConfigArg,
+    },
+}
+
+/// `config …`
+#[derive(Debug, Subcommand)]
+pub enum ConfigCommand {
+    /// Read the configuration and say what is wrong with it; binds nothing
+    #[command(after_help = "Example:\n  bodycam config check --config bodycam.toml")]
+    Check(ConfigArg),
+    /// Print the reference of every setting (docs/configuration.md)
+    #[command(after_help = "Example:\n  bodycam config reference")]
+    Reference,
+}

@@ -1,0 +1,5 @@
+//! Servers on free ports, and the real binary in front of them.
+
+#[path = "../src/demo/cluster.rs"]
+pub mod cluster;
+pub mod stack;
