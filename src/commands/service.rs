@@ -3,6 +3,7 @@
 use std::net::SocketAddr;
 use std::process::ExitCode;
 use std::sync::Arc;
+use std::time::Duration;
 
 use anyhow::{Context, Result};
 use bodycam_analyzer::detect;
@@ -198,7 +199,7 @@ fn start_gateway(config: &Config, clock: Clock, tenant_key: bodycam_record::Tena
         listeners.push((postgres.listen.to_string(), Service::Postgres(Arc::new(service))));
     }
     if let Some(http) = &config.http {
-        let service = http::Service::new(http.clone(), directory, slots, own)?;
+        let service = http::Service::new(http.clone(), directory, slots, own, Duration::from_secs(config.gateway.drain_seconds))?;
         listeners.push((http.listen.to_string(), Service::Http(Arc::new(service))));
     }
     Ok(Gateway::start(&config.gateway, producer, listeners)?)
