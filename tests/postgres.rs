@@ -1,0 +1,3 @@
+//! The gateway before real PostgreSQL servers, with real clients.
+
+mod sessions;
