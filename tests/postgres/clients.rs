@@ -10,7 +10,9 @@ use crate::support::postgres::{self, SUPERUSER_PASSWORD, shared, succeeded};
 /// A Python with psycopg 3, as `make test` prepares it.
 fn python() -> Command {
     let path = std::env::var("BODYCAM_TEST_PYTHON");
-    Command::new(path.expect("BODYCAM_TEST_PYTHON names a Python with tests/requirements.txt; `make test` sets it"))
+    Command::new(
+        path.expect("BODYCAM_TEST_PYTHON names a Python with tests/requirements.txt; `make test` sets it"),
+    )
 }
 
 #[test]
@@ -38,14 +40,9 @@ fn psql_shows_the_same_through_the_gateway() {
         SET application_name = 'other'; SHOW application_name;
     ";
     let run = |mut psql: Command| {
-        let output = psql.args(["-X", "-a", "-v", "ON_ERROR_STOP=0"]).arg("-c").arg("SELECT 0").output().unwrap();
-        assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
-        let mut child = psql
-            .stdin(std::process::Stdio::piped())
-            .stdout(std::process::Stdio::piped())
-            .stderr(std::process::Stdio::piped());
-        child = child.env("PGAPPNAME", "psql");
-        let mut child = child.spawn().unwrap();
+        use std::process::Stdio;
+        psql.args(["-X", "-a"]).stdin(Stdio::piped()).stdout(Stdio::piped()).stderr(Stdio::piped());
+        let mut child = psql.spawn().unwrap();
         use std::io::Write as _;
         child.stdin.take().unwrap().write_all(script.as_bytes()).unwrap();
         let output = child.wait_with_output().unwrap();
@@ -58,7 +55,9 @@ fn psql_shows_the_same_through_the_gateway() {
     let direct = {
         let database = shared().database();
         let mut psql = Command::new("psql");
-        psql.env("PGHOST", "127.0.0.1").env("PGPORT", shared().port().to_string()).env("PGDATABASE", database);
+        psql.env("PGHOST", "127.0.0.1")
+            .env("PGPORT", shared().port().to_string())
+            .env("PGDATABASE", database);
         psql.env("PGUSER", postgres::ROLE).env("PGPASSWORD", postgres::ROLE_PASSWORD);
         run(psql)
     };
@@ -104,7 +103,7 @@ fn pgbench_runs_in_every_mode_and_every_transaction_is_recorded() {
             assert_eq!(statement.main_relation.as_deref(), Some("public.pgbench_accounts"), "{mode}");
             assert_eq!(statement.bind_count, i64::from(mode != "simple"), "{mode}");
             assert_eq!(results.len(), 1, "{mode}");
-            assert_eq!((results[0].1.rows, results[0].1.column_tables.len()), (1, usize::from(mode != "prepared")), "{mode}");
+            assert_eq!((results[0].1.rows, results[0].1.column_tables.len()), (1, 1), "{mode}");
         }
     }
     let sums = shared().sql(
@@ -124,9 +123,14 @@ fn pg_dump_gives_the_same_dump() {
     let mut direct = Command::new(postgres::bin().join("pg_dump"));
     direct.args(["-h", "127.0.0.1", "-p", &shared().port().to_string(), "-U", "postgres", &database]);
     let direct = succeeded(direct.env("PGPASSWORD", SUPERUSER_PASSWORD).output().unwrap());
-    assert_eq!(through, direct);
+    // The key of \restrict is random.
+    let lines = |dump: &str| -> Vec<String> {
+        dump.lines().filter(|l| !l.contains("restrict ")).map(str::to_owned).collect()
+    };
+    assert!(lines(&through) == lines(&direct), "the dumps differ");
     assert!(through.len() > 8_000_000);
-    let copies = gateway.story().into_iter().filter(|l| l.starts_with("copy") && l.contains(" out done ")).count();
+    let copies =
+        gateway.story().into_iter().filter(|l| l.starts_with("copy") && l.contains(" out done ")).count();
     assert_eq!(copies, 4, "one for each table");
 }
 
@@ -189,12 +193,18 @@ print("fine")
     assert_eq!(succeeded(output).trim(), "fine");
     gateway.wait_closed();
     let statements = gateway.statements();
-    let inserts: Vec<_> =
-        statements.iter().filter(|(s, ..)| s.text(ContentKind::SqlText).unwrap().starts_with("INSERT")).collect();
+    let inserts: Vec<_> = statements
+        .iter()
+        .filter(|(s, ..)| s.text(ContentKind::SqlText).unwrap().starts_with("INSERT"))
+        .collect();
     assert_eq!(inserts.len(), 2);
     let (event, statement, _) = inserts[0];
     assert_eq!((statement.bind_count, event.binds()[1].value.as_deref()), (6, Some("ä'\\ €".as_bytes())));
-    assert!(gateway.story().iter().any(|l| l.contains("copy") && l.contains("in failed")), "{:?}", gateway.story());
+    assert!(
+        gateway.story().iter().any(|l| l.contains("copy") && l.contains("in failed")),
+        "{:?}",
+        gateway.story()
+    );
     for (recorded, statement, results) in &statements {
         assert!(
             !results.is_empty() || statement.form == "parse",
@@ -224,7 +234,9 @@ fn tokio_postgres_works_with_pipelines_and_copy() {
         assert_eq!(futures::future::join_all(work).await.into_iter().sum::<u64>(), 50);
         let sink = client.copy_in("COPY t FROM STDIN").await.unwrap();
         let mut sink = std::pin::pin!(sink);
-        sink.send(tokio_postgres::types::private::BytesMut::from(&b"100\tx\n101\ty\n"[..]).freeze()).await.unwrap();
+        sink.send(tokio_postgres::types::private::BytesMut::from(&b"100\tx\n101\ty\n"[..]).freeze())
+            .await
+            .unwrap();
         assert_eq!(sink.finish().await.unwrap(), 2);
         let none: [&(dyn ToSql + Sync); 0] = [];
         assert_eq!(client.query("SELECT * FROM t", &none).await.unwrap().len(), 52);
@@ -235,6 +247,8 @@ fn tokio_postgres_works_with_pipelines_and_copy() {
     });
     gateway.wait_closed();
     let statements = gateway.statements();
-    let inserts = statements.iter().filter(|(_, s, r)| s.form == "extended" && s.statement_kind == "insert" && r.len() == 1);
+    let inserts = statements
+        .iter()
+        .filter(|(_, s, r)| s.form == "extended" && s.statement_kind == "insert" && r.len() == 1);
     assert_eq!(inserts.count(), 50);
 }

@@ -7,7 +7,8 @@ use crate::support::postgres::{shared, succeeded};
 fn a_simple_query_is_recorded_with_its_rows() {
     let gateway = Gateway::before(shared());
     let database = shared().database();
-    let out = succeeded(gateway.psql(&database).args(["-c", "SELECT 1 AS one, 'zwei' AS two"]).output().unwrap());
+    let out =
+        succeeded(gateway.psql(&database).args(["-c", "SELECT 1 AS one, 'zwei' AS two"]).output().unwrap());
     assert_eq!(out.trim(), "1|zwei");
     gateway.wait_closed();
     println!("{:#?}", gateway.story());

@@ -145,7 +145,10 @@ impl Gateway {
 
     /// A connection string for libpq.
     pub fn conninfo(&self, user: &str, token: &str, database: &str) -> String {
-        format!("host=127.0.0.1 port={} user={user} password={token} dbname={database} sslmode=disable", self.port)
+        format!(
+            "host=127.0.0.1 port={} user={user} password={token} dbname={database} sslmode=disable",
+            self.port
+        )
     }
 
     /// A client program of PostgreSQL that connects to the gateway as `user`.
@@ -245,7 +248,8 @@ impl Gateway {
             match recorded.body.clone() {
                 Body::SqlStatement(statement) => found.push((recorded, statement, Vec::new())),
                 Body::SqlResult(result) => {
-                    let (session, parent) = (recorded.event.envelope.session, recorded.event.envelope.parent_seq);
+                    let (session, parent) =
+                        (recorded.event.envelope.session, recorded.event.envelope.parent_seq);
                     let statement = found.iter_mut().rev().find(|(s, ..)| {
                         s.event.envelope.session == session && Some(s.event.envelope.seq) == parent
                     });
@@ -304,10 +308,17 @@ impl Recorded {
             }
             Body::SqlResult(r) => {
                 let state = r.sqlstate.as_deref().unwrap_or_default();
-                format!("result #{}.{} {} {}{state} {} rows", r.statement_no, r.result_no, r.outcome, r.tag, r.rows)
+                format!(
+                    "result #{}.{} {} {}{state} {} rows",
+                    r.statement_no, r.result_no, r.outcome, r.tag, r.rows
+                )
             }
-            Body::SqlCopy(c) => format!("copy #{} {} {} {} bytes", c.statement_no, c.direction, c.outcome, c.bytes),
-            Body::SqlMessage(m) => format!("message {} {}", m.message, m.parameter.as_deref().unwrap_or_default()),
+            Body::SqlCopy(c) => {
+                format!("copy #{} {} {} {} bytes", c.statement_no, c.direction, c.outcome, c.bytes)
+            }
+            Body::SqlMessage(m) => {
+                format!("message {} {}", m.message, m.parameter.as_deref().unwrap_or_default())
+            }
             Body::ControlDecision(d) => format!("decision {} {} {}", d.subject, d.reason, d.code),
             Body::ControlLimit(l) => format!("limit {} {}", l.limit_name, l.action),
             other => other.table().name.to_owned(),

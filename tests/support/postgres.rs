@@ -49,7 +49,13 @@ impl Cluster {
             give_to_server(path);
         }
         let mut initdb = as_server("initdb");
-        initdb.args(["--auth=scram-sha-256", "--username=postgres", "--encoding=UTF8", "--locale=C", "--no-sync"]);
+        initdb.args([
+            "--auth=scram-sha-256",
+            "--username=postgres",
+            "--encoding=UTF8",
+            "--locale=C",
+            "--no-sync",
+        ]);
         succeeded(initdb.arg("--pgdata").arg(&data).arg("--pwfile").arg(&password).output().unwrap());
         let hba = format!("{}\nhost all all 127.0.0.1/32 scram-sha-256\n", settings.hba);
         fs::write(data.join("pg_hba.conf"), hba).unwrap();
@@ -72,7 +78,9 @@ impl Cluster {
         }
         fs::write(data.join("postgresql.auto.conf"), conf).unwrap();
         let log = fs::File::create(dir.path().join("log")).unwrap();
-        let child = spawn_for_good(as_server("postgres").arg("-D").arg(&data).stdout(log.try_clone().unwrap()).stderr(log));
+        let child = spawn_for_good(
+            as_server("postgres").arg("-D").arg(&data).stdout(log.try_clone().unwrap()).stderr(log),
+        );
         let cluster = Self { dir, port, child };
         cluster.wait();
         cluster.sql("postgres", &format!("CREATE ROLE {ROLE} LOGIN PASSWORD '{ROLE_PASSWORD}' CREATEDB"));
@@ -150,7 +158,11 @@ pub fn free_port() -> u16 {
 pub fn bin() -> PathBuf {
     let versions = fs::read_dir("/usr/lib/postgresql").expect("PostgreSQL: apt-get install postgresql");
     let number = |path: &Path| path.file_name()?.to_str()?.parse::<u32>().ok();
-    let newest = versions.flatten().map(|v| v.path()).filter(|p| p.join("bin/initdb").exists()).max_by_key(|p| number(p));
+    let newest = versions
+        .flatten()
+        .map(|v| v.path())
+        .filter(|p| p.join("bin/initdb").exists())
+        .max_by_key(|p| number(p));
     newest.expect("PostgreSQL: apt-get install postgresql").join("bin")
 }
 
