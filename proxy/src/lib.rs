@@ -5,9 +5,12 @@
 
 pub mod admin;
 pub mod clock;
+pub mod correlation;
+pub mod gateway;
 pub mod http;
 pub mod identity;
 pub mod postgres;
 pub mod recording;
+pub mod secret;
 pub mod slots;
 pub mod state;
