@@ -1,32 +1,32 @@
 //! Health and metrics: `/healthz`, `/readyz` and `/metrics` on a listener of their own.
 //!
-//! Parts of the process register checks and metrics; this file only asks them. Invariant: nothing here changes
+//! Who runs the process says through a [`Probe`] what there is to tell. Invariant: nothing here changes
 //! anything, and nothing from a session (no name, no address, no byte of payload) is in an answer.
 
-use std::fmt::Write as _;
+use std::io;
 use std::net::{IpAddr, Ipv4Addr, SocketAddr};
 use std::sync::Arc;
-use std::sync::atomic::Ordering::Relaxed;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
 use bytes::BytesMut;
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
+use thiserror::Error;
 use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
 use tokio::net::{TcpListener, TcpStream};
-use tokio::sync::watch;
-use tokio::task::JoinSet;
+use tokio::task::{JoinHandle, JoinSet};
 use tokio::time::timeout;
 
-use crate::http::Service;
 use crate::http::codec::fields::Limits;
 use crate::http::codec::head::{RequestHead, request_scanner};
-use crate::recording::Producer;
 
 /// Head of a request here.
 const LIMITS: Limits = Limits { bytes: 8 << 10, fields: 64, url: 1 << 10 };
 /// A request and its answer take at most this long.
 const PATIENCE: Duration = Duration::from_secs(5);
+/// Time to wait after the system refused to accept (out of file descriptors).
+const ACCEPT_RETRY: Duration = Duration::from_millis(100);
 /// Connections served at the same time; more wait in the listener's queue.
 const MAX_CONNECTIONS: usize = 64;
 
@@ -44,72 +44,95 @@ impl Default for AdminConfig {
     }
 }
 
-type Check = Box<dyn Fn() -> Result<(), String> + Send + Sync>;
-type Source = Box<dyn Fn(&mut Metrics) + Send + Sync>;
+/// What the listener asks the parts of the process.
+pub trait Probe: Send + Sync {
+    /// Whether traffic can be taken; the problem says what is wrong and what to do.
+    fn ready(&self) -> Result<(), String>;
 
-/// What the parts of the process have registered.
+    /// Metrics in the Prometheus text format (version 0.0.4).
+    fn metrics(&self) -> String;
+}
+
+/// The address cannot be listened on.
+#[derive(Debug, Error)]
+#[error("[admin] cannot listen on {address}: {source}; is another process using the port?")]
+pub struct AdminError {
+    /// The address.
+    pub address: SocketAddr,
+    /// Why.
+    pub source: io::Error,
+}
+
+/// The listener at work. Dropped, it stops.
 pub struct Admin {
+    address: SocketAddr,
+    draining: Arc<AtomicBool>,
+    task: JoinHandle<()>,
+}
+
+/// What the connections share.
+#[derive(Clone)]
+struct Desk {
+    probe: Arc<dyn Probe>,
+    draining: Arc<AtomicBool>,
     patience: Duration,
-    checks: Vec<(&'static str, Check)>,
-    sources: Vec<Source>,
-}
-
-/// Metrics in the Prometheus text format (version 0.0.4).
-#[derive(Debug, Default)]
-pub struct Metrics {
-    text: String,
-    last: String,
-}
-
-impl Default for Admin {
-    fn default() -> Self {
-        Self { patience: PATIENCE, checks: Vec::new(), sources: Vec::new() }
-    }
 }
 
 impl Admin {
-    /// Adds a part that must be ready; its problem says what is wrong and what to do.
-    pub fn check(
-        mut self,
-        part: &'static str,
-        ready: impl Fn() -> Result<(), String> + Send + Sync + 'static,
-    ) -> Self {
-        self.checks.push((part, Box::new(ready)));
-        self
+    /// Listens, and answers on the runtime that this is called in.
+    pub fn start(config: &AdminConfig, probe: Arc<dyn Probe>) -> Result<Self, AdminError> {
+        Self::with_patience(config, probe, PATIENCE)
     }
 
-    /// Adds a part that has metrics.
-    pub fn metrics(mut self, source: impl Fn(&mut Metrics) + Send + Sync + 'static) -> Self {
-        self.sources.push(Box::new(source));
-        self
+    fn with_patience(
+        config: &AdminConfig,
+        probe: Arc<dyn Probe>,
+        patience: Duration,
+    ) -> Result<Self, AdminError> {
+        let fault = |source| AdminError { address: config.listen, source };
+        let listener = std::net::TcpListener::bind(config.listen).map_err(fault)?;
+        listener.set_nonblocking(true).map_err(fault)?;
+        let address = listener.local_addr().map_err(fault)?;
+        let listener = TcpListener::from_std(listener).map_err(fault)?;
+        let draining = Arc::new(AtomicBool::new(false));
+        let desk = Desk { probe, draining: Arc::clone(&draining), patience };
+        Ok(Self { address, draining, task: tokio::spawn(desk.serve(listener)) })
     }
 
-    /// Answers until `stop` turns true. From the first moment of a drain on `/readyz` says no, so that load
-    /// balancers send nobody here any more.
-    pub async fn serve(
-        self,
-        listener: TcpListener,
-        drain: watch::Receiver<bool>,
-        mut stop: watch::Receiver<bool>,
-    ) {
-        let admin = Arc::new(self);
+    /// The address listened on.
+    pub fn address(&self) -> SocketAddr {
+        self.address
+    }
+
+    /// From now on `/readyz` says no, so that load balancers send nobody here any more.
+    pub fn draining(&self) {
+        self.draining.store(true, Ordering::SeqCst);
+    }
+}
+
+impl Drop for Admin {
+    fn drop(&mut self) {
+        self.task.abort();
+    }
+}
+
+impl Desk {
+    async fn serve(self, listener: TcpListener) {
         let mut open = JoinSet::new();
         loop {
             tokio::select! {
                 biased;
-                () = async { drop(stop.wait_for(|s| *s).await) } => return,
                 Some(_) = open.join_next() => {}
                 accepted = listener.accept(), if open.len() < MAX_CONNECTIONS => match accepted {
                     Ok((stream, _)) => {
-                        let (admin, draining) = (Arc::clone(&admin), *drain.borrow());
+                        let desk = self.clone();
                         open.spawn(async move {
-                            let _ = timeout(admin.patience, admin.answer(stream, draining)).await;
+                            let _ = timeout(desk.patience, desk.answer(stream)).await;
                         });
                     }
-                    // Out of descriptors: wait for some to come back.
                     Err(error) => {
-                        tracing::warn!(event = "admin_accept_failed", error = %error, "waiting");
-                        tokio::time::sleep(Duration::from_millis(100)).await;
+                        tracing::warn!(event = "admin_accept_failed", error = %error, "the system refused a connection");
+                        tokio::time::sleep(ACCEPT_RETRY).await;
                     }
                 },
             }
@@ -117,12 +140,12 @@ impl Admin {
     }
 
     /// One request, one answer, close.
-    async fn answer(&self, mut stream: TcpStream, draining: bool) {
+    async fn answer(&self, mut stream: TcpStream) {
         let (mut buf, mut scanner) = (BytesMut::new(), request_scanner());
         let answer = loop {
             match RequestHead::read(&mut scanner, &buf, LIMITS) {
                 Err(error) => break answer(error.status(), "text/plain", &format!("{error}\n"), ""),
-                Ok(Some(head)) => break self.route(&head, draining),
+                Ok(Some(head)) => break self.route(&head),
                 Ok(None) => match stream.read_buf(&mut buf).await {
                     Ok(1..) => {}
                     _ => return,
@@ -134,123 +157,26 @@ impl Admin {
         }
     }
 
-    fn route(&self, head: &RequestHead, draining: bool) -> Vec<u8> {
+    fn route(&self, head: &RequestHead) -> Vec<u8> {
         let method = head.method.as_str();
         if !matches!(method, "GET" | "HEAD") {
             return answer(405, "text/plain", "only GET and HEAD\n", method);
         }
         match head.target.split(|b| *b == b'?').next().unwrap_or_default() {
             b"/healthz" => answer(200, "text/plain", "ok\n", method),
-            b"/readyz" => match self.problems(draining) {
-                problems if problems.is_empty() => answer(200, "text/plain", "ready\n", method),
-                problems => answer(503, "text/plain", &problems, method),
+            b"/readyz" if self.draining.load(Ordering::SeqCst) => {
+                answer(503, "text/plain", "stopping\n", method)
+            }
+            b"/readyz" => match self.probe.ready() {
+                Ok(()) => answer(200, "text/plain", "ready\n", method),
+                Err(problem) => {
+                    answer(503, "text/plain", &format!("{}\n", bodycam_record::shown(&problem)), method)
+                }
             },
-            b"/metrics" => answer(200, "text/plain; version=0.0.4", &self.collect(), method),
+            b"/metrics" => answer(200, "text/plain; version=0.0.4", &self.probe.metrics(), method),
             _ => answer(404, "text/plain", "there are /healthz, /readyz and /metrics\n", method),
         }
     }
-
-    fn problems(&self, draining: bool) -> String {
-        let mut problems = String::new();
-        if draining {
-            problems.push_str("gateway: stopping\n");
-        }
-        for (part, check) in &self.checks {
-            if let Err(problem) = check() {
-                let _ = writeln!(problems, "{part}: {}", bodycam_record::shown(&problem));
-            }
-        }
-        problems
-    }
-
-    fn collect(&self) -> String {
-        let mut metrics = Metrics::default();
-        for source in &self.sources {
-            source(&mut metrics);
-        }
-        metrics.text
-    }
-}
-
-impl Metrics {
-    /// A number that only grows; its name ends with `_total`.
-    pub fn counter(&mut self, name: &str, help: &str, labels: &[(&str, &str)], value: u64) {
-        self.put(name, help, "counter", labels, &value.to_string());
-    }
-
-    /// A number that goes up and down.
-    pub fn gauge(&mut self, name: &str, help: &str, labels: &[(&str, &str)], value: f64) {
-        self.put(name, help, "gauge", labels, &value.to_string());
-    }
-
-    /// Metrics that are already in the text format.
-    pub fn text_of(&mut self, text: &str) {
-        self.text.push_str(text);
-        self.last.clear();
-    }
-
-    /// The text so far.
-    pub fn text(&self) -> &str {
-        &self.text
-    }
-
-    fn put(&mut self, name: &str, help: &str, kind: &str, labels: &[(&str, &str)], value: &str) {
-        if self.last != name {
-            let _ = writeln!(self.text, "# HELP {name} {help}\n# TYPE {name} {kind}");
-            self.last = name.to_owned();
-        }
-        self.text.push_str(name);
-        for (i, (label, text)) in labels.iter().enumerate() {
-            let text = text.replace('\\', "\\\\").replace('"', "\\\"").replace('\n', "\\n");
-            let _ = write!(self.text, "{}{label}=\"{text}\"", if i == 0 { '{' } else { ',' });
-        }
-        let _ = writeln!(self.text, "{} {value}", if labels.is_empty() { "" } else { "}" });
-    }
-}
-
-/// The metrics of a producer: sessions, events, spool.
-pub fn producer_metrics(producer: &Producer, out: &mut Metrics) {
-    let counters = producer.counters();
-    for (name, help, value) in [
-        ("bodycam_sessions_accepted_total", "Sessions opened.", &counters.accepted),
-        ("bodycam_sessions_refused_total", "Connections refused before a session.", &counters.refused),
-        ("bodycam_events_total", "Events recorded.", &counters.events),
-        ("bodycam_spool_held_total", "Tries on a spool that refused.", &counters.held),
-    ] {
-        out.counter(name, help, &[], value.load(Relaxed));
-    }
-    let open = producer.open_sessions() as f64;
-    out.gauge("bodycam_sessions_open", "Sessions open now.", &[], open);
-    let bytes = producer.spool_bytes() as f64;
-    out.gauge("bodycam_spool_bytes", "Bytes in the spool that wait for the recorder.", &[], bytes);
-}
-
-/// The metrics of the forward proxy.
-pub fn http_metrics(service: &Service, out: &mut Metrics) {
-    let counters = service.counters();
-    let load = |counter: &std::sync::atomic::AtomicU64| counter.load(Relaxed);
-    out.counter(
-        "bodycam_http_connections_total",
-        "Connections to the forward proxy.",
-        &[],
-        load(&counters.connections),
-    );
-    out.counter(
-        "bodycam_http_refused_total",
-        "Connections refused before a session.",
-        &[],
-        load(&counters.refused),
-    );
-    for (verdict, counter) in [("allow", &counters.allowed), ("deny", &counters.denied)] {
-        let help = "Requests and tunnels by verdict.";
-        out.counter("bodycam_http_requests_total", help, &[("verdict", verdict)], load(counter));
-    }
-    for (direction, counter) in [("in", &counters.bytes_in), ("out", &counters.bytes_out)] {
-        let help = "Bytes from and to clients, of sessions that are over.";
-        out.counter("bodycam_http_bytes_total", help, &[("direction", direction)], load(counter));
-    }
-    let open = service.open_connections() as f64;
-    out.gauge("bodycam_http_connections_open", "Connections to the forward proxy open now.", &[], open);
 }
 
 fn answer(status: u16, ty: &str, body: &str, method: &str) -> Vec<u8> {
@@ -273,10 +199,28 @@ fn answer(status: u16, ty: &str, body: &str, method: &str) -> Vec<u8> {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use std::sync::atomic::AtomicBool;
+    use std::sync::Mutex;
 
-    async fn ask(address: SocketAddr, bytes: &[u8]) -> String {
-        let mut stream = TcpStream::connect(address).await.unwrap();
+    struct Part(Mutex<Result<(), String>>);
+
+    impl Probe for Part {
+        fn ready(&self) -> Result<(), String> {
+            self.0.lock().unwrap().clone()
+        }
+
+        fn metrics(&self) -> String {
+            "# TYPE a_total counter\na_total 1\n".to_owned()
+        }
+    }
+
+    fn start(patience: Duration) -> (Admin, Arc<Part>) {
+        let part = Arc::new(Part(Mutex::new(Ok(()))));
+        let config = AdminConfig { listen: SocketAddr::from(([127, 0, 0, 1], 0)) };
+        (Admin::with_patience(&config, part.clone(), patience).unwrap(), part)
+    }
+
+    async fn ask(admin: &Admin, bytes: &[u8]) -> String {
+        let mut stream = TcpStream::connect(admin.address()).await.unwrap();
         stream.write_all(bytes).await.unwrap();
         let mut answer = String::new();
         stream.read_to_string(&mut answer).await.unwrap();
@@ -285,60 +229,45 @@ mod tests {
 
     #[tokio::test(flavor = "current_thread")]
     async fn health_readiness_and_metrics_are_answered_and_nothing_else() {
-        let broken = Arc::new(AtomicBool::new(false));
-        let seen = Arc::clone(&broken);
-        let admin = Admin::default()
-            .check(
-                "spool",
-                move || if seen.load(Relaxed) { Err("full\u{1b}[31m".to_owned()) } else { Ok(()) },
-            )
-            .metrics(|out| {
-                out.counter("a_total", "A.", &[("k", "x\"y\n")], 1);
-                out.counter("a_total", "A.", &[("k", "z")], 2);
-                out.gauge("b", "B.", &[], 1.5);
-            });
-        let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
-        let address = listener.local_addr().unwrap();
-        let (drain, draining) = watch::channel(false);
-        let (stop, stopping) = watch::channel(false);
-        let serving = tokio::spawn(admin.serve(listener, draining, stopping));
+        let (admin, part) = start(PATIENCE);
         let get = |path: &str| format!("GET {path} HTTP/1.1\r\nHost: x\r\n\r\n").into_bytes();
-
-        assert!(ask(address, &get("/healthz")).await.starts_with("HTTP/1.1 200 OK\r\n"));
-        assert!(ask(address, &get("/readyz?verbose")).await.ends_with("\r\n\r\nready\n"));
-        let metrics = ask(address, &get("/metrics")).await;
-        let want = "# HELP a_total A.\n# TYPE a_total counter\na_total{k=\"x\\\"y\\n\"} 1\na_total{k=\"z\"} 2\n\
-                    # HELP b B.\n# TYPE b gauge\nb 1.5\n";
-        assert!(metrics.ends_with(want), "{metrics}");
-        assert!(ask(address, b"HEAD /metrics HTTP/1.1\r\nHost: x\r\n\r\n").await.ends_with("close\r\n\r\n"));
+        for (bytes, begin, end) in [
+            (get("/healthz"), "HTTP/1.1 200 OK\r\n", "\r\n\r\nok\n"),
+            (get("/readyz?verbose"), "HTTP/1.1 200 OK\r\n", "\r\n\r\nready\n"),
+            (
+                get("/metrics"),
+                "HTTP/1.1 200 OK\r\nContent-Type: text/plain; version=0.0.4\r\n",
+                "\na_total 1\n",
+            ),
+            (b"HEAD /metrics HTTP/1.0\r\n\r\n".to_vec(), "HTTP/1.1 200 OK\r\n", "close\r\n\r\n"),
+            (b"POST /metrics HTTP/1.1\r\nHost: x\r\n\r\n".to_vec(), "HTTP/1.1 405 ", "GET and HEAD\n"),
+            (get("/secrets"), "HTTP/1.1 404 ", "/metrics\n"),
+            (b"GET /metrics HTTP/1.1\n\n".to_vec(), "HTTP/1.1 400 ", "LF alone\n"),
+        ] {
+            let answer = ask(&admin, &bytes).await;
+            assert!(answer.starts_with(begin) && answer.ends_with(end), "{answer}");
+        }
+        *part.0.lock().unwrap() = Err("the spool is full\u{1b}[31m".to_owned());
+        let answer = ask(&admin, &get("/readyz")).await;
         assert!(
-            ask(address, b"POST /metrics HTTP/1.1\r\nHost: x\r\n\r\n").await.starts_with("HTTP/1.1 405 ")
+            answer.starts_with("HTTP/1.1 503 ") && answer.ends_with("\r\n\r\nthe spool is full\\x1b[31m\n")
         );
-        assert!(ask(address, &get("/secrets")).await.starts_with("HTTP/1.1 404 "));
-        assert!(ask(address, b"GET /metrics HTTP/1.1\n\n").await.starts_with("HTTP/1.1 400 "));
-
-        broken.store(true, Relaxed);
-        let problem = ask(address, &get("/readyz")).await;
-        assert!(
-            problem.starts_with("HTTP/1.1 503 ") && problem.ends_with("\r\n\r\nspool: full\\x1b[31m\n"),
-            "{problem}"
-        );
-        broken.store(false, Relaxed);
-        drain.send(true).unwrap();
-        assert!(ask(address, &get("/readyz")).await.ends_with("gateway: stopping\n"));
-        assert!(ask(address, &get("/healthz")).await.starts_with("HTTP/1.1 200 OK\r\n"));
-        stop.send(true).unwrap();
-        serving.await.unwrap();
+        *part.0.lock().unwrap() = Ok(());
+        admin.draining();
+        assert!(ask(&admin, &get("/readyz")).await.ends_with("\r\n\r\nstopping\n"));
+        assert!(ask(&admin, &get("/healthz")).await.starts_with("HTTP/1.1 200 OK\r\n"));
     }
 
     #[tokio::test(flavor = "current_thread")]
     async fn a_client_that_says_nothing_is_cut() {
-        let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
-        let address = listener.local_addr().unwrap();
-        let (_drain, draining) = watch::channel(false);
-        let (_stop, stopping) = watch::channel(false);
-        let admin = Admin { patience: Duration::from_millis(100), ..Admin::default() };
-        tokio::spawn(admin.serve(listener, draining, stopping));
-        assert_eq!(ask(address, b"GET /healthz").await, "");
+        let (admin, _part) = start(Duration::from_millis(50));
+        assert_eq!(ask(&admin, b"GET /healthz").await, "");
+    }
+
+    #[tokio::test(flavor = "current_thread")]
+    async fn an_address_in_use_is_named() {
+        let (admin, part) = start(PATIENCE);
+        let error = Admin::start(&AdminConfig { listen: admin.address() }, part).err().unwrap().to_string();
+        assert!(error.contains(&format!("cannot listen on {}", admin.address())), "{error}");
     }
 }
