@@ -154,7 +154,7 @@ impl Contents {
     /// What is missing or does not fit. `suspect` sessions have wrong events, whose commitments say nothing.
     pub fn finish(&mut self, suspect: &HashSet<SessionId>) -> Vec<Fault> {
         let mut faults = Vec::new();
-        for (session, ranges) in &self.committed {
+        for (session, ranges) in self.committed.iter().filter(|(s, _)| !suspect.contains(s)) {
             let there = self.there.get(session);
             for (from, to) in &ranges.0 {
                 for no in *from..*to {
@@ -172,10 +172,12 @@ impl Contents {
             let Some((seq, _)) = waiting.commitment else { continue };
             if self.closed.contains(session) {
                 self.not_opened += 1;
+            } else if suspect.contains(session) {
+                continue;
             } else if waiting.parts.is_empty() {
                 let detail = format!("the event commits to content {no}, of which there is nothing");
                 faults.push(Fault::new(Class::PayloadMissing, detail).of(*session).seq(seq));
-            } else if !suspect.contains(session) {
+            } else {
                 let how = if waiting.contradiction { "two different chunks with one number" } else { "altered, or not whole" };
                 let detail = format!("content {no} is not what the event commits to: {how}");
                 faults.push(Fault::new(Class::Payload, detail).of(*session).seq(seq));

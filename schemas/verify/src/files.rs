@@ -410,6 +410,12 @@ pub fn missing(file: &DataFile) -> Fault {
     Fault::new(Class::Manifest, detail).at(&file.entry.path)
 }
 
+/// The fault of a file that the Parquet library cannot survive.
+pub fn hostile(file: &DataFile) -> Fault {
+    let detail = "not a readable Parquet file: decoding it fails in a way that no writer's file does";
+    Fault::new(Class::File, detail).at(&file.entry.path)
+}
+
 /// The fault of an object that could not be read.
 pub fn unreadable(path: &str, why: &str) -> Fault {
     Fault::new(Class::Unreadable, format!("cannot be read: {}", shown(why))).at(path)

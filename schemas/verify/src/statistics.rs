@@ -228,6 +228,9 @@ fn pages(
     let index = metadata.column_index().and_then(|i| i.get(group)).and_then(|g| g.get(leaf));
     let offsets = metadata.offset_index().and_then(|i| i.get(group)).and_then(|g| g.get(leaf));
     let (Some(index), Some(offsets)) = (index, offsets) else { return Vec::new() };
+    if matches!(index, ColumnIndexMetaData::NONE) {
+        return Vec::new();
+    }
     let starts: Vec<u64> = offsets
         .page_locations()
         .iter()
