@@ -47,8 +47,8 @@ pub trait Files: Sync {
     /// The bytes of an object; none when there is no such object. The error says why it cannot be read.
     fn read(&self, path: &str) -> Result<Option<Bytes>, String>;
 
-    /// The names below a folder (ending in `/`), when the store can say so. It is only used to tell a gap from
-    /// an end; a store that lists nothing or lies is no danger.
+    /// The paths of all objects below a folder (which ends in `/`), when the store can say so. It is only used
+    /// to tell a gap from an end; a store that lists nothing hides nothing that the ledgers would not show.
     fn list(&self, folder: &str) -> Option<Vec<String>>;
 }
 
