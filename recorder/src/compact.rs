@@ -32,6 +32,9 @@ const AT_ONCE: u64 = 64 << 20;
 /// So many files of like size are merged even while more arrive.
 const FAN_IN: usize = 8;
 
+/// Age from which a file that no commit names counts as left behind by a killed writer.
+const LEFTOVER_AGE: Duration = Duration::from_secs(24 * 3600);
+
 /// Merges small files.
 pub struct Compactor {
     store: Store,
@@ -70,16 +73,42 @@ impl Compactor {
         }
     }
 
+    /// Deletes data files that no commit ever named: what killed writers left behind. Gives their number.
+    pub async fn collect_leftovers(&self, older_than: Duration) -> Result<u64, RecorderError> {
+        let before = now_ns().saturating_sub(i64::try_from(older_than.as_nanos()).unwrap_or(i64::MAX));
+        let mut found = Vec::new();
+        // Findings are left out: those of rules are named by window records, not by commits.
+        for folder in ["tables", "content", "sessions", "templates"] {
+            found.extend(self.store.written_before(folder, before).await?);
+        }
+        // Read after the listing: a file that was committed meanwhile is named by it.
+        let lake = Lake::open(self.store.clone()).await?;
+        let state = lake.state();
+        found.retain(|path| state.file(path).is_none() && !state.tombstones.iter().any(|t| t.path == *path));
+        for path in &found {
+            self.store.delete(path).await?;
+            tracing::info!(file = %path, "leftover_deleted");
+        }
+        Ok(found.len() as u64)
+    }
+
     /// Compacts until `stop` is true. A failure is logged and tried again at the next turn: nothing waits for
     /// compaction.
     pub async fn run(mut self, mut stop: watch::Receiver<bool>) {
         if self.every.is_zero() {
             return;
         }
+        let mut collected: Option<Instant> = None;
         loop {
             tokio::select! {
                 _ = stop.wait_for(|stop| *stop) => return,
                 () = tokio::time::sleep(self.every) => {}
+            }
+            if collected.is_none_or(|at| at.elapsed() >= LEFTOVER_AGE) {
+                collected = Some(Instant::now());
+                if let Err(err) = self.collect_leftovers(LEFTOVER_AGE).await {
+                    tracing::warn!(error = %err, "leftovers_not_collected");
+                }
             }
             if let Err(err) = self.turn().await {
                 tracing::warn!(error = %err, "compaction_failed");

@@ -21,6 +21,7 @@ use bodycam_record::{
 use bytes::Bytes;
 use futures::TryStreamExt;
 use futures::future::BoxFuture;
+use object_store::memory::InMemory;
 
 /// 2026-11-21T10:00Z.
 pub const T0: i64 = 1_795_255_200_000_000_000;
@@ -403,7 +404,12 @@ impl Writes for Failing {
 
 /// A store in memory, for tests that write very often and ask nothing of a disk.
 pub fn memory() -> Store {
-    Store::on(Arc::new(object_store::memory::InMemory::new()), "memory")
+    in_memory(&InMemory::new())
+}
+
+/// A store with a copy of what `objects` holds now.
+pub fn in_memory(objects: &InMemory) -> Store {
+    Store::on(Arc::new(objects.fork()), "memory")
 }
 
 /// A store in a directory of its own.

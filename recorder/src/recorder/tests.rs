@@ -236,7 +236,8 @@ async fn what_is_wrong_in_a_chain_is_stored_and_found() {
 
 #[tokio::test]
 async fn a_ledger_that_does_not_hold_together_is_stored_and_found() {
-    let cases: [(&str, fn(&mut bodycam_record::LedgerRecord)); 4] = [
+    type Change = fn(&mut bodycam_record::LedgerRecord);
+    let cases: [(&str, Change); 4] = [
         ("time", |r| r.ts_wall_ns += 1),
         ("body", |r| *r.body.last_mut().unwrap() ^= 1),
         ("signature", |r| r.signature[0] ^= 1),
