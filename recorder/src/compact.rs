@@ -42,6 +42,8 @@ pub struct Compactor {
     every: Duration,
     grace: Duration,
     metrics: Arc<Metrics>,
+    /// The lake as the last turn left it.
+    lake: Option<Lake>,
     /// When each folder was last seen to change, and the number of small files in it then.
     quiet: HashMap<String, (usize, Instant)>,
     /// Files that are not what their commit says.
@@ -67,6 +69,7 @@ impl Compactor {
             every: Duration::from_secs(config.compact_seconds),
             grace: Duration::from_secs(config.compact_grace_seconds),
             metrics,
+            lake: None,
             quiet: HashMap::new(),
             damaged: Vec::new(),
             n: 0,
@@ -118,11 +121,19 @@ impl Compactor {
 
     /// Merges what has gathered enough files of like size or has been quiet since the last turn.
     async fn turn(&mut self) -> Result<(), RecorderError> {
-        let mut lake = Lake::open(self.store.clone()).await?;
+        let mut lake = match self.lake.take() {
+            Some(mut lake) => {
+                lake.refresh().await?;
+                lake
+            }
+            None => Lake::open(self.store.clone()).await?,
+        };
         for job in self.jobs(&lake, false) {
             self.try_merge(&mut lake, job).await?;
         }
-        self.delete_replaced(&lake).await
+        self.delete_replaced(&lake).await?;
+        self.lake = Some(lake);
+        Ok(())
     }
 
     /// Merges everything that can be merged, as if every folder were quiet; gives the number of commits.
