@@ -79,7 +79,7 @@ fn lake_at(arg: &LakeArg) -> Result<LakeAt> {
     };
     let tenant_key = match reference.as_deref() {
         None | Some("none") => None,
-        Some(reference) => Some(bodycam_proxy::gateway::load_tenant_key(reference, false)?),
+        Some(reference) => Some(crate::tenant_key::load(reference, false)?),
     };
     Ok(LakeAt { url, tenant_key, config })
 }

@@ -157,6 +157,7 @@ impl Config {
         };
         self.spool.dir = join(&self.spool.dir);
         self.state.path = join(&self.state.path);
+        self.recorder.key = join(&self.recorder.key);
         if !self.lake.url.contains("://") {
             self.lake.url = join(Path::new(&self.lake.url)).display().to_string();
         }

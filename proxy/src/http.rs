@@ -15,7 +15,7 @@ use thiserror::Error;
 use tokio::net::TcpStream;
 use tokio::sync::watch;
 
-use crate::identity::Directory;
+use crate::identity::{Directory, PrincipalConfig};
 use crate::recording::Lane;
 use crate::slots::SessionSlots;
 
@@ -27,9 +27,10 @@ pub mod upstream;
 
 use codec::authority::Host;
 use codec::fields::Limits;
+use hosts::{HostRule, HostRuleError};
 use upstream::dial::Dialer;
 
-/// `[egress]` in `bodycam.toml`: the forward proxy.
+/// `[http]` in `bodycam.toml`: the forward proxy for egress.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields, default)]
 pub struct HttpConfig {
@@ -65,14 +66,12 @@ pub struct HttpConfig {
     pub connect_seconds: u64,
     /// Seconds between two looks at whether a session's principal is still valid, at most 60.
     pub check_seconds: u64,
-    /// Seconds that requests and tunnels may go on when the gateway stops.
-    pub drain_seconds: u64,
 }
 
 impl Default for HttpConfig {
     fn default() -> Self {
         Self {
-            listen: SocketAddr::new(IpAddr::V4(Ipv4Addr::LOCALHOST), 8080),
+            listen: SocketAddr::new(IpAddr::V4(Ipv4Addr::LOCALHOST), 3128),
             name: "egress".to_owned(),
             hosts: BTreeMap::new(),
             max_connections: 8192,
@@ -88,19 +87,19 @@ impl Default for HttpConfig {
             resolve_seconds: 5,
             connect_seconds: 10,
             check_seconds: 60,
-            drain_seconds: 5,
         }
     }
 }
 
-/// A setting of `[egress]` that cannot be meant.
+/// A setting that cannot be meant.
 #[derive(Debug, Clone, PartialEq, Eq, Error)]
-#[error("[egress] {setting}: {problem}")]
-pub struct HttpConfigError {
-    /// The setting.
-    pub setting: &'static str,
-    /// What is wrong and what to write instead.
-    pub problem: String,
+pub enum HttpConfigError {
+    /// In `[http]`.
+    #[error("[http] {setting}: {problem}")]
+    Setting { setting: &'static str, problem: String },
+    /// In `[[principals]]`.
+    #[error("principal '{principal}': {source}")]
+    Rule { principal: String, source: HostRuleError },
 }
 
 /// What the forward proxy has done since it started.
@@ -126,14 +125,27 @@ pub struct Service {
     directory: Directory,
     slots: SessionSlots,
     dialer: Dialer,
+    drain: Duration,
     counters: Counters,
     open: AtomicUsize,
 }
 
 impl HttpConfig {
-    /// Whether every setting can be meant.
-    pub fn check(&self) -> Result<(), HttpConfigError> {
-        let fault = |setting, problem: String| Err(HttpConfigError { setting, problem });
+    /// Whether every setting, and every egress rule of the principals, can be meant.
+    pub fn check(&self, principals: &[PrincipalConfig]) -> Result<(), HttpConfigError> {
+        for principal in principals {
+            for rule in &principal.egress {
+                HostRule::parse(rule).map_err(|source| HttpConfigError::Rule {
+                    principal: bodycam_record::shown(&principal.name),
+                    source,
+                })?;
+            }
+        }
+        self.check_settings()
+    }
+
+    fn check_settings(&self) -> Result<(), HttpConfigError> {
+        let fault = |setting, problem: String| Err(HttpConfigError::Setting { setting, problem });
         let plain = |c: char| c.is_ascii_alphanumeric() || matches!(c, '-' | '_' | '.');
         if self.name.is_empty() || self.name.len() > 63 || !self.name.chars().all(plain) {
             return fault("name", "must be 1 to 63 of the characters A-Z a-z 0-9 . _ -".to_owned());
@@ -146,7 +158,7 @@ impl HttpConfig {
             if value == 0 {
                 return fault(
                     setting,
-                    "0 would let nothing through; remove [egress] to switch it off".to_owned(),
+                    "0 would let nothing through; remove [http] to switch it off".to_owned(),
                 );
             }
         }
@@ -169,7 +181,6 @@ impl HttpConfig {
             ("resolve_seconds", self.resolve_seconds, 300),
             ("connect_seconds", self.connect_seconds, 300),
             ("check_seconds", self.check_seconds, 60),
-            ("drain_seconds", self.drain_seconds, 300),
         ] {
             if !(1..=most).contains(&value) {
                 return fault(setting, format!("{value} is not between 1 and {most}"));
@@ -182,7 +193,7 @@ impl HttpConfig {
     fn known_hosts(&self) -> Result<HashMap<String, Vec<IpAddr>>, HttpConfigError> {
         let mut known = HashMap::new();
         for (name, addresses) in &self.hosts {
-            let fault = |what: &str| HttpConfigError {
+            let fault = |what: &str| HttpConfigError::Setting {
                 setting: "hosts",
                 problem: format!("'{}' {what}", bodycam_record::shown(name)),
             };
@@ -207,19 +218,20 @@ impl HttpConfig {
 
 impl Service {
     /// A forward proxy. `own` are the addresses that this process listens on, whatever the protocol: no client
-    /// reaches them through it.
+    /// reaches them through it. `drain` is how long requests and tunnels may go on when the gateway stops.
     pub fn new(
         config: HttpConfig,
         directory: Directory,
         slots: SessionSlots,
         own: Vec<SocketAddr>,
+        drain: Duration,
     ) -> Result<Self, HttpConfigError> {
-        config.check()?;
+        config.check_settings()?;
         let resolve = Duration::from_secs(config.resolve_seconds);
         let connect = Duration::from_secs(config.connect_seconds);
         let dialer = Dialer::new(config.known_hosts()?, own, resolve, connect);
         let (counters, open) = (Counters::default(), AtomicUsize::new(0));
-        Ok(Self { config, directory, slots, dialer, counters, open })
+        Ok(Self { config, directory, slots, dialer, drain, counters, open })
     }
 
     /// The settings.
@@ -275,10 +287,10 @@ mod tests {
 
     #[test]
     fn the_default_settings_are_valid_and_unknown_ones_are_refused() {
-        HttpConfig::default().check().unwrap();
+        HttpConfig::default().check(&[]).unwrap();
         let config: HttpConfig =
             toml::from_str("listen = \"127.0.0.1:3128\"\nhosts.\"A.example\" = [\"10.0.0.1\"]").unwrap();
-        config.check().unwrap();
+        config.check(&[]).unwrap();
         assert!(toml::from_str::<HttpConfig>("liste = \"127.0.0.1:3128\"").is_err());
     }
 
@@ -297,7 +309,16 @@ mod tests {
             ("hosts.\"a.example\" = [\"::1\"]\nhosts.\"A.example.\" = [\"::1\"]", "hosts"),
         ] {
             let config: HttpConfig = toml::from_str(text).unwrap();
-            assert_eq!(config.check().unwrap_err().setting, setting, "{text}");
+            let error = config.check(&[]).unwrap_err();
+            assert!(
+                matches!(error, HttpConfigError::Setting { setting: named, .. } if named == setting),
+                "{text}: {error}"
+            );
         }
+        let principal = "name = \"ada\"\nkind = \"person\"\negress = [\"*.com\"]";
+        let error = HttpConfig::default().check(&[toml::from_str(principal).unwrap()]).unwrap_err();
+        let want =
+            "principal 'ada': egress rule '*.com': a wildcard needs at least two labels, as *.example.com";
+        assert_eq!(error.to_string(), want);
     }
 }

@@ -20,7 +20,7 @@ mod recovery;
 
 pub use lane::Lane;
 pub use pen::{ContentWriter, Opening, SessionPen, Totals};
-pub use producer::{Counters, Producer, ProducerOptions, create_key_file};
+pub use producer::{Counters, Producer, ProducerOptions, load_or_create_key_file};
 
 /// `[record]` in `bodycam.toml`: what is recorded, and how much of it.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]

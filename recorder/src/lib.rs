@@ -4,10 +4,22 @@
 //! keys and the commit in their order and releases the bus, `compact` merges small files. Invariant: a record
 //! is released only after the commit that holds it is durable, and a commit exists only after its files are.
 
+mod commit;
+pub mod compact;
 pub mod config;
 pub mod error;
+mod findings;
+mod ingest;
 pub mod metrics;
+pub mod recorder;
+#[cfg(test)]
+mod scene;
+mod sessions;
+mod tables;
+mod templates;
 
+pub use compact::Compactor;
 pub use config::RecorderConfig;
 pub use error::RecorderError;
 pub use metrics::Metrics;
+pub use recorder::{Recorder, run};

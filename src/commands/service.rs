@@ -3,23 +3,20 @@
 use std::net::SocketAddr;
 use std::process::ExitCode;
 use std::sync::Arc;
-use std::time::{Duration, Instant};
 
-use anyhow::{Context, Result, bail};
+use anyhow::{Context, Result};
 use bodycam_analyzer::detect;
 use bodycam_bus::spool::SpoolBus;
-use bodycam_bus::{Bus, StreamId};
 use bodycam_lake::Store;
 use bodycam_proxy::admin::{self, Admin};
 use bodycam_proxy::clock::Clock;
-use bodycam_proxy::gateway::{self, Gateway, Service};
+use bodycam_proxy::gateway::{Gateway, Service};
 use bodycam_proxy::identity::{Directory, Roster};
-use bodycam_proxy::recording::{Producer, ProducerOptions};
+use bodycam_proxy::recording::{Producer, ProducerOptions, load_or_create_key_file};
 use bodycam_proxy::slots::SessionSlots;
 use bodycam_proxy::state::SqliteState;
 use bodycam_proxy::{http, postgres};
-use bodycam_record::digest;
-use bodycam_recorder::Recorder;
+use bodycam_record::{EpochKey, digest};
 use tokio::sync::watch;
 use tokio::task::JoinHandle;
 
@@ -52,7 +49,7 @@ pub fn run(config: &Config, parts: Parts) -> Result<ExitCode> {
     init_logging();
     let mut running = Running::start(config, Clock::system(), parts)?;
     let stopped = running.wait_for_signal()?;
-    running.drain(Duration::from_secs(60))?;
+    running.drain()?;
     match stopped {
         None => Ok(ExitCode::SUCCESS),
         Some(error) => Err(error),
@@ -66,7 +63,6 @@ pub struct Running {
     recorder: Option<Background>,
     detect: Option<Background>,
     admin: Option<Admin>,
-    spool: SpoolBus,
     recorder_metrics: Arc<bodycam_recorder::Metrics>,
 }
 
@@ -80,7 +76,7 @@ impl Running {
     /// Starts the parts, the ones that are written to first.
     pub fn start(config: &Config, clock: Clock, parts: Parts) -> Result<Self> {
         let runtime = super::runtime()?;
-        let tenant_key = gateway::load_tenant_key(&config.gateway.tenant_key, parts.gateway)?;
+        let tenant_key = crate::tenant_key::load(&config.gateway.tenant_key, parts.gateway)?;
         let spool = SpoolBus::new(&config.spool);
         let recorder_metrics = Arc::new(bodycam_recorder::Metrics::default());
         let recorder = match parts.recorder {
@@ -108,7 +104,7 @@ impl Running {
             }
             false => None,
         };
-        Ok(Self { runtime, gateway, recorder, detect, admin, spool, recorder_metrics })
+        Ok(Self { runtime, gateway, recorder, detect, admin, recorder_metrics })
     }
 
     /// Returns on SIGTERM or SIGINT, or with the error of a part that ended by itself.
@@ -128,19 +124,15 @@ impl Running {
     }
 
     /// Stops in order: sessions sealed, spool stored, commit made. Gives the number of events stored.
-    pub fn drain(mut self, limit: Duration) -> Result<u64> {
+    pub fn drain(mut self) -> Result<u64> {
         if let Some(admin) = &self.admin {
             admin.draining();
         }
-        let had_gateway = self.gateway.is_some();
-        if let Some(gateway) = self.gateway.take() {
-            gateway.drain()?;
-        }
-        let mut outcome = Ok(());
+        let mut outcome = match self.gateway.take() {
+            Some(gateway) => gateway.drain().map_err(anyhow::Error::from),
+            None => Ok(()),
+        };
         if let Some(recorder) = self.recorder.take() {
-            if had_gateway {
-                outcome = self.wait_until_stored(limit);
-            }
             outcome = outcome.and(recorder.stop(&self.runtime, "recorder"));
         }
         if let Some(detect) = self.detect.take() {
@@ -148,28 +140,6 @@ impl Running {
         }
         outcome?;
         Ok(self.recorder_metrics.events_total.load(std::sync::atomic::Ordering::Relaxed))
-    }
-
-    /// The recorder's last flush comes when it is told to stop; it only has to have read everything by then.
-    fn wait_until_stored(&self, limit: Duration) -> Result<()> {
-        let deadline = Instant::now() + limit;
-        let ends: Vec<(StreamId, i64)> =
-            self.spool.streams()?.into_iter().map(|s| self.spool.end(&s).map(|end| (s, end))).collect::<Result<_, _>>()?;
-        loop {
-            let mut behind = Vec::new();
-            for (stream, end) in &ends {
-                if self.spool.released(stream)? < *end {
-                    behind.push(stream.to_string());
-                }
-            }
-            if behind.is_empty() {
-                return Ok(());
-            }
-            if Instant::now() > deadline {
-                bail!("the recorder did not store all of {} in {} s; it goes on at the next start", behind.join(", "), limit.as_secs());
-            }
-            std::thread::sleep(Duration::from_millis(20));
-        }
     }
 }
 
@@ -247,9 +217,13 @@ fn start_recorder(
     metrics: Arc<bodycam_recorder::Metrics>,
 ) -> Result<Background> {
     let store = Store::create(&config.lake.url)?;
-    let recorder = runtime.block_on(Recorder::open(config.recorder.clone(), spool, store, metrics))?;
-    let (stop, stopped) = watch::channel(false);
-    let task = runtime.spawn(async move { Ok(recorder.run(stopped).await?) });
+    let key = Arc::new(EpochKey::from_seed(&*load_or_create_key_file(&config.recorder.key)?));
+    let (stop, mut stopped) = watch::channel(false);
+    let config = config.recorder.clone();
+    let task = runtime.spawn(async move {
+        let shutdown = async move { drop(stopped.wait_for(|stop| *stop).await) };
+        Ok(bodycam_recorder::run(spool, store, key, config, metrics, shutdown).await?)
+    });
     Ok(Background { stop, task })
 }
 

@@ -12,16 +12,23 @@ use thiserror::Error;
 
 use super::codec::authority::{Authority, Host, parse_port};
 use super::upstream::address::AddressClass;
-use crate::identity::roster::{Member, Roster};
+use crate::identity::roster::Member;
 
 /// Ports of a rule that names none.
 const DEFAULT_PORTS: [u16; 2] = [80, 443];
 
-/// One rule: `host`, `*.host`, `address` or `network/bits`, each with or without `:port`.
+/// One rule: `host`, `*.host`, `address` or `network/bits`, each with or without `:port` or `:*`.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct HostRule {
     destination: Destination,
-    port: Option<u16>,
+    ports: Ports,
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Ports {
+    Default,
+    Only(u16),
+    Any,
 }
 
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -61,10 +68,12 @@ impl HostRule {
     pub fn parse(text: &str) -> Result<Self, HostRuleError> {
         let fault = |problem: &str| HostRuleError { rule: shown(text), problem: problem.to_owned() };
         let (host, port) = split_port(text);
-        let port = match port {
-            None => None,
-            Some(port) => Some(
-                parse_port(port.as_bytes()).map_err(|_| fault("the port is not a number from 1 to 65535"))?,
+        let ports = match port {
+            None => Ports::Default,
+            Some("*") => Ports::Any,
+            Some(port) => Ports::Only(
+                parse_port(port.as_bytes())
+                    .map_err(|_| fault("the port is neither a number from 1 to 65535 nor *"))?,
             ),
         };
         let destination = if let Some((address, bits)) = host.split_once('/') {
@@ -92,13 +101,14 @@ impl HostRule {
         {
             return Err(fault("no connection leads to such an address; remove the rule"));
         }
-        Ok(Self { destination, port })
+        Ok(Self { destination, ports })
     }
 
     fn has_port(&self, port: u16) -> bool {
-        match self.port {
-            Some(only) => only == port,
-            None => DEFAULT_PORTS.contains(&port),
+        match self.ports {
+            Ports::Default => DEFAULT_PORTS.contains(&port),
+            Ports::Only(only) => only == port,
+            Ports::Any => true,
         }
     }
 
@@ -184,14 +194,6 @@ impl fmt::Display for NotListed {
     }
 }
 
-/// Reads every egress rule of a roster, so that a rule which opens nothing is an error of the configuration.
-pub fn check_roster(roster: &Roster) -> Result<(), HostRuleError> {
-    roster.members().flat_map(|m| m.egress.iter()).flat_map(|list| list.iter()).try_for_each(|rule| {
-        HostRule::parse(rule)?;
-        Ok(())
-    })
-}
-
 /// `[v6]:port`, `[v6/bits]:port`, `host:port`, or without a port; bare IPv6 has none.
 fn split_port(text: &str) -> (&str, Option<&str>) {
     if let Some(inner) = text.strip_prefix('[')
@@ -255,7 +257,7 @@ fn shares_bits(network: IpAddr, address: IpAddr, bits: u8) -> bool {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::identity::roster::{PrincipalConfig, PrincipalKind};
+    use crate::identity::roster::{PrincipalConfig, PrincipalKind, Roster};
 
     fn person(name: &str, egress: &[&str]) -> PrincipalConfig {
         PrincipalConfig {
@@ -293,6 +295,9 @@ mod tests {
             ("example.com", "example.com.evil.net:443", false),
             ("example.com:8443", "example.com:8443", true),
             ("example.com:8443", "example.com:443", false),
+            ("example.com:*", "example.com:8443", true),
+            ("example.com:*", "www.example.com:8443", false),
+            ("10.0.0.0/8:*", "10.1.2.3:5", true),
             ("*.example.com", "a.example.com:443", true),
             ("*.example.com", "a.b.example.com:443", true),
             ("*.example.com", "example.com:443", false),

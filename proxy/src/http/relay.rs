@@ -7,7 +7,7 @@ use std::net::SocketAddr;
 
 use tokio::net::TcpStream;
 use tokio::sync::watch;
-use tokio::time::{Duration, Instant};
+use tokio::time::Duration;
 
 use super::Service;
 use super::codec::credential::Credential;
@@ -200,9 +200,4 @@ async fn respond(
     }
     client.answer_and_close(answer, &head.method).await;
     Err(if may_keep { Close::Client } else { Close::Protocol })
-}
-
-/// The moment `seconds` from now.
-fn after(seconds: u64) -> Instant {
-    Instant::now() + Duration::from_secs(seconds)
 }

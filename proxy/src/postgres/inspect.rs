@@ -20,6 +20,7 @@ mod pool;
 pub mod redact;
 mod search;
 pub mod settings;
+mod shape;
 mod statement;
 mod template;
 mod walk;
@@ -32,6 +33,11 @@ pub use settings::{SearchPath, Settings};
 
 use cache::Cache;
 use pool::Pool;
+use redact::may_hold_secret;
+
+/// Deepest shape that is analysed on a core. Handing over a tree takes some 20 KiB of stack for each level of
+/// messages, of which a nested query makes six; a core's stack may have no more than 2 MiB.
+const INLINE_DEPTH: usize = 8;
 
 /// How statements are analysed: `[postgres.inspect]`.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
@@ -107,14 +113,29 @@ impl Inspector {
         principal: Id16,
     ) -> Arc<Facts> {
         let inner = &self.0;
-        let key = inner.cache.key_of(sql, settings, catalog.generation());
+        let generation = catalog.generation();
+        let key = inner.cache.key_of(sql, settings, generation);
         if let Some(facts) = inner.cache.get(&key) {
             inner.hits.fetch_add(1, Ordering::Relaxed);
             return facts;
         }
-        inner.misses.fetch_add(1, Ordering::Relaxed);
         let max = inner.config.max_analysed_bytes;
-        let facts = if sql.len() <= inner.config.inline_bytes {
+        let short = sql.len() <= inner.config.inline_bytes;
+        let mut by_shape = None;
+        let mut inline = false;
+        if short {
+            let (key, shape) = inner.cache.shape_of(sql, settings, generation);
+            inline = shape.depth <= INLINE_DEPTH;
+            if shape.reusable && !may_hold_secret(sql, settings.standard_conforming_strings) {
+                if let Some(facts) = inner.cache.get(&key) {
+                    inner.hits.fetch_add(1, Ordering::Relaxed);
+                    return facts;
+                }
+                by_shape = Some(key);
+            }
+        }
+        inner.misses.fetch_add(1, Ordering::Relaxed);
+        let facts = if inline {
             analyse::analyse(sql, settings, catalog, &inner.tenant, max)
         } else {
             let (sql, settings, catalog) = (sql.to_owned(), settings.clone(), catalog.clone());
@@ -130,7 +151,9 @@ impl Inspector {
             })
         };
         let facts = Arc::new(facts);
-        inner.cache.put(key, facts.clone());
+        // A text that does not parse may do so with other values.
+        let parsed = facts.fingerprint.is_some();
+        inner.cache.put(by_shape.filter(|_| parsed).unwrap_or(key), facts.clone());
         facts
     }
 
@@ -138,5 +161,63 @@ impl Inspector {
     pub fn cache_counts(&self) -> CacheCounts {
         let load = |counter: &AtomicU64| counter.load(Ordering::Relaxed);
         CacheCounts { hits: load(&self.0.hits), misses: load(&self.0.misses) }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn inspector() -> Inspector {
+        Inspector::new(InspectConfig::default(), TenantKey::new([7; 32])).unwrap()
+    }
+
+    async fn facts(inspector: &Inspector, sql: &str) -> Arc<Facts> {
+        let catalog = Arc::new(catalog::tests::shop());
+        let before = catalog::SharedCatalog::default();
+        before.put((*catalog).clone());
+        inspector.analyse(sql, &Settings::initial("bob"), &before.current(), Id16::ZERO).await
+    }
+
+    #[tokio::test]
+    async fn texts_that_differ_in_values_are_analysed_once() {
+        let (inspector, catalog) = (inspector(), Arc::new(catalog::tests::shop()));
+        let settings = Settings::initial("bob");
+        let of = |sql: &'static str| inspector.analyse(sql, &settings, &catalog, Id16::ZERO);
+        let first = of("select name from customers where id = 1").await;
+        let second = of("select name from customers where id = 2").await;
+        assert!(Arc::ptr_eq(&first, &second));
+        assert_eq!(inspector.cache_counts(), CacheCounts { hits: 1, misses: 1 });
+        // A secret in a value is looked for in every text.
+        let plain = of("select name from customers where name = 'ann'").await;
+        assert_eq!(plain.redacted, None);
+        let secret = of("select name from customers where name = 'password=x'").await;
+        assert_eq!(
+            secret.redacted.as_deref(),
+            Some("select name from customers where name = 'password=***'")
+        );
+        assert_eq!(of("select name from customers limit 1").await.limit_rows, Some(1));
+        assert_eq!(of("select name from customers limit 2").await.limit_rows, Some(2));
+    }
+
+    #[tokio::test]
+    async fn deep_and_long_texts_are_analysed_on_a_thread_with_room() {
+        let inspector = inspector();
+        for sql in [
+            format!("select {} id from customers", "not ".repeat(48)),
+            format!("select {} id from customers", "not ".repeat(2000)),
+            format!("select 1 from customers where {}", vec!["id = 1"; 20_000].join(" or ")),
+            format!("select {}1 from customers{}", "(select ".repeat(60), ")".repeat(60)),
+            format!("select id{} from customers", " + 1".repeat(1500)),
+        ] {
+            let facts = facts(&inspector, &sql).await;
+            assert_eq!(facts.relations_read, ["public.customers"], "{:.60}", sql);
+        }
+    }
+
+    #[test]
+    fn a_configuration_with_an_unknown_key_is_refused() {
+        assert!(toml::from_str::<InspectConfig>("inline_bytes = 1024").is_ok());
+        assert!(toml::from_str::<InspectConfig>("inline_byte = 1024").is_err());
     }
 }

@@ -17,7 +17,6 @@ use subtle::ConstantTimeEq as _;
 use tokio::sync::watch;
 use tokio::time::{Duration, Instant, sleep_until};
 
-use super::after;
 use super::answer::Refused;
 use super::client::Client;
 use crate::http::Service;
@@ -232,17 +231,17 @@ impl<'a> Session<'a> {
 
     /// Runs one step of a relay, unless the principal loses its access or the gateway stops first.
     pub async fn guarded<T>(&mut self, work: impl Future<Output = T>) -> Result<T, Close> {
-        self.watch(work, self.service.config.drain_seconds).await
+        self.watch(work, self.service.drain).await
     }
 
     /// Waits for something that a stop of the gateway may cut at once.
     pub async fn idle<T>(&mut self, work: impl Future<Output = T>) -> Result<T, Close> {
-        self.watch(work, 0).await
+        self.watch(work, Duration::ZERO).await
     }
 
-    async fn watch<T>(&mut self, work: impl Future<Output = T>, grace: u64) -> Result<T, Close> {
+    async fn watch<T>(&mut self, work: impl Future<Output = T>, grace: Duration) -> Result<T, Close> {
         let mut work = pin!(work);
-        if grace == 0 && self.is_draining() {
+        if grace.is_zero() && self.is_draining() {
             return Err(Close::Drain);
         }
         loop {
@@ -257,8 +256,8 @@ impl<'a> Session<'a> {
             };
             match due {
                 Due::Check => self.check().await?,
-                Due::Drain if grace == 0 => return Err(Close::Drain),
-                Due::Drain => self.drain_at = Some(after(grace)),
+                Due::Drain if grace.is_zero() => return Err(Close::Drain),
+                Due::Drain => self.drain_at = Some(Instant::now() + grace),
             }
         }
     }

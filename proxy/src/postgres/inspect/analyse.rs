@@ -256,3 +256,6 @@ pub fn constant(node: Option<&pg::Node>) -> Option<i64> {
         _ => None,
     }
 }
+
+#[cfg(test)]
+mod statements;

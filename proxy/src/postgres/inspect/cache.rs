@@ -1,4 +1,5 @@
-//! Facts of statements that were seen before, by their exact text, the session's settings and the catalog.
+//! Facts of statements that were seen before, by their exact text or their shape, the session's settings and
+//! the catalog.
 //!
 //! Two halves: what is used moves to the young one; when that is full it becomes the old one, and what was
 //! not used since is gone. Invariant: entries and bytes stay within their bounds, and a hit allocates nothing.
@@ -9,6 +10,7 @@ use std::sync::{Arc, Mutex, PoisonError};
 
 use super::facts::Facts;
 use super::settings::{SearchPath, Settings};
+use super::shape::{Shape, shape};
 
 /// Shares of the cache with a lock of their own.
 const SHARDS: usize = 16;
@@ -51,7 +53,21 @@ impl Cache {
 
     /// The key of a text under these settings and this catalog.
     pub fn key_of(&self, sql: &str, settings: &Settings, generation: u64) -> Key {
+        let mut hasher = self.hasher(b"text", settings, generation);
+        hasher.update(sql.as_bytes());
+        Key(*hasher.finalize().as_bytes())
+    }
+
+    /// The key of a text's shape under these settings and this catalog, and the shape.
+    pub fn shape_of(&self, sql: &str, settings: &Settings, generation: u64) -> (Key, Shape) {
+        let mut hasher = self.hasher(b"shape", settings, generation);
+        let shape = shape(sql, settings.standard_conforming_strings, &mut hasher);
+        (Key(*hasher.finalize().as_bytes()), shape)
+    }
+
+    fn hasher(&self, of: &[u8], settings: &Settings, generation: u64) -> blake3::Hasher {
         let mut hasher = blake3::Hasher::new_keyed(&self.key);
+        hasher.update(of);
         hasher.update(&generation.to_le_bytes());
         hasher.update(&[u8::from(settings.standard_conforming_strings)]);
         match &settings.search_path {
@@ -66,8 +82,7 @@ impl Cache {
                 hasher.update(&u64::MAX.to_le_bytes());
             }
         }
-        hasher.update(sql.as_bytes());
-        Key(*hasher.finalize().as_bytes())
+        hasher
     }
 
     /// The facts under this key.

@@ -103,9 +103,24 @@ impl<'a> Lexer<'a> {
     /// A string whose opening quote is next, and its continuations: more quotes after white space that holds
     /// a line break (`quotecontinue` in scan.l).
     fn string(&mut self, backslash: bool) -> bool {
+        self.continued(|lexer| lexer.quoted(b'\'', backslash))
+    }
+
+    /// A bit string whose opening quote is next: a second quote does not double the first there.
+    fn bits(&mut self) -> bool {
+        self.continued(|lexer| {
+            lexer.skip_while(|b| b != b'\'');
+            lexer.at += 1;
+            lexer.at <= lexer.bytes.len()
+        })
+    }
+
+    /// Parts of one literal, each read by `part` from behind its opening quote.
+    fn continued(&mut self, part: impl Fn(&mut Self) -> bool) -> bool {
         loop {
             self.at += 1;
-            if !self.quoted(b'\'', backslash) {
+            if !part(self) {
+                self.at = self.at.min(self.bytes.len());
                 return false;
             }
             let (end, mut broken) = (self.at, false);
@@ -210,7 +225,7 @@ impl Iterator for Lexer<'_> {
             }
             (b'b' | b'B' | b'x' | b'X', b'\'', _) => {
                 self.at += 1;
-                (Kind::Bits, self.string(false))
+                (Kind::Bits, self.bits())
             }
             (b'u' | b'U', b'&', b'\'') => {
                 self.at += 2;
@@ -382,4 +397,161 @@ fn is_operator(byte: u8) -> bool {
             | b'>'
             | b'='
     )
+}
+
+#[cfg(test)]
+mod tests {
+    use pg_query::protobuf::Token as Pg;
+    use proptest::prelude::*;
+
+    use super::*;
+
+    fn of(text: &str, standard: bool) -> Vec<(Kind, &str)> {
+        Lexer::new(text, standard).map(|t| (t.kind, &text[t.start..t.end])).collect()
+    }
+
+    #[test]
+    fn tokens_are_those_of_the_server() {
+        use Kind::*;
+        let rows: &[(&str, &[(Kind, &str)])] = &[
+            ("select 'it''s'", &[(Word, "select"), (Text, "'it''s'")]),
+            ("'a'  \n -- c\n 'b' 'c'", &[(Text, "'a'  \n -- c\n 'b'"), (Text, "'c'")]),
+            (
+                "E'\\'' x'1F' B'01' n'x'",
+                &[(Escaped, "E'\\''"), (Bits, "x'1F'"), (Bits, "B'01'"), (Text, "n'x'")],
+            ),
+            (
+                "$a$ $b$ ' $a$ $$x$$ $1 $1a",
+                &[
+                    (Dollar, "$a$ $b$ ' $a$"),
+                    (Dollar, "$$x$$"),
+                    (Parameter, "$1"),
+                    (Parameter, "$1"),
+                    (Word, "a"),
+                ],
+            ),
+            ("$é$x$é$ a$b$c", &[(Dollar, "$é$x$é$"), (Word, "a$b$c")]),
+            (
+                "\"a\"\"b\" U&\"c\" u&'d' e",
+                &[(Quoted, "\"a\"\"b\""), (UnicodeQuoted, "U&\"c\""), (Unicode, "u&'d'"), (Word, "e")],
+            ),
+            (
+                "1.5e-3 .5 1..2 0x1F 1_000",
+                &[
+                    (Number, "1.5e-3"),
+                    (Number, ".5"),
+                    (Number, "1"),
+                    (Mark, ".."),
+                    (Number, "2"),
+                    (Number, "0x1F"),
+                    (Number, "1_000"),
+                ],
+            ),
+            (
+                "a->>'b'::int/*x/*y*/z*/-1",
+                &[
+                    (Word, "a"),
+                    (Operator, "->>"),
+                    (Text, "'b'"),
+                    (Mark, "::"),
+                    (Word, "int"),
+                    (Comment, "/*x/*y*/z*/"),
+                    (Operator, "-"),
+                    (Number, "1"),
+                ],
+            ),
+            ("a--'x\nb", &[(Word, "a"), (Comment, "--'x"), (Word, "b")]),
+            ("u & 'x'", &[(Word, "u"), (Operator, "&"), (Text, "'x'")]),
+        ];
+        for (text, expected) in rows {
+            assert_eq!(of(text, true), *expected, "{text}");
+        }
+        assert_eq!(of("'a\\' b'", false), [(Escaped, "'a\\' b'")]);
+    }
+
+    #[test]
+    fn a_cut_text_says_so() {
+        for text in ["'abc", "\"abc", "/* x /* y */", "$a$ x", "E'x\\'", "U&'x"] {
+            let tokens: Vec<Token> = Lexer::new(text, true).collect();
+            assert!(tokens.len() == 1 && tokens[0].cut && tokens[0].end == text.len(), "{text}: {tokens:?}");
+        }
+    }
+
+    #[test]
+    fn values_and_names_are_undone() {
+        let value = |text: &str| {
+            let token = Lexer::new(text, true).next().unwrap();
+            value_of(token.kind, text)
+        };
+        assert_eq!(value("'it''s'"), "it's");
+        assert_eq!(value("'a'\n'b'"), "ab");
+        assert_eq!(value("E'a\\x41\\101\\u0041\\n\\''"), "aAAA\n'");
+        assert_eq!(value("U&'\\0041\\+000042''c'"), "AB'c");
+        assert_eq!(value("$t$it's$t$"), "it's");
+        assert_eq!(value("'cut"), "cut");
+        assert_eq!(name_of(Kind::Word, "FoO"), "foo");
+        assert_eq!(name_of(Kind::Quoted, "\"Fo\"\"O\""), "Fo\"O");
+        assert_eq!(name_of(Kind::UnicodeQuoted, "U&\"\\0063ustomers\""), "customers");
+        assert_eq!(name_of(Kind::Word, &"é".repeat(40)).len(), 62);
+    }
+
+    /// Where string literals and quoted names lie, by pg_query's scanner.
+    fn by_pg_query(text: &str) -> Option<Vec<(usize, usize)>> {
+        let literals = [Pg::Sconst, Pg::Usconst, Pg::Bconst, Pg::Xconst].map(|t| t as i32);
+        let tokens = pg_query::scan(text).ok()?.tokens;
+        Some(
+            tokens
+                .iter()
+                .filter(|t| literals.contains(&t.token))
+                .map(|t| (t.start as usize, t.end as usize))
+                .collect(),
+        )
+    }
+
+    fn by_us(text: &str) -> Vec<(usize, usize)> {
+        let literal = |t: &Token| t.kind.is_literal() && t.kind != Kind::Number;
+        // Theirs has the N of N'…' as a keyword of its own.
+        let start = |t: &Token| t.start + usize::from(text[t.start..].starts_with(['n', 'N']));
+        Lexer::new(text, true).filter(literal).map(|t| (start(&t), t.end)).collect()
+    }
+
+    fn blank(text: &str) -> bool {
+        text.bytes().all(|b| b.is_ascii_whitespace() || b == 0x0b)
+    }
+
+    proptest! {
+        #![proptest_config(ProptestConfig::with_cases(4000))]
+
+        #[test]
+        fn literals_lie_where_the_servers_scanner_finds_them(
+            parts in proptest::collection::vec(
+                prop_oneof![
+                    Just("'"), Just("''"), Just("\\"), Just("E'"), Just("U&'"), Just("\""), Just("$$"), Just("$a$"), Just("--"),
+                    Just("\n"), Just("/*"), Just("*/"), Just(" "), Just("a"), Just("x'"), Just("1"), Just("."), Just("-"), Just("é"),
+                    Just("$"), Just("&"), Just("n'"), Just(";"), Just("\t"), Just("("), Just("0f"),
+                ],
+                0..14,
+            )
+        ) {
+            let text = parts.concat();
+            if let Some(theirs) = by_pg_query(&text) {
+                let ours = by_us(&text);
+                // Their scanner counts the white space behind U&'…' into it.
+                let trimmed: Vec<_> = theirs.iter().map(|(s, e)| (*s, s + text[*s..*e].trim_end().len())).collect();
+                let ours_trimmed: Vec<_> = ours.iter().map(|(s, e)| (*s, s + text[*s..*e].trim_end().len())).collect();
+                prop_assert_eq!(ours_trimmed, trimmed, "{:?}", text);
+            }
+        }
+
+        #[test]
+        fn tokens_are_in_order_and_only_white_space_lies_between(text in "\\PC{0,60}", standard in any::<bool>()) {
+            let mut at = 0;
+            for token in Lexer::new(&text, standard) {
+                prop_assert!(token.start >= at && token.end > token.start && token.end <= text.len());
+                prop_assert!(blank(&text[at..token.start]));
+                at = token.end;
+            }
+            prop_assert!(blank(&text[at..]));
+        }
+    }
 }

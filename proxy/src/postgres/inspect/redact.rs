@@ -25,6 +25,11 @@ pub fn redact_secrets(sql: &str, standard_strings: bool, parses: bool) -> Cow<'_
     Redaction { standard_strings, parses }.of(sql, 0)
 }
 
+/// Whether `sql` may hold a secret at all.
+pub fn may_hold_secret(sql: &str, standard_strings: bool) -> bool {
+    Redaction { standard_strings, parses: true }.may_hold_secret(sql)
+}
+
 #[derive(Clone, Copy)]
 struct Redaction {
     standard_strings: bool,
@@ -151,7 +156,9 @@ fn follows_secret_name<'a>(before: &[Token], text: impl Fn(&Token) -> &'a str) -
             Kind::Mark if word == "," => {
                 // In a list only a literal names the next one: set_config('my.password', '…').
                 return back.next().is_some_and(|named| {
-                    named.kind.is_string() && marked(&value_of(named.kind, text(named)).to_ascii_lowercase())
+                    let name = value_of(named.kind, text(named)).to_ascii_lowercase();
+                    let is_name = name.chars().all(|c| c.is_alphanumeric() || matches!(c, '_' | '.' | '-'));
+                    named.kind.is_string() && is_name && marked(&name)
                 });
             }
             Kind::Mark if word == "(" => match back.next() {

@@ -122,6 +122,11 @@ impl Walk<'_> {
                 (Some(_), Some(_)) => return Origin::Expression,
                 (None, _) => {}
             }
+            if SYSTEM_COLUMNS.contains(&name)
+                && let [item] = level.as_slice()
+            {
+                return self.column_of(item, name).unwrap_or(Origin::Expression);
+            }
             // A whole row by the name of its item.
             if let Some(item) = level.iter().find(|item| item.name == name) {
                 return match self.all_of(item).as_slice() {
