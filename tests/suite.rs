@@ -4,5 +4,6 @@ mod architecture;
 #[path = "attack/http_egress.rs"]
 mod attack_http_egress;
 mod http;
-mod support;
 mod postgres;
+mod support;
+mod tamper;

@@ -108,7 +108,24 @@ fn streams(files: &dyn Files, out: &mut Walk) -> Option<Vec<StreamEntry>> {
         }
         n = n.saturating_add(1);
     }
-    (n > 0 || !out.faults.is_empty()).then_some(streams)
+    if n == 0 && out.faults.is_empty() {
+        return None;
+    }
+    unlisted(files, &streams, out);
+    Some(streams)
+}
+
+/// Commits of streams that the list of streams does not know.
+fn unlisted(files: &dyn Files, streams: &[StreamEntry], out: &mut Walk) {
+    let folder = |path: &str| path.rsplit_once('/').map(|(folder, _)| folder.to_owned());
+    let known: BTreeSet<String> =
+        streams.iter().filter_map(|s| folder(&layout::commit(&s.stream, s.generation, 0))).collect();
+    let names = files.list("commits/").unwrap_or_default();
+    let found: BTreeSet<String> = names.iter().filter(|n| number(n).is_some()).filter_map(|n| folder(n)).collect();
+    for stray in found.difference(&known) {
+        let detail = "commits of a stream that the list of streams does not know";
+        out.faults.push(Fault::new(Class::CommitGap, detail).at(stray));
+    }
 }
 
 /// The number in `<folder>/<number>.json`.

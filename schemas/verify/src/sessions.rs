@@ -228,6 +228,9 @@ impl<'a> Sessions<'a> {
         } else if as_of_ns.is_some_and(|now| now.saturating_sub(state.committed_ns) > LEDGER_LAG_NS) {
             let detail = "its OPEN is not in the lake, and should have been long ago";
             out.faults.push(fault(Class::PendingLong, detail));
+        } else if reached == 0 {
+            let detail = "its producer has no ledger in the lake, not even the START of its process";
+            out.faults.push(fault(Class::NoLedger, detail));
         } else {
             out.faults.push(fault(Class::Pending, "its OPEN is not in the lake yet"));
         }

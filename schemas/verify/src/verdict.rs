@@ -355,6 +355,7 @@ fn reasons(parts: &Parts, exit_code: u8) -> Vec<String> {
         for (class, what) in [
             (Class::Silent, "open sessions have a producer that has gone silent"),
             (Class::PendingLong, "sessions wait for a ledger record that is overdue"),
+            (Class::NoLedger, "sessions have a producer without a ledger"),
             (Class::DeclaredGap, "gaps were declared"),
         ] {
             match count(class) {
