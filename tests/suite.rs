@@ -1,3 +1,5 @@
 //! Everything that needs more than one crate, or a real server, in one test binary.
 
 mod architecture;
+mod http;
+mod support;

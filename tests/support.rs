@@ -2,4 +2,6 @@
 
 #[path = "../src/demo/cluster.rs"]
 pub mod cluster;
+pub mod egress;
 pub mod stack;
+pub mod web;

@@ -4,9 +4,12 @@
 //! refused (`recording`).
 
 pub mod clock;
+pub mod correlation;
+pub mod gateway;
 pub mod http;
 pub mod identity;
 pub mod postgres;
 pub mod recording;
+pub mod secret;
 pub mod slots;
 pub mod state;

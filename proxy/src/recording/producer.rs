@@ -4,7 +4,7 @@ use std::collections::{BTreeMap, HashSet};
 use std::fs::{self, OpenOptions};
 use std::io::Write;
 use std::os::unix::fs::OpenOptionsExt;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
@@ -225,6 +225,11 @@ impl Producer {
     /// Sessions open now.
     pub fn open_sessions(&self) -> usize {
         lock(&self.inner.open).len()
+    }
+
+    /// This producer's directory in the spool, on a local disk.
+    pub fn spool_dir(&self) -> PathBuf {
+        self.inner.options.spool.dir.join(&self.inner.options.producer)
     }
 
     /// Bytes in the spool that wait for the recorder.
