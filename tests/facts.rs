@@ -111,7 +111,10 @@ async fn the_catalog_is_read_as_it_is(client: &Client, snapshot: &CatalogSnapsho
     };
     let customers = snapshot.relation(oid("customers").await).unwrap();
     assert_eq!((customers.label().as_str(), customers.est_rows), ("public.customers", Some(1000)));
-    assert_eq!((customers.column(4), customers.column(5), customers.column(6)), (Some("card"), None, Some("city")));
+    assert_eq!(
+        (customers.column(4), customers.column(5), customers.column(6)),
+        (Some("card"), None, Some("city"))
+    );
     let events = snapshot.relation(oid("events").await).unwrap();
     assert_eq!((events.kind, events.est_rows), ('p', Some(300)), "the sum of its partitions");
     assert_eq!(snapshot.relation(oid("hr.salaries").await).unwrap().est_rows, None, "never analysed");
@@ -120,7 +123,10 @@ async fn the_catalog_is_read_as_it_is(client: &Client, snapshot: &CatalogSnapsho
 
 async fn every_name_of_the_list_is_the_servers(client: &Client) {
     let rows = client
-        .query("SELECT DISTINCT proname::text FROM pg_proc WHERE pronamespace = 'pg_catalog'::regnamespace", &[])
+        .query(
+            "SELECT DISTINCT proname::text FROM pg_proc WHERE pronamespace = 'pg_catalog'::regnamespace",
+            &[],
+        )
         .await
         .unwrap();
     let unknown: Vec<String> =
@@ -166,7 +172,10 @@ async fn columns_come_from_where_the_server_says(client: &Client, snapshot: Cata
             plain += usize::from(origin.is_some());
             // A union and a recursion keep no origin at the server; facts name it where all arms agree.
             let traced_further = origin.is_none() && (sql.contains(" union "));
-            assert!(traced_further || origin.as_deref().unwrap_or("?") == ours, "{sql}: {ours}, server {origin:?}");
+            assert!(
+                traced_further || origin.as_deref().unwrap_or("?") == ours,
+                "{sql}: {ours}, server {origin:?}"
+            );
         }
     }
     assert!(plain > 50, "{plain}");

@@ -43,7 +43,9 @@ struct Ranges(BTreeMap<i64, i64>);
 impl Ranges {
     fn insert(&mut self, from: i64, to: i64) {
         let (mut from, mut to) = (from, to);
-        while let Some((f, t)) = self.0.range(..=to).next_back().map(|(f, t)| (*f, *t)).filter(|(_, t)| *t >= from) {
+        while let Some((f, t)) =
+            self.0.range(..=to).next_back().map(|(f, t)| (*f, *t)).filter(|(_, t)| *t >= from)
+        {
             self.0.remove(&f);
             (from, to) = (from.min(f), to.max(t));
         }
@@ -161,7 +163,8 @@ impl Contents {
                     match there.is_some_and(|t| t.has(no)) {
                         true => self.not_opened += 1,
                         false => {
-                            let detail = format!("an event commits to content {no}, of which there is nothing");
+                            let detail =
+                                format!("an event commits to content {no}, of which there is nothing");
                             faults.push(Fault::new(Class::PayloadMissing, detail).of(*session));
                         }
                     }
@@ -176,7 +179,11 @@ impl Contents {
                 let detail = format!("the event commits to content {no}, of which there is nothing");
                 faults.push(Fault::new(Class::PayloadMissing, detail).of(*session).seq(seq));
             } else if !suspect.contains(session) {
-                let how = if waiting.contradiction { "two different chunks with one number" } else { "altered, or not whole" };
+                let how = if waiting.contradiction {
+                    "two different chunks with one number"
+                } else {
+                    "altered, or not whole"
+                };
                 let detail = format!("content {no} is not what the event commits to: {how}");
                 faults.push(Fault::new(Class::Payload, detail).of(*session).seq(seq));
             }

@@ -70,7 +70,8 @@ impl Session {
         let as_what = match kind {
             Kind::DataRow => {
                 self.expect_rows()?;
-                let stored = self.recording.rows == Rows::Clear && !self.current.cut && self.admits_row(frame);
+                let stored =
+                    self.recording.rows == Rows::Clear && !self.current.cut && self.admits_row(frame);
                 self.current.cut |= self.recording.rows == Rows::Clear && !stored;
                 let header = pipe.unread().get(..HEADER).unwrap_or_default().to_vec();
                 self.row_part(&header, 1, stored)?;
@@ -275,7 +276,13 @@ impl Session {
         Ok(None)
     }
 
-    fn long_message(&mut self, kind: Kind, beginning: &[u8], whole: usize, digest: Digest) -> Result<(), End> {
+    fn long_message(
+        &mut self,
+        kind: Kind,
+        beginning: &[u8],
+        whole: usize,
+        digest: Digest,
+    ) -> Result<(), End> {
         match kind {
             Kind::Error => {
                 // Its beginning has left already: a long error cannot be an answer to our own poison, which

@@ -470,6 +470,29 @@ fn long_and_deep_texts() {
 }
 
 #[test]
+fn a_text_that_grows_when_it_is_walked_stays_small() {
+    // Each expression doubles the columns of the one before: 2^60 of them if nothing stopped it.
+    let mut doubling = "with c0 as (select id a, name b from customers where id = 1)".to_owned();
+    for n in 1..60 {
+        doubling += &format!(", c{n} as (select * from c{m}, c{m} x)", m = n - 1);
+    }
+    let doubled = facts(&format!("{doubling} select * from c59"));
+    assert_eq!(shown(&doubled), "select <public.customers =?");
+    let columns: Vec<String> = (0..1500).map(|n| format!("{n} c{n}")).collect();
+    let items = vec!["w"; 8000].join(",");
+    let wide =
+        facts(&format!("with w as (select {}) select * from {items} where c1 = c2", columns.join(",")));
+    assert_eq!(shown(&wide), "select =?");
+    let many = facts(&format!(
+        "select {} from {} where {}",
+        vec!["zz"; 5000].join(","),
+        vec!["customers"; 5000].join(","),
+        vec!["zz = 1"; 5000].join(" and ")
+    ));
+    assert_eq!(shown(&many), "select <public.customers =? open");
+}
+
+#[test]
 fn names_and_settings_are_followed() {
     let prepared = facts("prepare p as delete from customers where id = $1");
     match prepared.references.as_slice() {
