@@ -3,6 +3,7 @@
 mod architecture;
 #[path = "attack/http_egress.rs"]
 mod attack_http_egress;
+mod facts;
 mod http;
 mod postgres;
 mod support;

@@ -103,9 +103,8 @@ pub fn check(file: &DataFile, bytes: &Bytes, wanted: &Wanted<'_>) -> FileFacts {
     }
     let table = entry.table.0;
     let mut collect = Collector::new(table, &entry.path, wanted);
-    let read = read(&entry.path, bytes, &mut facts.faults, |batch, row, faults| {
-        collect.batch(batch, row, faults)
-    });
+    let read =
+        read(&entry.path, bytes, &mut facts.faults, |batch, row, faults| collect.batch(batch, row, faults));
     facts.rows = read;
     collect.finish(entry, &file.named_by, &mut facts);
     facts
@@ -122,7 +121,8 @@ fn identity_fault(file: &DataFile, bytes: &Bytes) -> Fault {
         std::cmp::Ordering::Greater => format!("{got} bytes instead of {want}: it was replaced or added to"),
         std::cmp::Ordering::Equal => "its SHA-256 is another: it was changed or replaced".to_owned(),
     };
-    Fault::new(Class::Manifest, format!("not the file that {} names: {how}", file.named_by)).at(&file.entry.path)
+    Fault::new(Class::Manifest, format!("not the file that {} names: {how}", file.named_by))
+        .at(&file.entry.path)
 }
 
 /// Gives every batch of a file, with the number of its first row; the number of rows.

@@ -220,7 +220,10 @@ impl Column {
             denied
         });
         if denied && !std::mem::replace(&mut self.told[1], true) {
-            let detail = format!("row group {group}: the Bloom filter of column {} denies a value that is there", self.name);
+            let detail = format!(
+                "row group {group}: the Bloom filter of column {} denies a value that is there",
+                self.name
+            );
             faults.push(Fault::new(Class::Bloom, detail).at(path));
         }
     }
@@ -247,7 +250,8 @@ impl Column {
 
     fn denied(&mut self, what: &str, group: usize, path: &str, faults: &mut Vec<Fault>) {
         if !std::mem::replace(&mut self.told[0], true) {
-            let detail = format!("row group {group}: {what} of column {} is not what its statistics state", self.name);
+            let detail =
+                format!("row group {group}: {what} of column {} is not what its statistics state", self.name);
             faults.push(Fault::new(Class::Statistics, detail).at(path));
         }
     }
@@ -297,12 +301,7 @@ fn bound(bytes: &[u8], physical: Physical) -> Option<Bound> {
     })
 }
 
-fn pages(
-    builder: &ParquetRecordBatchReaderBuilder<Bytes>,
-    group: usize,
-    leaf: usize,
-    end: u64,
-) -> Vec<Page> {
+fn pages(builder: &ParquetRecordBatchReaderBuilder<Bytes>, group: usize, leaf: usize, end: u64) -> Vec<Page> {
     let metadata = builder.metadata();
     let index = metadata.column_index().and_then(|i| i.get(group)).and_then(|g| g.get(leaf));
     let offsets = metadata.offset_index().and_then(|i| i.get(group)).and_then(|g| g.get(leaf));
