@@ -1,5 +1,8 @@
 //! Everything that needs more than one crate, or a real server, in one test binary.
 
 mod architecture;
+#[path = "attack/http_egress.rs"]
+mod attack_http_egress;
 mod http;
 mod support;
+mod postgres;

@@ -76,8 +76,9 @@ impl Egress {
         let address = listener.local_addr().unwrap();
         let drain_time = Duration::from_secs(2);
         let own = vec![address];
-        let service =
-            Arc::new(Service::new(config, directory.clone(), SessionSlots::default(), own, drain_time).unwrap());
+        let service = Arc::new(
+            Service::new(config, directory.clone(), SessionSlots::default(), own, drain_time).unwrap(),
+        );
         let producer = Producer::start(ProducerOptions {
             producer: "gw".to_owned(),
             tenant: "acme".to_owned(),
@@ -277,12 +278,18 @@ pub fn responses(events: &[Seen]) -> Vec<&HttpResponse> {
 
 /// The openings of tunnels.
 pub fn opened(events: &[Seen]) -> Vec<&HttpTunnelOpened> {
-    events.iter().filter_map(|e| if let Body::HttpTunnelOpened(b) = &e.body { Some(b) } else { None }).collect()
+    events
+        .iter()
+        .filter_map(|e| if let Body::HttpTunnelOpened(b) = &e.body { Some(b) } else { None })
+        .collect()
 }
 
 /// The closings of tunnels.
 pub fn closed(events: &[Seen]) -> Vec<&HttpTunnelClosed> {
-    events.iter().filter_map(|e| if let Body::HttpTunnelClosed(b) = &e.body { Some(b) } else { None }).collect()
+    events
+        .iter()
+        .filter_map(|e| if let Body::HttpTunnelClosed(b) = &e.body { Some(b) } else { None })
+        .collect()
 }
 
 /// The reasons of decisions that are neither a request's nor a tunnel's.

@@ -49,9 +49,7 @@ impl Certificates {
 /// Serves the files below `root` over HTTP.
 pub fn files(root: &Path) -> SocketAddr {
     let root = root.to_owned();
-    origin(move |mut stream| {
-        while serve(&mut stream, &root).is_some() {}
-    })
+    origin(move |mut stream| while serve(&mut stream, &root).is_some() {})
 }
 
 /// Serves the files below `root` over HTTPS.
@@ -89,8 +87,11 @@ fn serve(stream: &mut (impl Read + Write), root: &Path) -> Option<()> {
     let (status, ty, answer) = if method == "POST" || method == "PUT" {
         ("200 OK", "application/octet-stream", body)
     } else if path.is_dir() {
-        let mut names: Vec<_> =
-            std::fs::read_dir(&path).ok()?.flatten().map(|e| e.file_name().to_string_lossy().into_owned()).collect();
+        let mut names: Vec<_> = std::fs::read_dir(&path)
+            .ok()?
+            .flatten()
+            .map(|e| e.file_name().to_string_lossy().into_owned())
+            .collect();
         names.sort();
         let links: String = names.iter().map(|n| format!("<a href=\"{n}\">{n}</a><br>\n")).collect();
         ("200 OK", "text/html", format!("<!DOCTYPE html><html><body>\n{links}</body></html>\n").into_bytes())

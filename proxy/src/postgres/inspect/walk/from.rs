@@ -73,9 +73,9 @@ impl Item {
 
 impl Walk<'_> {
     /// Walks a FROM list into the current level.
-    pub(super) fn from_list(&mut self, nodes: &[Node]) {
+    pub(super) fn read_from(&mut self, nodes: &[Node]) {
         for node in nodes {
-            let items = self.from_item(node);
+            let items = self.read_item(node);
             self.enter(items);
         }
     }
@@ -88,7 +88,7 @@ impl Walk<'_> {
         }
     }
 
-    fn from_item(&mut self, node: &Node) -> Vec<Item> {
+    fn read_item(&mut self, node: &Node) -> Vec<Item> {
         match &node.node {
             Some(N::RangeVar(relation)) => self.relation_item(relation),
             Some(N::RangeSubselect(sub)) => {
@@ -104,7 +104,7 @@ impl Walk<'_> {
             Some(N::RangeTableSample(sample)) => {
                 self.expressions(&sample.args);
                 self.expressions(sample.repeatable.as_deref());
-                sample.relation.as_deref().map(|relation| self.from_item(relation)).unwrap_or_default()
+                sample.relation.as_deref().map(|relation| self.read_item(relation)).unwrap_or_default()
             }
             Some(N::RangeTableFunc(table)) => {
                 self.unusual(&search(table));
@@ -152,11 +152,11 @@ impl Walk<'_> {
     }
 
     fn join(&mut self, join: &pg::JoinExpr) -> Vec<Item> {
-        let mut left = join.larg.as_deref().map(|node| self.from_item(node)).unwrap_or_default();
+        let mut left = join.larg.as_deref().map(|node| self.read_item(node)).unwrap_or_default();
         // LATERAL and the condition see the left side.
         let before = self.levels.last().map_or(0, Vec::len);
         self.enter(left.clone());
-        let mut right = join.rarg.as_deref().map(|node| self.from_item(node)).unwrap_or_default();
+        let mut right = join.rarg.as_deref().map(|node| self.read_item(node)).unwrap_or_default();
         self.enter(right.clone());
         self.expressions(join.quals.as_deref());
         if let Some(level) = self.levels.last_mut() {

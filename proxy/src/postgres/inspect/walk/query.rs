@@ -127,7 +127,7 @@ impl Walk<'_> {
     }
 
     fn plain_select(&mut self, select: &pg::SelectStmt) -> Query {
-        self.from_list(&select.from_clause);
+        self.read_from(&select.from_clause);
         self.expressions(&select.target_list);
         self.expressions(&select.distinct_clause);
         self.expressions(&select.group_clause);
@@ -229,7 +229,7 @@ impl Walk<'_> {
     fn update(&mut self, update: &pg::UpdateStmt) -> Query {
         self.scoped(update.with_clause.as_ref(), |walk| {
             walk.target(update.relation.as_ref(), true);
-            walk.from_list(&update.from_clause);
+            walk.read_from(&update.from_clause);
             walk.expressions(&update.target_list);
             walk.expressions(update.where_clause.as_deref());
             let open = walk.narrowed(&[update.where_clause.as_deref()]);
@@ -240,7 +240,7 @@ impl Walk<'_> {
     fn delete(&mut self, delete: &pg::DeleteStmt) -> Query {
         self.scoped(delete.with_clause.as_ref(), |walk| {
             walk.target(delete.relation.as_ref(), true);
-            walk.from_list(&delete.using_clause);
+            walk.read_from(&delete.using_clause);
             walk.expressions(delete.where_clause.as_deref());
             let open = walk.narrowed(&[delete.where_clause.as_deref()]);
             Query { outputs: walk.returning(delete.returning_clause.as_ref()), open }
@@ -255,7 +255,7 @@ impl Walk<'_> {
             let mut open = walk.narrowed(&[join]);
             let before = walk.levels.last().map_or(0, Vec::len);
             if let Some(source) = &merge.source_relation {
-                walk.from_list(std::slice::from_ref(source));
+                walk.read_from(std::slice::from_ref(source));
             }
             let source = walk.levels.last().and_then(|level| level.get(before..)).unwrap_or_default();
             open |= source.iter().any(|item| item.open);
