@@ -24,6 +24,7 @@ use crate::commit::FileEntry;
 use crate::error::LakeError;
 use crate::file::seq_column;
 use crate::lake::View;
+use crate::layout::HOUR_NS;
 
 mod source;
 
@@ -209,8 +210,17 @@ impl View {
         Ok(batches.map_err(move |err| source::error(&path, err)).boxed())
     }
 
-    /// The events of a session, in order.
+    /// The events of a session, in order. Its row in the index says when it was active, which spares opening the
+    /// files of other hours; should events lie outside (a clock that jumped), everything is read.
     pub async fn events_of(&self, session: SessionId) -> Result<Events, LakeError> {
+        if let Some(row) = self.session(session).await? {
+            let from = row.started_ns.saturating_sub(HOUR_NS);
+            let to = row.last_activity_ns.saturating_add(HOUR_NS);
+            let events = self.events(&Filter { time: Some((from, to)), ..Filter::session(session) }).await?;
+            if i64::try_from(events.events.len() + events.faults.len()) == Ok(row.events) {
+                return Ok(events);
+            }
+        }
         self.events(&Filter::session(session)).await
     }
 
