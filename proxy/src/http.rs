@@ -6,6 +6,7 @@
 
 use std::collections::{BTreeMap, HashMap};
 use std::net::{IpAddr, Ipv4Addr, SocketAddr};
+use std::path::PathBuf;
 use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
 use std::time::Duration;
 
@@ -14,6 +15,7 @@ use serde::{Deserialize, Serialize};
 use thiserror::Error;
 use tokio::net::TcpStream;
 use tokio::sync::watch;
+use tokio_rustls::TlsAcceptor;
 
 use crate::identity::{Directory, PrincipalConfig};
 use crate::recording::Lane;
@@ -23,6 +25,7 @@ pub mod codec;
 pub mod hosts;
 mod inspect;
 mod relay;
+mod tls;
 pub mod upstream;
 
 use codec::authority::Host;
@@ -40,8 +43,11 @@ pub struct HttpConfig {
     pub name: String,
     /// Addresses of names that the system's resolver does not know, or must not be asked for. They are judged like resolved ones.
     pub hosts: BTreeMap<String, Vec<IpAddr>>,
-    /// Connections that may be open at the same time, over all principals.
-    pub max_connections: usize,
+    /// Encryption of the client's side: clients then name the proxy with `https://`. Without it they connect in clear.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub tls: Option<TlsConfig>,
+    /// Whether a token in clear is taken from an address that is not loopback: for networks that nobody else can listen on.
+    pub allow_cleartext: bool,
     /// Sessions that one principal may have open at the same time, unless the roster says otherwise.
     pub max_sessions_per_principal: u32,
     /// Bytes of a request or response head.
@@ -74,7 +80,8 @@ impl Default for HttpConfig {
             listen: SocketAddr::new(IpAddr::V4(Ipv4Addr::LOCALHOST), 3128),
             name: "egress".to_owned(),
             hosts: BTreeMap::new(),
-            max_connections: 8192,
+            tls: None,
+            allow_cleartext: false,
             max_sessions_per_principal: 256,
             max_head_bytes: Limits::default().bytes,
             max_head_fields: Limits::default().fields,
@@ -89,6 +96,16 @@ impl Default for HttpConfig {
             check_seconds: 60,
         }
     }
+}
+
+/// Encryption of the client's side.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+#[serde(deny_unknown_fields)]
+pub struct TlsConfig {
+    /// File with the certificate chain (PEM).
+    pub cert: PathBuf,
+    /// File with the private key (PEM).
+    pub key: PathBuf,
 }
 
 /// A setting that cannot be meant.
@@ -126,6 +143,7 @@ pub struct Service {
     slots: SessionSlots,
     dialer: Dialer,
     drain: Duration,
+    tls: Option<TlsAcceptor>,
     counters: Counters,
     open: AtomicUsize,
 }
@@ -151,7 +169,6 @@ impl HttpConfig {
             return fault("name", "must be 1 to 63 of the characters A-Z a-z 0-9 . _ -".to_owned());
         }
         for (setting, value) in [
-            ("max_connections", self.max_connections),
             ("max_sessions_per_principal", self.max_sessions_per_principal as usize),
             ("max_head_fields", self.max_head_fields),
         ] {
@@ -185,6 +202,10 @@ impl HttpConfig {
             if !(1..=most).contains(&value) {
                 return fault(setting, format!("{value} is not between 1 and {most}"));
             }
+        }
+        if !self.listen.ip().is_loopback() && self.tls.is_none() && !self.allow_cleartext {
+            let problem = "tokens would travel in clear: set tls, or allow_cleartext = true on a network that nobody else can listen on";
+            return fault("listen", problem.to_owned());
         }
         self.known_hosts().map(|_| ())
     }
@@ -233,7 +254,8 @@ impl Service {
         let (counters, open) = (Counters::default(), AtomicUsize::new(0));
         // What goes on until then is cut and recorded in the last second, before the gateway drops it.
         let drain = drain.saturating_sub(Duration::from_secs(1)).max(drain / 2);
-        Ok(Self { config, directory, slots, dialer, drain, counters, open })
+        let tls = config.tls.as_ref().map(tls::acceptor).transpose()?;
+        Ok(Self { config, directory, slots, dialer, drain, tls, counters, open })
     }
 
     /// The settings.
@@ -287,26 +309,24 @@ impl Service {
         drain: watch::Receiver<bool>,
     ) {
         self.counters.connections.fetch_add(1, Ordering::Relaxed);
-        let place = Place::take(self);
-        relay::serve(self, stream, peer, lane, drain, place.open <= self.config.max_connections).await;
+        let _place = Place::take(self);
+        relay::serve(self, stream, peer, lane, drain).await;
     }
 }
 
 /// A connection's place in the count.
-struct Place<'a> {
-    service: &'a Service,
-    open: usize,
-}
+struct Place<'a>(&'a Service);
 
 impl<'a> Place<'a> {
     fn take(service: &'a Service) -> Self {
-        Self { service, open: service.open.fetch_add(1, Ordering::Relaxed) + 1 }
+        service.open.fetch_add(1, Ordering::Relaxed);
+        Self(service)
     }
 }
 
 impl Drop for Place<'_> {
     fn drop(&mut self) {
-        self.service.open.fetch_sub(1, Ordering::Relaxed);
+        self.0.open.fetch_sub(1, Ordering::Relaxed);
     }
 }
 
@@ -328,7 +348,8 @@ mod tests {
         for (text, setting) in [
             ("name = \"\"", "name"),
             ("name = \"a b\"", "name"),
-            ("max_connections = 0", "max_connections"),
+            ("max_head_fields = 0", "max_head_fields"),
+            ("listen = \"0.0.0.0:3128\"", "listen"),
             ("max_head_bytes = 10", "max_head_bytes"),
             ("max_head_bytes = 1024", "max_url_bytes"),
             ("check_seconds = 61", "check_seconds"),

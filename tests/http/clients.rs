@@ -3,6 +3,9 @@
 use std::path::Path;
 use std::process::{Command, Output};
 
+use bodycam_proxy::http::TlsConfig;
+use bodycam_record::kinds::Body;
+
 use crate::support::egress::{Egress, Seen, closed, file, opened, requests, responses};
 use crate::support::stack::python;
 use crate::support::web::{Certificates, files, files_tls};
@@ -70,6 +73,40 @@ fn curl_fetches_and_uploads_in_clear_and_over_tls() {
         opened(&events).iter().filter(|o| o.refusal.as_deref() == Some("host-not-allowed")).count(),
         1
     );
+}
+
+#[test]
+fn curl_and_requests_reach_the_proxy_itself_over_tls() {
+    let egress = Egress::custom(&["origin.test:*", "127.0.0.1:*"], |c| {
+        let certificates = Certificates::new(&c.dir, &["localhost", "origin.test"]);
+        c.http.tls = Some(TlsConfig { cert: certificates.cert, key: certificates.key });
+        c.peer = Some([192, 0, 2, 7].into());
+    });
+    let token = egress.token("robot");
+    file(&egress.dir, "www/hello.txt", b"hello");
+    let authority = egress.dir.path().join("authority.pem");
+    let other = Certificates::new(&egress.dir.path().join("www"), &["origin.test"]);
+    let root = egress.dir.path().join("www");
+    let (clear, tls) = (files(&root), files_tls(&root, &other));
+    let proxy = format!("https://robot:{token}@localhost:{}", egress.address.port());
+    for url in [
+        format!("http://origin.test:{}/hello.txt", clear.port()),
+        format!("https://origin.test:{}/hello.txt", tls.port()),
+    ] {
+        let mut curl = egress.client("curl", &token);
+        curl.args(["-sS", "--fail", "--proxy", &proxy, "--proxy-cacert"]).arg(&authority);
+        let output = curl.arg("--cacert").arg(&other.authority).arg(&url).output().unwrap();
+        assert_eq!(succeeded(output), "hello");
+    }
+    let script = format!(
+        "import requests; print(requests.get('http://origin.test:{}/hello.txt', proxies={{'http': '{proxy}'}}, verify='{}').text)",
+        clear.port(),
+        authority.display(),
+    );
+    assert_eq!(succeeded(python_client(&egress, &token).args(["-c", &script]).output().unwrap()), "hello\n");
+    let events = egress.closed(3);
+    let encrypted = |e: &&Seen| matches!(&e.body, Body::SessionOpened(o) if o.client_tls);
+    assert_eq!(events.iter().filter(encrypted).count(), 3);
 }
 
 #[test]

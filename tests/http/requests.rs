@@ -495,7 +495,7 @@ fn a_principal_has_only_so_many_sessions() {
 #[test]
 fn a_spool_that_is_full_lets_nothing_through() {
     let (origin, got) = scripted(OK);
-    let egress = Egress::with_spool(&["127.0.0.1:*"], 24 << 10, |_| {});
+    let egress = Egress::custom(&["127.0.0.1:*"], |c| c.spool_bytes = 24 << 10);
     let credential = Egress::credential(&egress.token("robot"));
     let ask =
         format!("GET http://{origin}/ HTTP/1.1\r\nHost: {origin}\r\n{credential}Connection: close\r\n\r\n");
@@ -512,4 +512,26 @@ fn a_spool_that_is_full_lets_nothing_through() {
     let events = egress.events();
     assert!(reached <= requests(&events).len(), "a request reached its target unrecorded");
     assert!(answered <= responses(&events).len(), "a response reached its client unrecorded");
+}
+
+#[test]
+fn a_token_in_clear_is_taken_from_loopback_only_unless_the_network_is_trusted() {
+    let (origin, _got) = scripted(OK);
+    let address = std::net::IpAddr::from([192, 0, 2, 7]);
+    let ask = |egress: &Egress| {
+        let credential = Egress::credential(&egress.token("robot"));
+        let head = format!(
+            "GET http://{origin}/ HTTP/1.1\r\nHost: {origin}\r\n{credential}Connection: close\r\n\r\n"
+        );
+        egress.exchange(head.as_bytes())
+    };
+    let far = Egress::custom(&["127.0.0.1:*"], |c| c.peer = Some(address));
+    let answer = ask(&far);
+    assert!(answer.starts_with("HTTP/1.1 403 Forbidden (bodycam: cleartext-credential)"), "{answer}");
+    assert!(far.events().is_empty());
+    let trusted = Egress::custom(&["127.0.0.1:*"], |c| {
+        c.peer = Some(address);
+        c.http.allow_cleartext = true;
+    });
+    assert!(ask(&trusted).starts_with("HTTP/1.1 200 OK"));
 }

@@ -11,6 +11,9 @@ use super::egress::origin;
 pub struct Certificates {
     /// File with the authority's certificate, for clients.
     pub authority: PathBuf,
+    /// Files with the server's certificate and private key.
+    pub cert: PathBuf,
+    pub key: PathBuf,
     /// The server's side.
     pub server: Arc<rustls::ServerConfig>,
 }
@@ -42,7 +45,10 @@ impl Certificates {
             )
             .unwrap();
         config.alpn_protocols = vec![b"http/1.1".to_vec()];
-        Self { authority: file, server: Arc::new(config) }
+        let (cert_file, key_file) = (dir.join("server.pem"), dir.join("server.key"));
+        std::fs::write(&cert_file, leaf.pem()).unwrap();
+        std::fs::write(&key_file, key.serialize_pem()).unwrap();
+        Self { authority: file, cert: cert_file, key: key_file, server: Arc::new(config) }
     }
 }
 

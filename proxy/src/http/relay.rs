@@ -28,37 +28,25 @@ use session::{Close, Login, Session};
 /// Heads that a connection may send before one logs it in: a client asks without credentials, then with them.
 const LOGIN_HEADS: usize = 8;
 
-/// Serves a connection; `admitted` says whether there is room for it.
+/// Serves a connection.
 pub(super) async fn serve(
     service: &Service,
     stream: TcpStream,
     peer: SocketAddr,
     lane: &Lane,
     mut drain: watch::Receiver<bool>,
-    admitted: bool,
 ) {
-    let mut client = Client::new(stream, service);
-    if !admitted {
-        tracing::warn!(
-            event = "http_connections_full",
-            limit = service.config.max_connections,
-            "refusing a connection"
-        );
-        refuse(service, lane);
-        let refused =
-            Refused::new(503, "connections", "the gateway has no room for more connections; try again later");
-        client.answer_and_close(&Answer::refusal(&refused), "GET").await;
-        return;
-    }
-    let peer = peer.ip().to_canonical();
-    let login = async {
-        tokio::select! {
-            biased;
-            _ = drain.wait_for(|d| *d) => None,
-            login = log_in(service, &mut client, peer, lane) => login,
-        }
+    let begun = async {
+        let mut client = Client::accept(stream, service).await?;
+        let (login, head) = log_in(service, &mut client, peer.ip().to_canonical(), lane).await?;
+        Some((client, login, head))
     };
-    if let Some((login, head)) = login.await {
+    let begun = tokio::select! {
+        biased;
+        _ = drain.wait_for(|d| *d) => None,
+        begun = begun => begun,
+    };
+    if let Some((mut client, login, head)) = begun {
         let mut session = Session::start(service, login, drain);
         let reason = run(&mut session, &mut client, head).await;
         session.close(reason, &client).await;
@@ -95,16 +83,26 @@ async fn log_in(
         let reason = match presented.map(Credential::parse) {
             None => "missing",
             Some(None) => "malformed-credential",
-            Some(Some(credential)) => match session::open(service, credential, &head, peer, lane).await {
-                Ok(login) => return Some((login, head)),
-                Err(session::LoginFailure::Refused(reason)) => reason,
-                Err(session::LoginFailure::Answer(refused)) => {
-                    refuse(service, lane);
-                    tracing::warn!(event = "http_login_failed", peer = %peer, reason = refused.code, "no session");
-                    client.answer_and_close(&Answer::refusal(&refused), &head.method).await;
-                    return None;
+            Some(Some(_)) if !(client.encrypted || peer.is_loopback() || service.config.allow_cleartext) => {
+                refuse(service, lane);
+                tracing::warn!(event = "http_login_refused", peer = %peer, reason = "cleartext", "403");
+                let detail = "the token came in clear over the network, and is not used: name the proxy with https://, and revoke this token";
+                let refused = Refused::new(403, "cleartext-credential", detail);
+                client.answer_and_close(&Answer::refusal(&refused), &head.method).await;
+                return None;
+            }
+            Some(Some(credential)) => {
+                match session::open(service, credential, &head, client.encrypted, peer, lane).await {
+                    Ok(login) => return Some((login, head)),
+                    Err(session::LoginFailure::Refused(reason)) => reason,
+                    Err(session::LoginFailure::Answer(refused)) => {
+                        refuse(service, lane);
+                        tracing::warn!(event = "http_login_failed", peer = %peer, reason = refused.code, "no session");
+                        client.answer_and_close(&Answer::refusal(&refused), &head.method).await;
+                        return None;
+                    }
                 }
-            },
+            }
         };
         if reason != "missing" {
             refuse(service, lane);

@@ -260,7 +260,7 @@ async fn carry(
     let (reader, writer) = dialed.stream.into_split();
     let mut server = Source::new(Box::new(reader));
     let mut to_server = Sink::new(Box::new(writer), stall);
-    let Client { source, sink } = client;
+    let Client { source, sink, .. } = client;
 
     let sent = session.guarded(to_server.write(&forward::request_head(head, form))).await?;
     if sent.is_err() {

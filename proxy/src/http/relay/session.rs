@@ -95,6 +95,7 @@ pub(super) async fn open(
     service: &Service,
     credential: Credential,
     head: &RequestHead,
+    client_tls: bool,
     peer: IpAddr,
     lane: &Lane,
 ) -> Result<Login, LoginFailure> {
@@ -129,6 +130,7 @@ pub(super) async fn open(
         target: service.config.name.clone(),
         client_address: peer.to_string(),
         credential_addresses: addresses,
+        client_tls,
         protocol_version: if head.version == Version::Http11 { "1.1" } else { "1.0" }.to_owned(),
         correlation,
         facts: facts(&principal, head),

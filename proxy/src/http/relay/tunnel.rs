@@ -212,7 +212,7 @@ async fn carry(
     }
     let idle = Duration::from_secs(session.service.config.tunnel_idle_seconds);
     let (hosts, drain) = (Arc::clone(&session.hosts), session.drain());
-    let Client { source, sink } = client;
+    let Client { source, sink, .. } = client;
     let outward = async {
         first_flight(source, &mut to_server, to, &hosts, flow).await?;
         let (reader, read) = source.parts();
