@@ -17,6 +17,9 @@ pub enum ReplayError {
     /// A filter that does not parse, with the place that is wrong.
     #[error("{picture}\nfilter: {source}")]
     Filter { source: FilterError, picture: String },
+    /// A pattern that is no regex.
+    #[error("{0}")]
+    Pattern(String),
     /// A position in a session that cannot be understood.
     #[error("'{0}' is not a position: use +12:31, 14:02:11, #812 or 50%")]
     Position(String),

@@ -6,18 +6,26 @@
 //!
 //! Invariant: text that a person, an agent or a target wrote reaches a terminal only as [`Shown`].
 
+pub mod app;
+pub mod chain;
+pub mod commands;
 pub mod config;
 pub mod detail;
 pub mod error;
 pub mod event;
+pub mod key;
+pub mod layout;
 pub mod matcher;
 pub mod shown;
 pub mod source;
 pub mod statement;
 pub mod table;
+pub mod text;
+pub mod theme;
 
 pub mod timeline;
 pub mod units;
+pub mod update;
 pub mod values;
 
 pub use config::ReplayConfig;

@@ -39,6 +39,35 @@ pub trait Source: Send + Sync {
     fn findings(&self) -> Result<Vec<Finding>, ReplayError>;
 }
 
+/// Windows without events after which a session's events are taken to end, whatever its row claims.
+const EMPTY_WINDOWS: usize = 64;
+
+/// Calls `each` with the events of a session, `window` numbers at a time, from `from` on; with their texts
+/// where `texts` says so. Ends early when `each` gives false.
+pub fn each_window(
+    source: &dyn Source,
+    session: &SessionItem,
+    from: i64,
+    window: i64,
+    texts: bool,
+    mut each: impl FnMut(Vec<EventItem>) -> Result<bool, ReplayError>,
+) -> Result<(), ReplayError> {
+    let id = session.row.session_id;
+    let mut at = from;
+    let mut empty = 0;
+    loop {
+        let to = at.saturating_add(window);
+        let events = if texts { source.events(id, at, to)? } else { source.bare_events(id, at, to)? };
+        at = to;
+        empty = if events.is_empty() { empty + 1 } else { 0 };
+        // A gap in the numbers is possible in an altered lake: one empty window is not yet the end.
+        let done = empty > 0 && (at >= session.row.events || empty >= EMPTY_WINDOWS);
+        if done || !each(events)? {
+            return Ok(());
+        }
+    }
+}
+
 /// A session as lists show it.
 #[derive(Debug, Clone)]
 pub struct SessionItem {

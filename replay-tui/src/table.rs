@@ -82,8 +82,24 @@ impl ResultTable {
         self.starts.len().saturating_sub(1)
     }
 
-    /// The cells of row `row`.
+    /// The cells of row `row`; `NULL` where there is no value.
     pub fn row(&self, row: usize) -> Vec<Shown> {
+        self.decoded(row, |cell, type_oid, format| values::cell(cell, type_oid, format))
+    }
+
+    /// The cells of row `row` as text for machines: whole, unescaped where they are text.
+    pub fn cells(&self, row: usize) -> Vec<Option<String>> {
+        self.decoded(row, |cell, type_oid, format| {
+            let text = cell.filter(|_| format != 1).and_then(|c| std::str::from_utf8(c).ok());
+            match (cell, text) {
+                (None, _) => None,
+                (_, Some(text)) => Some(text.to_owned()),
+                (cell, None) => Some(values::cell(cell, type_oid, format).into()),
+            }
+        })
+    }
+
+    fn decoded<T>(&self, row: usize, decode: impl Fn(Option<&[u8]>, u32, i64) -> T) -> Vec<T> {
         let frame =
             self.starts.get(row).zip(self.starts.get(row + 1)).and_then(|(a, b)| self.frames.get(*a..*b));
         let cells = frame.and_then(|f| postgres::rows(f).pop()).unwrap_or_default();
@@ -93,7 +109,7 @@ impl ResultTable {
             .enumerate()
             .map(|(i, cell)| {
                 let (type_oid, format) = column(i);
-                values::cell(cell.as_deref(), type_oid, format)
+                decode(cell.as_deref(), type_oid, format)
             })
             .collect()
     }

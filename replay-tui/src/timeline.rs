@@ -60,7 +60,13 @@ pub struct Timeline {
     keyframes: Vec<Totals>,
     running: Totals,
     gaps: Vec<IdleGap>,
+}
+
+/// Makes ticks of events, in order.
+#[derive(Debug, Clone, Copy, Default)]
+pub struct Ticker {
     origin_ns: Option<i64>,
+    last_ns: i64,
     by_wall_clock: bool,
 }
 
@@ -105,32 +111,41 @@ impl Totals {
     }
 }
 
-impl Timeline {
-    /// Adds the events that follow. Wall time counts when the gateway's clock was injected (monotonic time
-    /// says nothing then), monotonic time otherwise (wall time can be set back).
-    pub fn extend<'a>(&mut self, events: impl IntoIterator<Item = &'a EventItem>) {
-        for event in events {
-            if self.ticks.is_empty() {
-                use bodycam_record::kinds::Body;
-                self.by_wall_clock = matches!(&event.body, Some(Body::SessionOpened(o)) if o.simulated_clock);
-            }
-            let envelope = &event.event.envelope;
-            let ns = if self.by_wall_clock { envelope.ts_wall_ns } else { envelope.ts_mono_ns };
-            let origin = *self.origin_ns.get_or_insert(ns);
-            let at_ns = ns.saturating_sub(origin).max(self.end_ns());
-            let small = |n: i64| u32::try_from(n.max(0)).unwrap_or(u32::MAX);
-            // The totals that a close repeats are not traffic of their own.
-            let is_close = matches!(event.body, Some(bodycam_record::kinds::Body::SessionClosed(_)));
-            let of = |n: Option<i64>| if is_close { 0 } else { n.unwrap_or(0) };
-            self.push(Tick {
-                seq: event.seq(),
-                at_ns,
-                rows: small(of(event.rows())),
-                kib: small((of(event.bytes()).saturating_add(1023)) / 1024),
-                mark: event.mark(),
-                step: event.is_step(),
-            });
+impl Ticker {
+    /// The ticks of the events that follow. Wall time counts when the gateway's clock was injected (monotonic
+    /// time says nothing then), monotonic time otherwise (wall time can be set back).
+    pub fn ticks(&mut self, events: &[EventItem]) -> Vec<Tick> {
+        events.iter().map(|event| self.tick(event)).collect()
+    }
+
+    fn tick(&mut self, event: &EventItem) -> Tick {
+        use bodycam_record::kinds::Body;
+        let envelope = &event.event.envelope;
+        if self.origin_ns.is_none() {
+            self.by_wall_clock = matches!(&event.body, Some(Body::SessionOpened(o)) if o.simulated_clock);
         }
+        let ns = if self.by_wall_clock { envelope.ts_wall_ns } else { envelope.ts_mono_ns };
+        let origin = *self.origin_ns.get_or_insert(ns);
+        self.last_ns = ns.saturating_sub(origin).max(self.last_ns);
+        let small = |n: i64| u32::try_from(n.max(0)).unwrap_or(u32::MAX);
+        // The totals that a close repeats are not traffic of their own.
+        let is_close = matches!(event.body, Some(Body::SessionClosed(_)));
+        let of = |n: Option<i64>| if is_close { 0 } else { n.unwrap_or(0) };
+        Tick {
+            seq: event.seq(),
+            at_ns: self.last_ns,
+            rows: small(of(event.rows())),
+            kib: small(of(event.bytes()).saturating_add(1023) / 1024),
+            mark: event.mark(),
+            step: event.is_step(),
+        }
+    }
+}
+
+impl Timeline {
+    /// Adds the ticks that follow.
+    pub fn extend(&mut self, ticks: impl IntoIterator<Item = Tick>) {
+        ticks.into_iter().for_each(|tick| self.push(tick));
     }
 
     fn push(&mut self, tick: Tick) {
