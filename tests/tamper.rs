@@ -11,5 +11,6 @@ mod files;
 mod fixture;
 mod flips;
 mod foreign;
-mod ledger;
 mod lawful;
+mod ledger;
+mod recorded;

@@ -43,6 +43,19 @@ fn with_column(batch: &RecordBatch, name: &str, column: ArrayRef) -> RecordBatch
     RecordBatch::try_new(Arc::new(Schema::new(fields)), columns).unwrap()
 }
 
+/// The rows with one row more in the count of a session's first result.
+pub fn with_first_result_larger(batch: &RecordBatch, session: bodycam_record::SessionId) -> RecordBatch {
+    let ids = batch.column_by_name("session_id").unwrap().as_fixed_size_binary();
+    let seqs = batch.column_by_name("seq").unwrap().as_primitive::<Int64Type>();
+    let rows = batch.column_by_name("rows").unwrap().as_primitive::<Int64Type>();
+    let at = (0..batch.num_rows()).find(|row| ids.value(*row) == session.0 && seqs.value(*row) == 2).unwrap();
+    let changed: Int64Array = rows.iter().enumerate().map(|(row, n)| n.map(|n| n + i64::from(row == at))).collect();
+    let column = batch.schema().index_of("rows").unwrap();
+    let mut columns = batch.columns().to_vec();
+    columns[column] = Arc::new(changed);
+    RecordBatch::try_new(batch.schema(), columns).unwrap()
+}
+
 /// The lake after `change` of the file that holds event 3 of the first session, with honest-looking commits.
 fn altered(change: impl FnOnce(&RecordBatch) -> RecordBatch) -> (Lake, String) {
     let mut lake = (*clean_lake()).clone();

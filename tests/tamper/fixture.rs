@@ -94,10 +94,20 @@ fn record(end: End) -> Recording {
 }
 
 async fn record_sessions(end: End) -> Recording {
-    let (dir, crashed) = (tempfile::tempdir().unwrap(), tempfile::tempdir().unwrap());
+    let dir = tempfile::tempdir().unwrap();
+    record_in(dir.path(), end).await
+}
+
+/// Records three sealed sessions in a spool below `dir`.
+pub async fn spool(dir: &std::path::Path) {
+    record_in(dir, End::Stop).await;
+}
+
+async fn record_in(dir: &std::path::Path, end: End) -> Recording {
+    let crashed = tempfile::tempdir().unwrap();
     let clock = Clock::simulated();
     clock.set(START_NS);
-    let producer = Producer::start(options(dir.path(), clock.clone())).unwrap();
+    let producer = Producer::start(options(dir, clock.clone())).unwrap();
     let lane = producer.lane(0).unwrap();
     let mut pens = Vec::new();
     for name in ["ada", "bob", "eve"] {
@@ -125,17 +135,17 @@ async fn record_sessions(end: End) -> Recording {
             eve.close("client").await.unwrap();
             producer.heartbeat().unwrap();
             producer.stop("drain").unwrap();
-            read(dir.path())
+            read(dir)
         }
         End::Open => {
             producer.heartbeat().unwrap();
-            let recording = read(dir.path());
+            let recording = read(dir);
             drop(eve);
             recording
         }
         End::CrashAndRestart => {
             // What a killed process leaves is what the disk holds at that moment.
-            copy(dir.path(), crashed.path());
+            copy(dir, crashed.path());
             drop(eve);
             let again = Producer::start(options(crashed.path(), clock)).unwrap();
             again.heartbeat().unwrap();
