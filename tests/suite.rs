@@ -6,5 +6,8 @@
 mod architecture;
 #[path = "attack/http_egress.rs"]
 mod attack_http_egress;
+mod facts;
 mod http;
+mod postgres;
 mod support;
+mod tamper;
