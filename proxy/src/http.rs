@@ -71,7 +71,7 @@ pub struct HttpConfig {
     /// Seconds for connecting to a target.
     pub connect_seconds: u64,
     /// Seconds between two looks at whether a session's principal is still valid, at most 60.
-    pub check_seconds: u64,
+    pub recheck_seconds: u64,
 }
 
 impl Default for HttpConfig {
@@ -93,7 +93,7 @@ impl Default for HttpConfig {
             tunnel_idle_seconds: 900,
             resolve_seconds: 5,
             connect_seconds: 10,
-            check_seconds: 60,
+            recheck_seconds: 60,
         }
     }
 }
@@ -197,7 +197,7 @@ impl HttpConfig {
             ("tunnel_idle_seconds", self.tunnel_idle_seconds, 86_400),
             ("resolve_seconds", self.resolve_seconds, 300),
             ("connect_seconds", self.connect_seconds, 300),
-            ("check_seconds", self.check_seconds, 60),
+            ("recheck_seconds", self.recheck_seconds, 60),
         ] {
             if !(1..=most).contains(&value) {
                 return fault(setting, format!("{value} is not between 1 and {most}"));
@@ -352,7 +352,7 @@ mod tests {
             ("listen = \"0.0.0.0:3128\"", "listen"),
             ("max_head_bytes = 10", "max_head_bytes"),
             ("max_head_bytes = 1024", "max_url_bytes"),
-            ("check_seconds = 61", "check_seconds"),
+            ("recheck_seconds = 61", "recheck_seconds"),
             ("idle_seconds = 0", "idle_seconds"),
             ("hosts.\"10.0.0.1\" = [\"10.0.0.1\"]", "hosts"),
             ("hosts.\"a.example\" = []", "hosts"),

@@ -72,7 +72,7 @@ impl Egress {
     /// As [`Egress::start`], with other surroundings.
     pub fn custom(egress: &[&str], change: impl FnOnce(&mut Custom)) -> Self {
         let dir = tempfile::Builder::new().prefix("bodycam-egress-").tempdir().unwrap();
-        let mut http = HttpConfig { check_seconds: 1, ..HttpConfig::default() };
+        let mut http = HttpConfig { recheck_seconds: 1, ..HttpConfig::default() };
         for name in ["origin.test", "www.origin.test", "other.test", "packages.test", "git.test"] {
             http.hosts.insert(name.to_owned(), vec!["127.0.0.1".parse().unwrap()]);
         }

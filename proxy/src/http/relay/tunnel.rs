@@ -19,7 +19,8 @@ use tokio::time::{Duration, Instant, sleep_until};
 
 use super::answer::{Answer, Refused};
 use super::client::Client;
-use super::session::{Close, Reached, Session, int};
+use super::reach::Reached;
+use super::session::{Close, Session, int};
 use super::{refuse_head, respond};
 use crate::http::codec::authority::{Authority, Host};
 use crate::http::codec::head::RequestHead;
@@ -92,12 +93,18 @@ pub(super) async fn tunnel(
         Reached::Connected(dialed) => (Some((dialed.address, dialed.class)), None),
         Reached::Denied(refused) => (refused.address, Some(refused)),
         Reached::Failed(refused) => (None, Some(refused)),
+        Reached::Cut(_) => (None, None),
     };
     opened.address = address.map(|(address, _)| address.to_string());
     opened.address_class = address.map(|(_, class)| class.name().to_owned());
-    if let Reached::Denied(refused) = &reached {
+    let refusal = match &reached {
+        Reached::Denied(refused) => Some(refused.code),
+        Reached::Cut(close) => Some(close.outcome()),
+        Reached::Connected(_) | Reached::Failed(_) => None,
+    };
+    if let Some(refusal) = refusal {
         opened.verdict = "deny".to_owned();
-        opened.refusal = Some(refused.code.to_owned());
+        opened.refusal = Some(refusal.to_owned());
     }
     session.count(&opened.verdict);
     let content = session.request_content(head, to.to_string().as_bytes(), refused)?;
@@ -107,6 +114,7 @@ pub(super) async fn tunnel(
     let flow = Flow::new();
     let end = match reached {
         Reached::Denied(refused) => return respond(client, &Answer::refusal(&refused), head, true).await,
+        Reached::Cut(close) => return Err(close),
         Reached::Failed(refused) => {
             let close = if refused.status == 504 { Close::Timeout } else { Close::Server };
             let end = End { close, refused: Some(refused) };
