@@ -2,5 +2,8 @@
 
 mod architecture;
 mod facts;
+#[path = "attack/http_egress.rs"]
+mod attack_http_egress;
 mod http;
 mod support;
+mod postgres;

@@ -5,3 +5,6 @@ pub mod cluster;
 pub mod egress;
 pub mod stack;
 pub mod web;
+pub mod gateway;
+pub mod postgres;
+pub mod wire;

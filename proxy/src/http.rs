@@ -76,9 +76,9 @@ impl Default for HttpConfig {
             hosts: BTreeMap::new(),
             max_connections: 8192,
             max_sessions_per_principal: 256,
-            max_head_bytes: 64 << 10,
-            max_head_fields: 128,
-            max_url_bytes: 16 << 10,
+            max_head_bytes: Limits::default().bytes,
+            max_head_fields: Limits::default().fields,
+            max_url_bytes: Limits::default().url,
             head_seconds: 10,
             idle_seconds: 120,
             stall_seconds: 60,
@@ -218,7 +218,7 @@ impl HttpConfig {
 
 impl Service {
     /// A forward proxy. `own` are the addresses that this process listens on, whatever the protocol: no client
-    /// reaches them through it. `drain` is how long requests and tunnels may go on when the gateway stops.
+    /// reaches them through it. `drain` is how long the gateway waits for sessions when it stops.
     pub fn new(
         config: HttpConfig,
         directory: Directory,
@@ -231,6 +231,8 @@ impl Service {
         let connect = Duration::from_secs(config.connect_seconds);
         let dialer = Dialer::new(config.known_hosts()?, own, resolve, connect);
         let (counters, open) = (Counters::default(), AtomicUsize::new(0));
+        // What goes on until then is cut and recorded in the last second, before the gateway drops it.
+        let drain = drain.saturating_sub(Duration::from_secs(1)).max(drain / 2);
         Ok(Self { config, directory, slots, dialer, drain, counters, open })
     }
 
@@ -244,9 +246,36 @@ impl Service {
         &self.counters
     }
 
-    /// Connections open now.
-    pub fn open_connections(&self) -> usize {
-        self.open.load(Ordering::Relaxed)
+    /// The text that Prometheus scrapes.
+    pub fn prometheus(&self) -> String {
+        use std::fmt::Write as _;
+        let c = &self.counters;
+        let load = |counter: &AtomicU64| counter.load(Ordering::Relaxed);
+        let open = self.open.load(Ordering::Relaxed) as u64;
+        let mut out = String::new();
+        for (name, kind, help, rows) in [
+            ("connections_total", "counter", "Connections accepted.", &[("", load(&c.connections))][..]),
+            ("connections_open", "gauge", "Connections open now.", &[("", open)]),
+            ("refused_total", "counter", "Connections refused before a session.", &[("", load(&c.refused))]),
+            (
+                "requests_total",
+                "counter",
+                "Requests and tunnels.",
+                &[("{verdict=\"allow\"}", load(&c.allowed)), ("{verdict=\"deny\"}", load(&c.denied))],
+            ),
+            (
+                "bytes_total",
+                "counter",
+                "Bytes from and to clients, of sessions that are over.",
+                &[("{direction=\"in\"}", load(&c.bytes_in)), ("{direction=\"out\"}", load(&c.bytes_out))],
+            ),
+        ] {
+            let _ = writeln!(out, "# HELP bodycam_http_{name} {help}\n# TYPE bodycam_http_{name} {kind}");
+            for (labels, value) in rows {
+                let _ = writeln!(out, "bodycam_http_{name}{labels} {value}");
+            }
+        }
+        out
     }
 
     /// Serves one connection to its end. `drain` turns true when the gateway stops.

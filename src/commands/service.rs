@@ -198,7 +198,8 @@ fn start_gateway(config: &Config, clock: Clock, tenant_key: bodycam_record::Tena
         listeners.push((postgres.listen.to_string(), Service::Postgres(Arc::new(service))));
     }
     if let Some(http) = &config.http {
-        let service = http::Service::new(http.clone(), directory, slots, own)?;
+        let drain = std::time::Duration::from_secs(config.gateway.drain_seconds);
+        let service = http::Service::new(http.clone(), directory, slots, own, drain)?;
         listeners.push((http.listen.to_string(), Service::Http(Arc::new(service))));
     }
     Ok(Gateway::start(&config.gateway, producer, listeners)?)

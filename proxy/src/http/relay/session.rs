@@ -224,6 +224,11 @@ impl<'a> Session<'a> {
         self.pen.lane().producer().clock().mono_ns() / 1000
     }
 
+    /// Turns true when the gateway stops.
+    pub fn drain(&self) -> watch::Receiver<bool> {
+        self.drain.clone()
+    }
+
     /// Whether the gateway stops.
     pub fn is_draining(&self) -> bool {
         *self.drain.borrow()

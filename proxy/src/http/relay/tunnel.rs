@@ -7,12 +7,14 @@
 use std::cell::{Cell, RefCell};
 use std::io;
 use std::pin::Pin;
+use std::sync::Arc;
 use std::task::{Context, Poll};
 
 use bodycam_record::ContentKind;
 use bodycam_record::kinds::gap::Gap;
 use bodycam_record::kinds::http::{HttpTunnelClosed, HttpTunnelOpened};
 use tokio::io::{AsyncWrite, AsyncWriteExt as _};
+use tokio::sync::watch;
 use tokio::time::{Duration, Instant, sleep_until};
 
 use super::answer::{Answer, Refused};
@@ -29,6 +31,9 @@ use crate::http::inspect;
 
 /// After so many bytes in one go the other connections of the core get their turn.
 const TURN: usize = 256 << 10;
+
+/// A tunnel in which nothing has moved for so long is not waited for when the gateway stops.
+const QUIET: Duration = Duration::from_secs(1);
 
 /// A fatal TLS alert, access_denied: a client shows it, where a bare close looks like a broken network.
 const ACCESS_DENIED: [u8; 7] = [21, 3, 1, 0, 2, 2, 49];
@@ -51,6 +56,7 @@ enum Cut {
     Client,
     Server,
     Idle,
+    Drain,
     Refused(Refused),
 }
 
@@ -205,7 +211,7 @@ async fn carry(
         Err(close) => return end(close),
     }
     let idle = Duration::from_secs(session.service.config.tunnel_idle_seconds);
-    let hosts = std::sync::Arc::clone(&session.hosts);
+    let (hosts, drain) = (Arc::clone(&session.hosts), session.drain());
     let Client { source, sink } = client;
     let outward = async {
         first_flight(source, &mut to_server, to, &hosts, flow).await?;
@@ -235,7 +241,7 @@ async fn carry(
     let both = session.guarded(async {
         tokio::select! {
             ended = async { tokio::try_join!(outward, back) } => ended.map(|_| ()),
-            () = flow.idles(idle) => Err(Cut::Idle),
+            cut = flow.idles(idle, drain) => Err(cut),
         }
     });
     match both.await {
@@ -243,6 +249,7 @@ async fn carry(
         Ok(Err(Cut::Client)) => end(Close::Client),
         Ok(Err(Cut::Server)) => end(Close::Server),
         Ok(Err(Cut::Idle)) => end(Close::Timeout),
+        Ok(Err(Cut::Drain)) => end(Close::Drain),
         Ok(Err(Cut::Refused(refused))) => End { close: Close::Protocol, refused: Some(refused) },
         Err(close) => end(close),
     }
@@ -274,14 +281,19 @@ impl Flow {
         first
     }
 
-    /// Returns when nothing has moved for `limit`.
-    async fn idles(&self, limit: Duration) {
+    /// Returns when nothing has moved for `limit`, or for a moment when the gateway stops: most tunnels that
+    /// stand open then are a client's pool.
+    async fn idles(&self, limit: Duration, mut drain: watch::Receiver<bool>) -> Cut {
+        let mut draining = false;
         loop {
-            let at = self.active.get() + limit;
+            let at = self.active.get() + if draining { limit.min(QUIET) } else { limit };
             if Instant::now() >= at {
-                return;
+                return if draining { Cut::Drain } else { Cut::Idle };
             }
-            sleep_until(at).await;
+            tokio::select! {
+                () = sleep_until(at) => {}
+                _ = drain.wait_for(|d| *d), if !draining => draining = true,
+            }
         }
     }
 }

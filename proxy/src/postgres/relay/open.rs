@@ -17,7 +17,7 @@ use super::startup::Client;
 use crate::correlation;
 use crate::postgres::Service;
 use crate::postgres::codec::backend;
-use crate::postgres::codec::startup::{Startup, options};
+use crate::postgres::codec::startup::{Parameters, Startup, options};
 use crate::postgres::inspect::SearchPath;
 use crate::postgres::socket::Socket;
 use crate::postgres::upstream::{Target, Upstream, UpstreamError};
@@ -92,7 +92,7 @@ pub(super) async fn open(
     let opening = opening(service, &client, &target, &database, peer, lane).await;
     let parameters = match judge(&client, &target) {
         Ok(parameters) => parameters,
-        Err(refused) => return refuse(client, opening, refused, lane).await,
+        Err(refused) => return refuse(client, opening, *refused, lane).await,
     };
     let limit = client.principal.member.max_sessions.unwrap_or(service.config.max_sessions_per_principal);
     let Some(slot) = service.slots.enter(client.principal.principal_ref, limit) else {
@@ -214,10 +214,10 @@ fn startup_correlation(startup: &Startup) -> Option<(String, bool)> {
 }
 
 /// What of the startup parameters goes on to the target, or why the client is refused.
-fn judge(client: &Client, target: &Target) -> Result<Vec<(Vec<u8>, Vec<u8>)>, Refused> {
+fn judge(client: &Client, target: &Target) -> Result<Parameters, Box<Refused>> {
     if !client.principal.may_reach(&target.config.name) {
         let message = format!("bodycam: {} may not reach this target", client.principal.name);
-        return Err(Refused::new("target", "42501", message));
+        return Err(Box::new(Refused::new("target", "42501", message)));
     }
     let mut parameters = Vec::new();
     for (name, value) in &client.startup.parameters {
@@ -229,11 +229,11 @@ fn judge(client: &Client, target: &Target) -> Result<Vec<(Vec<u8>, Vec<u8>)>, Re
                     continue;
                 }
                 let message = "bodycam: replication is not supported, for it cannot be recorded".to_owned();
-                return Err(Refused::new("replication", "0A000", message));
+                return Err(Box::new(Refused::new("replication", "0A000", message)));
             }
             b"options" if options(value).is_none() => {
                 let message = "bodycam: options may hold only -c name=value and --name=value".to_owned();
-                return Err(Refused::new("options", "0A000", message));
+                return Err(Box::new(Refused::new("options", "0A000", message)));
             }
             _ => parameters.push((name.clone(), value.clone())),
         }

@@ -343,6 +343,9 @@ impl Session {
             self.expect_rows()?;
         }
         let copied_in = self.copy_ended(&recorded, false)?;
+        let changes = [&b"CREATE"[..], b"ALTER", b"DROP", b"IMPORT"];
+        self.catalog_changed |= recorded.facts.statement_kind == "ddl"
+            || changes.iter().any(|change| ending.tag.starts_with(change));
         self.result(&recorded, ending, Some(started))?;
         if copied_in {
             self.answers.copied();
@@ -439,6 +442,10 @@ impl Session {
             _ => {}
         }
         if self.status == b'I' {
+            if std::mem::take(&mut self.catalog_changed) {
+                self.catalog.outdated();
+                self.looked_up.clear();
+            }
             for portal in self.portals.clear() {
                 self.abandon(&portal.recorded)?;
             }

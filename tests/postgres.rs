@@ -1,0 +1,5 @@
+//! The gateway before real PostgreSQL servers, with real clients.
+
+mod clients;
+mod recording;
+mod sessions;
