@@ -30,12 +30,12 @@ fn a_psql_session_is_recorded_stored_verified_and_replayed_and_an_altered_cell_i
     let sessions = stack.run(&["sessions", "ls", "--format", "json"]);
     let sessions: serde_json::Value = serde_json::from_slice(&sessions.stdout).unwrap();
     assert_eq!(sessions["total"], 2);
-    let replayed: String = sessions["sessions"]
+    let replayed: String = sessions["items"]
         .as_array()
         .unwrap()
         .iter()
         .map(|s| {
-            let id = s["session"].as_str().or(s["session_id"].as_str()).unwrap();
+            let id = s["session"].as_str().unwrap();
             String::from_utf8(stack.run(&["replay", id, "--format", "text"]).stdout).unwrap()
         })
         .collect();
