@@ -48,7 +48,7 @@ pub fn run(
     };
     let outcome = super::runtime()?.block_on(query::run(&store, &options, &mut *out, &mut |p| {
         if terminal {
-            eprint!("\r{p}\x1b[K");
+            eprint!("\r{} of {} rows read, {} s\x1b[K", p.rows_read, p.rows_total, p.elapsed.as_secs());
         }
     }));
     if terminal {
