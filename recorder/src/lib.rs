@@ -1,1 +1,25 @@
+//! From the bus to the lake: verified, ordered, exactly once.
 //!
+//! `ingest` takes records and checks every chain, `tables` makes files of what it took, `commit` puts files,
+//! keys and the commit in their order and releases the bus, `compact` merges small files. Invariant: a record
+//! is released only after the commit that holds it is durable, and a commit exists only after its files are.
+
+mod commit;
+pub mod compact;
+pub mod config;
+pub mod error;
+mod findings;
+mod ingest;
+pub mod metrics;
+pub mod recorder;
+#[cfg(test)]
+mod scene;
+mod sessions;
+mod tables;
+mod templates;
+
+pub use compact::Compactor;
+pub use config::RecorderConfig;
+pub use error::RecorderError;
+pub use metrics::Metrics;
+pub use recorder::{Recorder, run};

@@ -136,6 +136,10 @@ pub struct LedgerState {
     pub producer: String,
     /// Epoch of its last record.
     pub epoch: i64,
+    /// Long-term public key that the last START named.
+    pub producer_key: Digest,
+    /// Public key of the epoch.
+    pub epoch_key: Digest,
     /// Number of its next record.
     pub next_seq: i64,
     /// Hash of its last record.
@@ -295,6 +299,8 @@ impl LedgerState {
     pub(crate) fn put(&self, w: &mut Writer) {
         w.bytes(self.producer.as_bytes());
         w.int(self.epoch);
+        w.bytes(&self.producer_key.0);
+        w.bytes(&self.epoch_key.0);
         w.int(self.next_seq);
         w.bytes(&self.head.0);
         w.int(self.watermark_ns);

@@ -167,6 +167,9 @@ impl Lake {
         let Some((index, stream)) = self.state.stream(&commit.stream, commit.generation) else {
             return Err(LakeError::NotFound { what: "stream", id: commit.stream.to_string() });
         };
+        if commit.from < stream.position {
+            return Err(LakeError::CommitConflict { path });
+        }
         commit.previous = stream.last;
         commit.sign(key);
         // What would not be read back must not be written.

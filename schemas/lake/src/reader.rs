@@ -24,6 +24,7 @@ use crate::commit::FileEntry;
 use crate::error::LakeError;
 use crate::file::seq_column;
 use crate::lake::View;
+use crate::layout::HOUR_NS;
 
 mod source;
 
@@ -214,8 +215,17 @@ impl View {
         Ok(batches.map_err(move |err| source::error(&path, err)).boxed())
     }
 
-    /// The events of a session, in order.
+    /// The events of a session, in order. Its row in the index says when it was active, which spares opening the
+    /// files of other hours; should events lie outside (a clock that jumped), everything is read.
     pub async fn events_of(&self, session: SessionId) -> Result<Events, LakeError> {
+        if let Some(row) = self.session(session).await? {
+            let from = row.started_ns.saturating_sub(HOUR_NS);
+            let to = row.last_activity_ns.saturating_add(HOUR_NS);
+            let events = self.events(&Filter { time: Some((from, to)), ..Filter::session(session) }).await?;
+            if i64::try_from(events.events.len() + events.faults.len()) == Ok(row.events) {
+                return Ok(events);
+            }
+        }
         self.events(&Filter::session(session)).await
     }
 
@@ -238,20 +248,23 @@ impl View {
         Ok(found)
     }
 
-    /// The hash of one event of a session, when it is here.
-    pub async fn event_hash(&self, session: SessionId, seq: i64) -> Result<Option<Digest>, LakeError> {
-        let filter = Filter { seq: Some((seq, seq.saturating_add(1))), ..Filter::session(session) }
-            .with_columns(&["hash"]);
+    /// The hashes of a session's events by `seq`; several for one `seq` where the chain forks.
+    pub async fn event_hashes(&self, session: SessionId) -> Result<HashMap<i64, Vec<Digest>>, LakeError> {
+        let filter = Filter::session(session).with_columns(&["seq", "hash"]);
+        let mut hashes: HashMap<i64, Vec<Digest>> = HashMap::new();
         for family in Family::EVENTS {
             let mut batches = self.read(Table::Events(family), &filter);
             while let Some((_, batch)) = batches.try_next().await? {
-                let hash = Columns { table: family.name(), batch: &batch }.need("hash", Type::Digest)?;
-                if let Some(hash) = hash.digest(0) {
-                    return Ok(Some(hash));
+                let columns = Columns { table: family.name(), batch: &batch };
+                let (seq, hash) = (columns.need("seq", Type::Int)?, columns.need("hash", Type::Digest)?);
+                for row in 0..batch.num_rows() {
+                    if let (Some(seq), Some(hash)) = (seq.int(row), hash.digest(row)) {
+                        hashes.entry(seq).or_default().push(hash);
+                    }
                 }
             }
         }
-        Ok(None)
+        Ok(hashes)
     }
 
     /// The newest row of every session that `filter` lets through, in order of session id.

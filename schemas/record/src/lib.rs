@@ -15,6 +15,7 @@ pub mod key;
 pub mod kinds;
 pub mod ledger;
 pub mod merkle;
+pub mod rule;
 pub mod seal;
 pub mod shown;
 pub mod value;

@@ -372,9 +372,9 @@ async fn rows_are_chosen_by_session_number_time_and_kind() {
     let filter = Filter::session(session(1)).with_columns(&["seq", "hash"]);
     let batches: Vec<_> = view.read(Table::Events(Family::Gap), &filter).try_collect().await.unwrap();
     assert!(batches.iter().all(|(_, b)| b.num_columns() == 2));
-    let hash = view.event_hash(session(3), 7).await.unwrap();
-    assert_eq!(hash, Some(events(session(3), 100)[7].hash));
-    assert_eq!(view.event_hash(session(3), 100).await.unwrap(), None);
+    let hashes = view.event_hashes(session(3)).await.unwrap();
+    let expected = events(session(3), 100).iter().map(|e| (e.envelope.seq, vec![e.hash])).collect();
+    assert_eq!(hashes, expected);
 }
 
 #[tokio::test]
@@ -406,6 +406,22 @@ async fn the_newest_row_of_a_session_counts_and_the_newest_sessions_come_first()
     }
     assert_eq!(view.session(session(2)).await.unwrap(), Some(row(session(2), 3, T0 + 30)));
     assert_eq!(view.session(session(9)).await.unwrap(), None);
+}
+
+#[tokio::test]
+async fn a_session_is_found_whole_whatever_its_row_says_of_its_time() {
+    let mut scene = Scene::new().await;
+    let all = events(session(1), 100);
+    let mut files = scene.write_events("gw/0", &all).await;
+    // The index knows of 100 events around T0; the second one says a day earlier, as a clock that jumped would.
+    for (revision, last) in [(1, T0 + HOUR_NS), (2, T0 - 24 * HOUR_NS)] {
+        let mut row = row(session(1), revision, last);
+        (row.started_ns, row.events) = (last - HOUR_NS, 100);
+        let encoded = file::encode(Table::Sessions, &sessions::encode([&row]).unwrap()).unwrap();
+        files.push(scene.put("gw/0", encoded, None).await);
+        scene.add("gw/0", revision as u64 - 1, revision as u64, std::mem::take(&mut files)).await;
+        assert_eq!(scene.lake.view().events_of(session(1)).await.unwrap().events.len(), 100);
+    }
 }
 
 #[tokio::test]

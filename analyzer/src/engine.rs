@@ -1,0 +1,159 @@
+//! DataFusion over a lake as of one moment. This is the only file that builds a `SessionContext`.
+//!
+//! Invariant: a context reads the files that commits and window records name and nothing else. It is made for
+//! one statement or one evaluation and sees one moment of the lake; there is no listing cache to go stale,
+//! and nothing is spilled, so clear content never reaches a disk.
+
+use std::collections::BTreeMap;
+use std::sync::Arc;
+
+use arrow::array::RecordBatch;
+use bodycam_lake::{FileEntry, Store, Table, View};
+use bodycam_record::TenantKey;
+use datafusion::catalog::{CatalogProvider, MemoryCatalogProvider};
+use datafusion::datasource::TableProvider;
+use datafusion::error::DataFusionError;
+use datafusion::execution::context::SessionContext;
+use datafusion::execution::disk_manager::{DiskManagerBuilder, DiskManagerMode};
+use datafusion::execution::memory_pool::GreedyMemoryPool;
+use datafusion::execution::object_store::ObjectStoreUrl;
+use datafusion::execution::runtime_env::{RuntimeEnv, RuntimeEnvBuilder};
+use datafusion::execution::session_state::SessionStateBuilder;
+use datafusion::prelude::SessionConfig;
+
+use crate::error::AnalyzerError;
+
+mod catalog;
+mod content;
+mod files;
+mod functions;
+mod pool;
+mod pushdown;
+
+pub use catalog::tables;
+pub(crate) use pool::{Job, spawn};
+
+pub(crate) use catalog::{HOURLY_DESTINATIONS, HOURLY_PULLS, families_of, timestamp};
+
+use catalog::{LakeSchema, Rows};
+
+/// Memory for parsed Parquet footers, kept between queries.
+const METADATA_CACHE: usize = 64 << 20;
+/// Rows in a batch.
+const BATCH_ROWS: usize = 8192;
+
+/// Queries over one store.
+#[derive(Clone)]
+pub struct Engine {
+    runtime: Arc<RuntimeEnv>,
+    threads: usize,
+}
+
+/// What a query may use and see.
+#[derive(Clone)]
+pub struct Scope {
+    schema: LakeSchema,
+    memory_bytes: usize,
+}
+
+impl Engine {
+    /// An engine that reads from `store`.
+    pub fn new(store: &Store) -> Result<Self, AnalyzerError> {
+        let engine = Self::without_store()?;
+        engine
+            .runtime
+            .register_object_store(ObjectStoreUrl::local_filesystem().as_ref(), store.object_store());
+        Ok(engine)
+    }
+
+    /// An engine for rows that are in memory. Without a store it can read no file at all.
+    pub fn without_store() -> Result<Self, AnalyzerError> {
+        let runtime = RuntimeEnvBuilder::new()
+            .with_object_list_cache_limit(0)
+            .with_metadata_cache_limit(METADATA_CACHE)
+            .with_disk_manager_builder(DiskManagerBuilder::default().with_mode(DiskManagerMode::Disabled))
+            .build_arc()
+            .map_err(|err| AnalyzerError::sql("setting up the query engine", err))?;
+        runtime
+            .deregister_object_store(ObjectStoreUrl::local_filesystem().as_ref())
+            .map_err(|err| AnalyzerError::sql("setting up the query engine", err))?;
+        Ok(Self { runtime, threads: pool::threads() })
+    }
+
+    /// A context over `scope`, with a memory pool of its own.
+    pub fn context(&self, scope: &Scope) -> Result<SessionContext, AnalyzerError> {
+        let runtime = RuntimeEnv {
+            memory_pool: Arc::new(GreedyMemoryPool::new(scope.memory_bytes)),
+            ..self.runtime.as_ref().clone()
+        };
+        let mut config = SessionConfig::new()
+            .with_target_partitions(self.threads)
+            .with_batch_size(BATCH_ROWS)
+            .with_information_schema(true)
+            .with_default_catalog_and_schema("lake", "public")
+            .with_create_default_catalog_and_schema(false)
+            .with_collect_statistics(false);
+        let parquet = &mut config.options_mut().execution.parquet;
+        parquet.enable_page_index = true;
+        parquet.bloom_filter_on_read = true;
+        parquet.pruning = true;
+        config.options_mut().sql_parser.map_string_types_to_utf8view = false;
+        let state = SessionStateBuilder::new_with_default_features()
+            .with_config(config)
+            .with_runtime_env(Arc::new(runtime))
+            .build();
+        let context = SessionContext::new_with_state(state);
+        let catalog = MemoryCatalogProvider::new();
+        catalog
+            .register_schema("public", Arc::new(scope.schema.clone()))
+            .map_err(|err| AnalyzerError::sql("setting up the query engine", err))?;
+        context.register_catalog("lake", Arc::new(catalog));
+        for form in [functions::IdForm::Hex, functions::IdForm::Uuid] {
+            context.register_udf(functions::id_text(form));
+        }
+        if let Some(tenant) = &scope.schema.tenant {
+            functions::pseudonyms(tenant).into_iter().for_each(|f| context.register_udf(f));
+        }
+        Ok(context)
+    }
+}
+
+impl Scope {
+    /// Everything in a lake as of one moment; `findings` are the files that window records name.
+    pub fn lake(view: View, findings: Vec<Arc<FileEntry>>, memory_bytes: usize) -> Self {
+        Self::of(Rows::Lake { view, findings }, memory_bytes)
+    }
+
+    /// Batches of the lake's tables.
+    pub fn memory(batches: BTreeMap<Table, Vec<RecordBatch>>, memory_bytes: usize) -> Self {
+        Self::of(Rows::Memory(batches), memory_bytes)
+    }
+
+    fn of(rows: Rows, memory_bytes: usize) -> Self {
+        let schema = LakeSchema { rows, bounds: None, tenant: None, extra: BTreeMap::new() };
+        Self { schema, memory_bytes }
+    }
+
+    /// Only events with a time in `[from_ns, to_ns)`.
+    pub fn between(mut self, from_ns: i64, to_ns: i64) -> Self {
+        self.schema.bounds = Some((from_ns, to_ns));
+        self
+    }
+
+    /// With the key that opens content.
+    pub fn with_tenant(mut self, tenant: Option<TenantKey>) -> Self {
+        self.schema.tenant = tenant;
+        self
+    }
+
+    /// With one more table, or one in the place of a table of the lake.
+    pub fn with_table(mut self, name: &str, table: Arc<dyn TableProvider>) -> Self {
+        self.schema.extra.insert(name.to_owned(), table);
+        self
+    }
+}
+
+/// Whether an error says that the memory pool is exhausted.
+pub(crate) fn is_out_of_memory(err: &DataFusionError) -> bool {
+    matches!(err.find_root(), DataFusionError::ResourcesExhausted(_))
+}

@@ -1,0 +1,260 @@
+//! The sealed chunks of the lake with a column that opens them. Nothing is decrypted, and no key read, unless
+//! a query names that column.
+//!
+//! A chunk whose session key is gone (erased) opens to NULL; one that was altered is an error.
+
+use std::collections::HashMap;
+use std::fmt;
+use std::sync::Arc;
+
+use arrow::array::{Array, AsArray, BinaryBuilder, FixedSizeBinaryArray, Int64Array, RecordBatch};
+use arrow::datatypes::{DataType, Field, Int64Type, Schema, SchemaRef};
+use async_trait::async_trait;
+use bodycam_lake::{LakeError, Store, Table, layout};
+use bodycam_record::{SealedChunk, SessionId, SessionKey, TenantKey};
+use datafusion::catalog::Session;
+use datafusion::common::tree_node::TreeNodeRecursion;
+use datafusion::common::{DataFusionError, Result, internal_err, plan_err};
+use datafusion::datasource::{TableProvider, TableType};
+use datafusion::execution::{SendableRecordBatchStream, TaskContext};
+use datafusion::logical_expr::{Expr, TableProviderFilterPushDown};
+use datafusion::physical_expr::{EquivalenceProperties, PhysicalExpr};
+use datafusion::physical_plan::stream::RecordBatchStreamAdapter;
+use datafusion::physical_plan::{
+    DisplayAs, DisplayFormatType, ExecutionPlan, ExecutionPlanProperties, PlanProperties,
+};
+use futures::{StreamExt, TryStreamExt};
+
+/// The column that opens a chunk.
+pub(super) const CLEAR: &str = "clear";
+
+/// The columns that opening needs.
+const SEALED: [&str; 5] = ["session_id", "content_no", "chunk_index", "content_kind", "sealed"];
+
+/// The content table with a `clear` column.
+#[derive(Debug)]
+pub(super) struct ContentTable {
+    sealed: Arc<dyn TableProvider>,
+    store: Option<Store>,
+    tenant: Option<TenantKey>,
+    schema: SchemaRef,
+}
+
+impl ContentTable {
+    /// `sealed` as it rests; `store` holds the wrapped keys.
+    pub(super) fn new(
+        sealed: Arc<dyn TableProvider>,
+        store: Option<Store>,
+        tenant: Option<TenantKey>,
+    ) -> Self {
+        let clear = Arc::new(Field::new(CLEAR, DataType::Binary, true));
+        let fields = sealed.schema().fields().iter().cloned().chain([clear]).collect::<Vec<_>>();
+        Self { sealed, store, tenant, schema: Arc::new(Schema::new(fields)) }
+    }
+}
+
+#[async_trait]
+impl TableProvider for ContentTable {
+    fn schema(&self) -> SchemaRef {
+        self.schema.clone()
+    }
+
+    fn table_type(&self) -> TableType {
+        TableType::Base
+    }
+
+    fn supports_filters_pushdown(&self, filters: &[&Expr]) -> Result<Vec<TableProviderFilterPushDown>> {
+        let on_clear = |f: &Expr| f.column_refs().iter().any(|c| c.name == CLEAR);
+        let support = |f: &&Expr| match on_clear(f) {
+            true => TableProviderFilterPushDown::Unsupported,
+            false => TableProviderFilterPushDown::Inexact,
+        };
+        Ok(filters.iter().map(support).collect())
+    }
+
+    async fn scan(
+        &self,
+        state: &dyn Session,
+        projection: Option<&Vec<usize>>,
+        filters: &[Expr],
+        limit: Option<usize>,
+    ) -> Result<Arc<dyn ExecutionPlan>> {
+        let clear_at = self.sealed.schema().fields().len();
+        let projection = projection.cloned().unwrap_or_else(|| (0..=clear_at).collect());
+        if !projection.contains(&clear_at) {
+            return self.sealed.scan(state, Some(&projection), filters, limit).await;
+        }
+        let (Some(tenant), Some(store)) = (&self.tenant, &self.store) else {
+            return plan_err!(
+                "content is encrypted and no tenant key is configured: set the tenant key, or leave out the columns text and bytes"
+            );
+        };
+        let schema = Arc::new(self.schema.project(&projection)?);
+        let sealed = self.sealed.scan(state, None, filters, limit).await?;
+        let properties = PlanProperties::new(
+            EquivalenceProperties::new(schema.clone()),
+            sealed.output_partitioning().clone(),
+            sealed.pipeline_behavior(),
+            sealed.boundedness(),
+        );
+        let opener = Opener { store: store.clone(), tenant: tenant.clone(), schema };
+        Ok(Arc::new(OpenContent { sealed, opener, properties: Arc::new(properties) }))
+    }
+}
+
+/// Opens the chunks that its input reads.
+#[derive(Debug)]
+struct OpenContent {
+    sealed: Arc<dyn ExecutionPlan>,
+    opener: Opener,
+    properties: Arc<PlanProperties>,
+}
+
+impl DisplayAs for OpenContent {
+    fn fmt_as(&self, _: DisplayFormatType, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("OpenContent")
+    }
+}
+
+impl ExecutionPlan for OpenContent {
+    fn name(&self) -> &str {
+        "OpenContent"
+    }
+
+    fn properties(&self) -> &Arc<PlanProperties> {
+        &self.properties
+    }
+
+    fn children(&self) -> Vec<&Arc<dyn ExecutionPlan>> {
+        vec![&self.sealed]
+    }
+
+    fn apply_expressions(
+        &self,
+        _: &mut dyn FnMut(&Arc<dyn PhysicalExpr>) -> Result<TreeNodeRecursion>,
+    ) -> Result<TreeNodeRecursion> {
+        Ok(TreeNodeRecursion::Continue)
+    }
+
+    fn with_new_children(
+        self: Arc<Self>,
+        mut children: Vec<Arc<dyn ExecutionPlan>>,
+    ) -> Result<Arc<dyn ExecutionPlan>> {
+        let Some(sealed) = children.pop() else { return internal_err!("OpenContent has one input") };
+        Ok(Arc::new(Self { sealed, opener: self.opener.clone(), properties: self.properties.clone() }))
+    }
+
+    fn execute(&self, partition: usize, context: Arc<TaskContext>) -> Result<SendableRecordBatchStream> {
+        let input = self.sealed.execute(partition, context)?;
+        let opener = Arc::new(self.opener.clone());
+        let keys: Keys = HashMap::new();
+        let opened = futures::stream::try_unfold((input, keys), move |(mut input, mut keys)| {
+            let opener = opener.clone();
+            async move {
+                let Some(batch) = input.try_next().await? else { return Ok(None) };
+                let opened = opener.open(&batch, &mut keys).await?;
+                Ok::<_, DataFusionError>(Some((opened, (input, keys))))
+            }
+        });
+        Ok(Box::pin(RecordBatchStreamAdapter::new(
+            self.properties.eq_properties.schema().clone(),
+            opened.boxed(),
+        )))
+    }
+}
+
+/// Keys of the sessions seen so far; none for those whose key is gone.
+type Keys = HashMap<SessionId, Option<SessionKey>>;
+
+#[derive(Debug, Clone)]
+struct Opener {
+    store: Store,
+    tenant: TenantKey,
+    schema: SchemaRef,
+}
+
+impl Opener {
+    async fn open(&self, batch: &RecordBatch, keys: &mut Keys) -> Result<RecordBatch> {
+        let failed = |err: LakeError| DataFusionError::External(Box::new(err));
+        let chunks = Sealed::of(batch).ok_or_else(|| {
+            failed(LakeError::Columns { table: "content", reason: format!("a file lacks one of {SEALED:?}") })
+        })?;
+        let mut clear = BinaryBuilder::new();
+        for row in 0..batch.num_rows() {
+            let chunk = chunks.row(row).map_err(failed)?;
+            if !keys.contains_key(&chunk.session) {
+                keys.insert(chunk.session, self.key(chunk.session).await.map_err(failed)?);
+            }
+            let Some(key) = keys.get(&chunk.session).and_then(Option::as_ref) else {
+                clear.append_null();
+                continue;
+            };
+            let opened = chunk.open(key).map_err(|_| {
+                failed(LakeError::Damaged {
+                    path: format!(
+                        "chunk {} of content {} of session {}",
+                        chunk.index, chunk.content_no, chunk.session
+                    ),
+                    reason: "it does not open under the session's key".to_owned(),
+                })
+            })?;
+            clear.append_value(opened.bytes);
+        }
+        let clear: Arc<dyn Array> = Arc::new(clear.finish());
+        let column = |field: &Arc<Field>| match field.name().as_str() {
+            CLEAR => Some(clear.clone()),
+            name => batch.column_by_name(name).cloned(),
+        };
+        let columns: Option<Vec<_>> = self.schema.fields().iter().map(column).collect();
+        match columns {
+            Some(columns) => Ok(RecordBatch::try_new(self.schema.clone(), columns)?),
+            None => internal_err!("a projected column of content is not in its input"),
+        }
+    }
+
+    async fn key(&self, session: SessionId) -> std::result::Result<Option<SessionKey>, LakeError> {
+        let path = layout::session_key(session);
+        let Some(wrapped) = self.store.get(&path).await? else { return Ok(None) };
+        match self.tenant.unwrap(session, &wrapped) {
+            Ok(key) => Ok(Some(key)),
+            Err(source) => Err(LakeError::Unopenable { path, source }),
+        }
+    }
+}
+
+/// The sealed columns of a batch.
+struct Sealed<'a> {
+    session: &'a FixedSizeBinaryArray,
+    content_no: &'a Int64Array,
+    index: &'a Int64Array,
+    kind: &'a Int64Array,
+    sealed: &'a arrow::array::BinaryArray,
+}
+
+impl<'a> Sealed<'a> {
+    fn of(batch: &'a RecordBatch) -> Option<Self> {
+        let [session, content_no, index, kind, sealed] = SEALED;
+        let int = |name: &str| batch.column_by_name(name)?.as_primitive_opt::<Int64Type>();
+        Some(Self {
+            session: batch.column_by_name(session)?.as_fixed_size_binary_opt()?,
+            content_no: int(content_no)?,
+            index: int(index)?,
+            kind: int(kind)?,
+            sealed: batch.column_by_name(sealed)?.as_binary_opt::<i32>()?,
+        })
+    }
+
+    fn row(&self, row: usize) -> std::result::Result<SealedChunk, LakeError> {
+        let malformed = || LakeError::Columns {
+            table: Table::Content.name(),
+            reason: "a row does not hold a sealed chunk".to_owned(),
+        };
+        Ok(SealedChunk {
+            session: SessionId::try_from(self.session.value(row)).map_err(|_| malformed())?,
+            content_no: self.content_no.value(row),
+            index: u32::try_from(self.index.value(row)).map_err(|_| malformed())?,
+            kind: self.kind.value(row),
+            sealed: self.sealed.value(row).to_vec(),
+        })
+    }
+}

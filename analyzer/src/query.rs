@@ -1,0 +1,182 @@
+//! The guarded SQL door: one statement that only reads, under a memory limit and a time limit, over the lake as
+//! of one moment.
+//!
+//! Invariant: the result reaches the writer batch by batch; when an error, the time limit or the caller ends
+//! the query early, no Parquet file with a footer and no complete-looking table is left behind silently: the
+//! error says so.
+
+use std::io::Write;
+use std::time::{Duration, Instant};
+
+use arrow::array::RecordBatch;
+use arrow::datatypes::SchemaRef;
+use bodycam_lake::{Lake, Store};
+use bodycam_record::TenantKey;
+use datafusion::execution::context::SessionContext;
+use datafusion::physical_plan::{ExecutionPlan, execute_stream};
+use futures::StreamExt;
+use tokio::sync::mpsc;
+
+use crate::engine::{Engine, Scope, is_out_of_memory, spawn};
+use crate::error::AnalyzerError;
+use crate::guard;
+use crate::windows::Windows;
+
+mod output;
+mod progress;
+
+pub use output::Format;
+pub use progress::Progress;
+
+use output::Output;
+
+/// How often the caller hears of a query that runs.
+const PROGRESS_EVERY: Duration = Duration::from_millis(250);
+
+/// A query.
+#[derive(Debug, Clone)]
+pub struct QueryOptions {
+    /// The statement.
+    pub sql: String,
+    /// How the result is written.
+    pub format: Format,
+    /// Longest time that it may take.
+    pub timeout: Duration,
+    /// Most memory that it may use, in bytes.
+    pub memory_bytes: usize,
+    /// The key that opens content; without it the columns that need it are refused.
+    pub tenant: Option<TenantKey>,
+}
+
+/// What came of a query.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct QueryOutcome {
+    /// Rows written.
+    pub rows: u64,
+    /// How long it took.
+    pub elapsed: Duration,
+}
+
+impl Default for QueryOptions {
+    fn default() -> Self {
+        Self {
+            sql: String::new(),
+            format: Format::Table,
+            timeout: Duration::from_secs(300),
+            memory_bytes: 512 << 20,
+            tenant: None,
+        }
+    }
+}
+
+/// Runs a query on the lake in `store` and writes its result. `progress` is called a few times a second;
+/// dropping the future stops the query.
+pub async fn run(
+    store: &Store,
+    options: &QueryOptions,
+    out: &mut (dyn Write + Send),
+    progress: &mut (dyn FnMut(Progress) + Send),
+) -> Result<QueryOutcome, AnalyzerError> {
+    let started = Instant::now();
+    let statement = guard::parse(&options.sql)?;
+    let (send, mut receive) = mpsc::channel(2);
+    let job = spawn(produce(store.clone(), statement, options.clone(), send))?;
+    let mut writer = Output::new(options.format, out);
+    let mut last = Progress::default();
+    let drain = async {
+        while let Some(message) = receive.recv().await {
+            match message {
+                Message::Schema(schema) => writer.start(schema)?,
+                Message::Batch(batch) => writer.write(&batch)?,
+                Message::Progress(read) => {
+                    last = Progress { rows_out: writer.rows(), elapsed: started.elapsed(), ..read };
+                    progress(last);
+                }
+            }
+        }
+        job.await
+    };
+    match tokio::time::timeout(options.timeout, drain).await {
+        Err(_) => Err(AnalyzerError::TimedOut(options.timeout)),
+        Ok(Err(err)) => Err(err),
+        Ok(Ok(())) => {
+            let rows = writer.finish()?;
+            Ok(QueryOutcome { rows, elapsed: started.elapsed() })
+        }
+    }
+}
+
+/// Runs a query and gives its batches: what another part of the program asks, under the same guard.
+pub async fn collect(
+    store: &Store,
+    options: &QueryOptions,
+) -> Result<(SchemaRef, Vec<RecordBatch>), AnalyzerError> {
+    let statement = guard::parse(&options.sql)?;
+    let (send, mut receive) = mpsc::channel(2);
+    let job = spawn(produce(store.clone(), statement, options.clone(), send))?;
+    let drain = async {
+        let (mut schema, mut batches) = (None, Vec::new());
+        while let Some(message) = receive.recv().await {
+            match message {
+                Message::Schema(s) => schema = Some(s),
+                Message::Batch(batch) => batches.push(batch),
+                Message::Progress(_) => {}
+            }
+        }
+        job.await?;
+        Ok((schema.unwrap_or_else(|| SchemaRef::new(arrow::datatypes::Schema::empty())), batches))
+    };
+    tokio::time::timeout(options.timeout, drain).await.map_err(|_| AnalyzerError::TimedOut(options.timeout))?
+}
+
+/// What the pool tells the caller.
+enum Message {
+    Schema(SchemaRef),
+    Batch(RecordBatch),
+    Progress(Progress),
+}
+
+/// Plans and runs the statement; ends early when nobody listens any more.
+async fn produce(
+    store: Store,
+    statement: datafusion::sql::parser::Statement,
+    options: QueryOptions,
+    send: mpsc::Sender<Message>,
+) -> Result<(), AnalyzerError> {
+    let lake = Lake::open(store.clone()).await?;
+    let findings = Windows::open(store.clone()).await?.finding_files().await?;
+    let scope = Scope::lake(lake.view(), findings, options.memory_bytes).with_tenant(options.tenant);
+    let context = Engine::new(&store)?.context(&scope)?;
+    let limit = options.memory_bytes as u64 >> 20;
+    let plan = physical_plan(&context, statement).await?;
+    let failed = |err| match is_out_of_memory(&err) {
+        true => AnalyzerError::OutOfMemory { limit, reason: bodycam_record::shown(&err.strip_backtrace()) },
+        false => AnalyzerError::sql("the query", err),
+    };
+    if send.send(Message::Schema(plan.schema())).await.is_err() {
+        return Ok(());
+    }
+    let mut batches = execute_stream(plan.clone(), context.task_ctx()).map_err(failed)?;
+    let mut tick = tokio::time::interval(PROGRESS_EVERY);
+    loop {
+        let message = tokio::select! {
+            batch = batches.next() => match batch {
+                Some(batch) => Message::Batch(batch.map_err(failed)?),
+                None => return Ok(()),
+            },
+            _ = tick.tick() => Message::Progress(progress::of(plan.as_ref())),
+        };
+        if send.send(message).await.is_err() {
+            return Ok(());
+        }
+    }
+}
+
+async fn physical_plan(
+    context: &SessionContext,
+    statement: datafusion::sql::parser::Statement,
+) -> Result<std::sync::Arc<dyn ExecutionPlan>, AnalyzerError> {
+    let plan = guard::plan(context, statement, "the query").await?;
+    let state = context.state();
+    state.create_physical_plan(&plan).await.map_err(|err| AnalyzerError::sql("planning the query", err))
+}

@@ -1,0 +1,125 @@
+//! Files, then keys and names, then the commit, then the release: in this order, each durable before the next.
+
+use std::sync::Arc;
+use std::time::{SystemTime, UNIX_EPOCH};
+
+use bodycam_lake::commit::{Signature, VERSION};
+use bodycam_lake::layout::{self, FileName};
+use bodycam_lake::store::Put;
+use bodycam_lake::{Commit, FileEntry, Lake, LakeError, StreamName};
+use bodycam_record::{Digest, EpochKey};
+use bytes::Bytes;
+use futures::{StreamExt, stream};
+
+use crate::error::RecorderError;
+use crate::ingest::{Ingest, Staged};
+use crate::metrics::{Metrics, add, set};
+use crate::tables::Files;
+
+/// Keys and names written at once: each waits for the disk.
+const KEYS_AT_ONCE: usize = 16;
+
+/// Makes commits.
+pub struct Committer {
+    /// The key that signs.
+    pub key: Arc<EpochKey>,
+    /// Chance bits in file names: a file that a killed recorder left behind is never written over.
+    pub writer: u32,
+    /// What is counted.
+    pub metrics: Arc<Metrics>,
+}
+
+impl Committer {
+    /// Commits the positions `[from, to)` of a stream with everything staged from them.
+    pub async fn commit(
+        &self,
+        lake: &mut Lake,
+        ingest: &mut Ingest,
+        stream: (&StreamName, u64),
+        (from, to): (u64, u64),
+        mut staged: Staged,
+    ) -> Result<(), RecorderError> {
+        let (name, generation) = stream;
+        self.put_keys(lake, &mut staged).await?;
+        let counted = count(&staged);
+        let mut files = Vec::new();
+        let mut encoded = Files::of(&mut staged, &ingest.sessions);
+        while let Some((hour, file)) = encoded.next().await? {
+            let file_name = FileName { stream: name, generation, from, n: files.len(), writer: self.writer };
+            let path = layout::data_file(file.entry.table.0, hour, file_name);
+            let bytes = file.bytes.len() as u64;
+            if lake.store().put_new(&path, file.bytes).await? == Put::Exists {
+                return Err(LakeError::Exists { path }.into());
+            }
+            add(&self.metrics.files_total, 1);
+            add(&self.metrics.bytes_total, bytes);
+            files.push(FileEntry { path, ..file.entry });
+        }
+        let commit = Commit {
+            version: VERSION,
+            stream: name.clone(),
+            generation,
+            from,
+            to,
+            created_ns: now_ns(),
+            previous: None,
+            files,
+            replaces: Vec::new(),
+            deleted_to: 0,
+            sessions: staged.sessions.iter().filter_map(|id| ingest.sessions.state(*id)).collect(),
+            ledger: staged.ledger_state.take(),
+            duplicates: staged.duplicates,
+            recorder: Digest::ZERO,
+            signature: Signature::NONE,
+        };
+        lake.commit(commit, &self.key).await?;
+        ingest.committed(&staged.sessions);
+        let (events, ledger_records, chunks) = counted;
+        add(&self.metrics.events_total, events);
+        add(&self.metrics.ledger_records_total, ledger_records);
+        add(&self.metrics.chunks_total, chunks);
+        add(&self.metrics.duplicates_total, staged.duplicates);
+        add(&self.metrics.findings_total, staged.findings.len() as u64);
+        add(&self.metrics.commits_total, 1);
+        set(&self.metrics.last_commit_seconds, u64::try_from(now_ns() / 1_000_000_000).unwrap_or(0));
+        set(&self.metrics.open_sessions, ingest.sessions.len() as u64);
+        Ok(())
+    }
+
+    /// Writes keys and names, which never change. One that is there with other content stays as it is.
+    async fn put_keys(&self, lake: &Lake, staged: &mut Staged) -> Result<(), RecorderError> {
+        let keys = std::mem::take(&mut staged.keys).into_iter();
+        let keys = keys.map(|(id, wrapped)| (Some(id), layout::session_key(id), wrapped));
+        let names = std::mem::take(&mut staged.names).into_iter();
+        let names = names.map(|(id, wrapped)| (None, layout::directory_entry(id), wrapped));
+        let store = lake.store();
+        let puts = keys.chain(names).map(|(session, path, wrapped)| async move {
+            (session, store.put_once(&path, Bytes::from(wrapped)).await)
+        });
+        let mut puts = stream::iter(puts).buffer_unordered(KEYS_AT_ONCE);
+        while let Some((session, put)) = puts.next().await {
+            match put {
+                Ok(_) => {}
+                Err(LakeError::Exists { path }) => {
+                    let what = "it came again with other content; the first is kept";
+                    staged.findings.key(session, &path, now_ns(), what);
+                }
+                Err(err) => return Err(err.into()),
+            }
+        }
+        Ok(())
+    }
+}
+
+fn count(staged: &Staged) -> (u64, u64, u64) {
+    let events: usize = staged.events.values().map(Vec::len).sum();
+    let ledger: usize = staged.ledger.values().map(Vec::len).sum();
+    let chunks: usize = staged.chunks.values().map(Vec::len).sum();
+    (events as u64, ledger as u64, chunks as u64)
+}
+
+/// Wall time, Unix ns.
+pub fn now_ns() -> i64 {
+    let since = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
+    i64::try_from(since.as_nanos()).unwrap_or(i64::MAX)
+}

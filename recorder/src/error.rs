@@ -1,0 +1,43 @@
+//! What stops a recorder.
+
+use bodycam_bus::BusError;
+use bodycam_lake::LakeError;
+use thiserror::Error;
+
+/// Why the recorder stopped. Nothing is lost by it: what is not committed stays on the bus.
+#[derive(Debug, Error)]
+pub enum RecorderError {
+    /// A setting that cannot work.
+    #[error("recorder.{setting} {why}")]
+    Config { setting: &'static str, why: &'static str },
+    /// The lake refused.
+    #[error(transparent)]
+    Lake(#[from] LakeError),
+    /// The bus refused.
+    #[error(transparent)]
+    Bus(#[from] BusError),
+    /// The bus ends before the position that the lake holds.
+    #[error(
+        "stream {stream} ends at position {end}, but the lake holds it up to {committed}: the spool was lost or \
+         recreated. Nothing is read from it until recorder.recreated names '{stream}'; it then goes on as a \
+         new generation"
+    )]
+    Recreated { stream: String, end: i64, committed: u64 },
+    /// A record that this build cannot store.
+    #[error(
+        "record {position} of stream {stream} cannot be stored: {why}. It stays on the bus; start a recorder of the \
+         gateway's version"
+    )]
+    Unstorable { stream: String, position: i64, why: String },
+    /// A task of the recorder died.
+    #[error("a task of the recorder ended before its work was done: {0}")]
+    Task(String),
+}
+
+impl RecorderError {
+    /// Whether trying again later can help without anyone doing anything here: the disk may have room again,
+    /// the store may answer again.
+    pub fn is_transient(&self) -> bool {
+        matches!(self, RecorderError::Lake(LakeError::Store { .. }) | RecorderError::Bus(BusError::Io { .. }))
+    }
+}

@@ -1,0 +1,457 @@
+//! The recorder on a real directory: exactly once, whatever happens when.
+
+use bodycam_lake::columns::findings::FindingRow;
+use bodycam_record::SessionId;
+
+use super::*;
+use crate::scene::{Failing, Gateway, MemoryBus, Mirror, SECOND, T0, assert_lake_is_bus, directory, memory};
+
+fn config() -> RecorderConfig {
+    RecorderConfig { flush_rows: 20, snapshot_commits: 4, ..RecorderConfig::default() }
+}
+
+async fn open(
+    bus: &MemoryBus,
+    store: &Store,
+    config: RecorderConfig,
+) -> Result<Recorder<MemoryBus>, RecorderError> {
+    let key = Arc::new(EpochKey::from_seed(&[7; 32]));
+    Recorder::open(bus.clone(), store.clone(), key, config, Arc::default()).await
+}
+
+async fn record(bus: &MemoryBus, store: &Store) -> Result<(), RecorderError> {
+    open(bus, store, config()).await?.drain().await
+}
+
+async fn findings(store: &Store) -> Vec<FindingRow> {
+    Lake::open(store.clone()).await.unwrap().view().committed_findings().await.unwrap()
+}
+
+async fn rules(store: &Store) -> Vec<String> {
+    let mut rules: Vec<_> = findings(store).await.into_iter().map(|f| f.rule).collect();
+    rules.sort();
+    rules
+}
+
+/// Alters the `n`th event on a stream.
+fn alter(bus: &MemoryBus, stream: &str, n: usize, change: impl FnOnce(&mut bodycam_record::Event)) {
+    let mut streams = bus.streams.lock().unwrap();
+    let records = streams.get_mut(&stream.parse().unwrap()).unwrap();
+    let mut events = records.iter_mut().filter_map(|r| match r {
+        Record::Event(event) => Some(event),
+        _ => None,
+    });
+    change(events.nth(n).unwrap());
+}
+
+#[tokio::test]
+async fn everything_on_the_bus_rests_in_the_lake_exactly_once() {
+    let (_dir, store) = directory();
+    let bus = MemoryBus::default();
+    let mut gateways = [Gateway::start(&bus, "gw", None), Gateway::start(&bus, "gw-two", None)];
+    for round in 0..4 {
+        gateways.iter_mut().for_each(|g| g.work(5));
+        if round % 2 == 0 {
+            record(&bus, &store).await.unwrap();
+        } else {
+            let mut one = open(&bus, &store, config()).await.unwrap();
+            one.drain().await.unwrap();
+            gateways[0].work(3);
+            one.drain().await.unwrap();
+        }
+        assert_lake_is_bus(&store, &bus).await;
+    }
+    assert_eq!(findings(&store).await, []);
+    assert!(store.exists("snapshots/0.json").await.unwrap());
+}
+
+#[tokio::test]
+async fn a_recorder_that_dies_at_any_write_loses_nothing_and_repeats_nothing() {
+    for after in [false, true] {
+        let mut deaths = 0;
+        for k in 1.. {
+            let store = memory();
+            let bus = MemoryBus::default();
+            let mut gateway = Gateway::start(&bus, "gw", None);
+            gateway.work(3);
+            let died = record(&bus, &Failing::wrap(store.clone(), k, after)).await;
+            if died.is_ok() {
+                break;
+            }
+            deaths += 1;
+            let message = died.unwrap_err().to_string();
+            assert!(message.contains("No space left on device"), "{message}");
+            gateway.work(2);
+            record(&bus, &store).await.unwrap();
+            assert_lake_is_bus(&store, &bus).await;
+            assert_eq!(findings(&store).await, [], "after death at write {k}");
+        }
+        assert!(deaths > 20, "{deaths}");
+    }
+}
+
+#[tokio::test]
+async fn a_second_recorder_on_the_same_lake_is_told_so() {
+    let (_dir, store) = directory();
+    let bus = MemoryBus::default();
+    let mut gateway = Gateway::start(&bus, "gw", None);
+    gateway.work(3);
+    let (mut first, mut second) =
+        (open(&bus, &store, config()).await.unwrap(), open(&bus, &store, config()).await.unwrap());
+    second.discover().unwrap();
+    first.drain().await.unwrap();
+    let message = second.drain().await.unwrap_err().to_string();
+    assert!(message.contains("commits/gw@") && message.contains("another recorder"), "{message}");
+    // The winner goes on; what the loser wrote belongs to no commit.
+    gateway.work(2);
+    first.drain().await.unwrap();
+    assert_lake_is_bus(&store, &bus).await;
+}
+
+#[tokio::test]
+async fn an_event_that_comes_again_is_dropped_and_counted() {
+    let store = memory();
+    let bus = MemoryBus::default();
+    let mut gateway = Gateway::start(&bus, "gw", None);
+    gateway.work(6);
+    let again: Vec<_> = bus.records()[&"gw/0".parse().unwrap()].clone();
+    let ledger_again: Vec<_> = bus.records()[&"gw/ledger".parse().unwrap()].clone();
+    // Once while they are staged, once while their sessions are followed, once when they have ended.
+    let events = again.iter().filter(|r| matches!(r, Record::Event(_))).count() as u64;
+    let mut recorder = open(&bus, &store, RecorderConfig { flush_rows: 10_000, ..config() }).await.unwrap();
+    let resend = || {
+        again.iter().filter(|r| matches!(r, Record::Event(_))).for_each(|r| bus.push("gw/0", r.clone()));
+        ledger_again.iter().for_each(|r| bus.push("gw/ledger", r.clone()));
+    };
+    resend();
+    recorder.drain().await.unwrap();
+    resend();
+    recorder.drain().await.unwrap();
+    drop(recorder);
+    resend();
+    record(&bus, &store).await.unwrap();
+    assert_eq!(rules(&store).await, Vec::<String>::new());
+    let lake = Lake::open(store.clone()).await.unwrap();
+    let stored: u64 = lake
+        .state()
+        .all_files()
+        .filter(|f| f.path.contains("gw@0"))
+        .map(|f| if f.path.starts_with("tables/") { f.rows } else { 0 })
+        .sum();
+    assert_eq!(stored, events);
+    let ledger: u64 =
+        lake.state().files(bodycam_lake::Table::Events(bodycam_record::Family::Ledger)).map(|f| f.rows).sum();
+    assert_eq!(ledger, ledger_again.len() as u64);
+}
+
+#[tokio::test]
+async fn what_is_wrong_in_a_chain_is_stored_and_found() {
+    type Change = fn(&MemoryBus);
+    let cases: [(&str, Change, &[&str]); 6] = [
+        ("a body altered", |bus| alter(bus, "gw/0", 1, |e| e.body[8] ^= 2), &["REC-HASH"]),
+        ("a time altered", |bus| alter(bus, "gw/0", 1, |e| e.envelope.ts_wall_ns += 1), &["REC-HASH"]),
+        (
+            "an event missing",
+            |bus| {
+                let mut streams = bus.streams.lock().unwrap();
+                let records = streams.get_mut(&"gw/0".parse().unwrap()).unwrap();
+                let at = records.iter().position(|r| matches!(r, Record::Event(e) if e.envelope.seq == 2));
+                records.remove(at.unwrap());
+            },
+            &["REC-CHAIN"],
+        ),
+        (
+            "another first event",
+            |bus| {
+                alter(bus, "gw/0", 0, |e| {
+                    e.envelope.prev = bodycam_record::Digest([1; 32]);
+                    e.hash = e.envelope.hash();
+                })
+            },
+            &["REC-CHAIN"],
+        ),
+        (
+            "a fork",
+            |bus| {
+                let mut event = match &bus.records()[&"gw/0".parse().unwrap()]
+                    .iter()
+                    .rev()
+                    .find(|r| matches!(r, Record::Event(e) if e.envelope.seq == 1))
+                {
+                    Some(Record::Event(event)) => event.clone(),
+                    _ => panic!(),
+                };
+                event.envelope.ts_wall_ns += 5;
+                event.hash = event.envelope.hash();
+                bus.push("gw/0", Record::Event(event));
+            },
+            &["REC-FORK"],
+        ),
+        (
+            "an event after the end",
+            |bus| {
+                let mut event =
+                    match bus.records()[&"gw/0".parse().unwrap()].iter().rev().find(
+                        |r| matches!(r, Record::Event(e) if e.table().unwrap().name == "session.closed"),
+                    ) {
+                        Some(Record::Event(event)) => event.clone(),
+                        _ => panic!(),
+                    };
+                event.envelope.seq += 1;
+                event.envelope.prev = event.hash;
+                event.hash = event.envelope.hash();
+                bus.push("gw/0", Record::Event(event));
+            },
+            &["REC-AFTER-END"],
+        ),
+    ];
+    for (name, change, expected) in cases {
+        for split in [false, true] {
+            let store = memory();
+            let bus = MemoryBus::default();
+            let mut gateway = Gateway::start(&bus, "gw", None);
+            let n = gateway.open();
+            (0..3).for_each(|_| gateway.statement(n));
+            gateway.close(n);
+            if split && (name.starts_with("a fork") || name.starts_with("an event after")) {
+                record(&bus, &store).await.unwrap();
+            }
+            change(&bus);
+            record(&bus, &store).await.unwrap();
+            assert_eq!(rules(&store).await, expected, "{name}");
+            let finding = findings(&store).await.remove(0);
+            assert_eq!(finding.session_ids.len(), 1, "{name}: {}", finding.text);
+            assert!(!finding.evidence_seqs.is_empty());
+            let on_bus = bus.records()[&"gw/0".parse().unwrap()]
+                .iter()
+                .filter(|r| matches!(r, Record::Event(_)))
+                .count();
+            let session: SessionId = finding.session_ids[0].parse().unwrap();
+            let lake = Lake::open(store.clone()).await.unwrap();
+            let stored = lake.view().events_of(session).await.unwrap();
+            assert_eq!(stored.events.len(), on_bus, "{name}: nothing is dropped");
+        }
+    }
+}
+
+#[tokio::test]
+async fn a_ledger_that_does_not_hold_together_is_stored_and_found() {
+    type Change = fn(&mut bodycam_record::LedgerRecord);
+    let cases: [(&str, Change); 4] = [
+        ("time", |r| r.ts_wall_ns += 1),
+        ("body", |r| *r.body.last_mut().unwrap() ^= 1),
+        ("signature", |r| r.signature[0] ^= 1),
+        ("link", |r| {
+            r.prev = bodycam_record::Digest([1; 32]);
+            r.hash = r.compute_hash();
+        }),
+    ];
+    for (name, change) in cases {
+        let store = memory();
+        let bus = MemoryBus::default();
+        Gateway::start(&bus, "gw", None).work(3);
+        {
+            let mut streams = bus.streams.lock().unwrap();
+            let Some(Record::Ledger(record)) =
+                streams.get_mut(&"gw/ledger".parse().unwrap()).unwrap().get_mut(2)
+            else {
+                panic!()
+            };
+            change(record);
+        }
+        record(&bus, &store).await.unwrap();
+        assert_eq!(rules(&store).await, ["REC-LEDGER"], "{name}");
+    }
+}
+
+#[tokio::test]
+async fn an_unpinned_or_changed_producer_key_is_found() {
+    let pinned = |producer: &str, key: &str| {
+        let trust = [(producer.to_owned(), key.to_owned())].into();
+        RecorderConfig { trust, ..config() }
+    };
+    let key = bodycam_record::ProducerKey::from_seed(&[2; 32]).public().to_hex();
+    for (config, expected) in [
+        (pinned("gw", &key), &[][..]),
+        (pinned("gw", &"ab".repeat(32)), &["REC-PRODUCER-KEY"]),
+        (pinned("other", &key), &["REC-PRODUCER-KEY"]),
+    ] {
+        let (_dir, store) = directory();
+        let bus = MemoryBus::default();
+        Gateway::start(&bus, "gw", None).work(1);
+        open(&bus, &store, config).await.unwrap().drain().await.unwrap();
+        assert_eq!(rules(&store).await, expected);
+    }
+}
+
+#[tokio::test]
+async fn the_ledger_is_committed_after_what_it_speaks_of() {
+    let store = memory();
+    let bus = MemoryBus::default();
+    let mut gateway = Gateway::start(&bus, "gw", None);
+    for round in 0..30 {
+        gateway.work(3);
+        gateway.now += SECOND;
+        let heartbeat = gateway.now;
+        gateway.heartbeat();
+        let mut recorder =
+            open(&bus, &store, RecorderConfig { flush_rows: 1 + round, ..config() }).await.unwrap();
+        // A few turns of the loop, then the process is gone.
+        for _ in 0..round % 5 {
+            recorder.read().await.unwrap();
+            if recorder.is_due() {
+                recorder.flush().await.unwrap();
+            }
+        }
+        let lake = Lake::open(store.clone()).await.unwrap();
+        let Some(watermark) = lake.state().watermark_ns() else { continue };
+        assert!(watermark <= heartbeat);
+        let sent = bus.records().into_values().flatten().filter_map(|r| match r {
+            Record::Event(e) if e.envelope.ts_wall_ns < watermark => Some(e.hash),
+            _ => None,
+        });
+        let stored = lake.view().events(&bodycam_lake::Filter::between(i64::MIN, watermark)).await.unwrap();
+        let stored: BTreeSet<_> = stored.events.iter().map(|e| e.hash).collect();
+        for hash in sent {
+            assert!(stored.contains(&hash), "an event before the watermark is missing");
+        }
+    }
+    gateway.stop();
+    record(&bus, &store).await.unwrap();
+    let lake = Lake::open(store.clone()).await.unwrap();
+    assert!(lake.state().watermarks().all(|l| l.stopped));
+    assert_eq!(lake.state().watermark_ns(), Some(gateway.now));
+    assert!(gateway.now > T0);
+}
+
+#[tokio::test]
+async fn a_session_that_a_crash_cut_is_marked_so() {
+    let (_dir, store) = directory();
+    let bus = MemoryBus::default();
+    let mut gateway = Gateway::start(&bus, "gw", None);
+    let n = gateway.open();
+    gateway.statement(n);
+    let session = gateway.sessions[&n].chain.session();
+    record(&bus, &store).await.unwrap();
+    gateway.crash(n);
+    record(&bus, &store).await.unwrap();
+    let lake = Lake::open(store.clone()).await.unwrap();
+    let row = lake.view().session(session).await.unwrap().unwrap();
+    assert_eq!((row.state.as_str(), row.events, row.ended_ns), ("crashed", 3, Some(row.last_activity_ns)));
+    assert!(lake.state().open.is_empty());
+    assert_lake_is_bus(&store, &bus).await;
+}
+
+#[tokio::test]
+async fn a_stream_that_starts_anew_is_refused_until_it_is_acknowledged() {
+    let (_dir, store) = directory();
+    let bus = MemoryBus::default();
+    Gateway::start(&bus, "gw", None).work(6);
+    record(&bus, &store).await.unwrap();
+    let lost = MemoryBus::default();
+    // After a power cut the spool has less than the lake.
+    for (stream, records) in bus.records() {
+        records[..3.min(records.len())].iter().for_each(|r| lost.push(&stream.to_string(), r.clone()));
+    }
+    let message = record(&lost, &store).await.unwrap_err().to_string();
+    assert!(
+        message.contains("gw/0 ends at position 3") && message.contains("recorder.recreated"),
+        "{message}"
+    );
+    let recreated = lost.records().keys().map(ToString::to_string).collect();
+    let before = Lake::open(store.clone()).await.unwrap();
+    open(&lost, &store, RecorderConfig { recreated, ..config() }).await.unwrap().drain().await.unwrap();
+    let lake = Lake::open(store.clone()).await.unwrap();
+    assert_eq!(lake.state().newest(&"gw/0".parse().unwrap()).unwrap().generation, 1);
+    let rows = |lake: &Lake| {
+        lake.state().all_files().filter(|f| f.path.starts_with("tables/")).map(|f| f.rows).sum::<u64>()
+    };
+    assert_eq!(rows(&lake), rows(&before), "what the lake had already is not stored twice");
+    assert_eq!(rules(&store).await, Vec::<String>::new());
+}
+
+#[tokio::test]
+async fn a_record_that_columns_cannot_hold_stops_the_recorder_and_stays_on_the_bus() {
+    let (_dir, store) = directory();
+    let bus = MemoryBus::default();
+    Gateway::start(&bus, "gw", None).work(3);
+    for (change, expected) in [
+        (
+            (|e| e.body.truncate(e.body.len() - 1)) as fn(&mut bodycam_record::Event),
+            "the body of its event does not decode",
+        ),
+        (|e| e.envelope.kind = 999, "kind 999"),
+    ] {
+        alter(&bus, "gw/0", 1, change);
+        let message = record(&bus, &store).await.unwrap_err().to_string();
+        assert!(message.contains("of stream gw/0 cannot be stored"), "{message}");
+        assert!(message.contains(expected), "{message}");
+    }
+    assert!(!bus.released.lock().unwrap().contains_key(&"gw/0".parse().unwrap()));
+}
+
+#[tokio::test]
+async fn run_commits_as_it_goes_drains_at_the_end_and_survives_a_full_disk() {
+    let (_dir, store) = directory();
+    let bus = MemoryBus::default();
+    let mut gateway = Gateway::start(&bus, "gw", None);
+    gateway.work(3);
+    let (stop, stopped) = tokio::sync::oneshot::channel::<()>();
+    let metrics = Arc::new(Metrics::default());
+    let key = Arc::new(EpochKey::from_seed(&[7; 32]));
+    // One write finds the disk full.
+    let failing = Failing::once(store.clone(), 8);
+    let config = RecorderConfig { flush_seconds: 1, ..config() };
+    let task = tokio::spawn(run(bus.clone(), failing, key, config, metrics.clone(), async move {
+        drop(stopped.await);
+    }));
+    for _ in 0..100 {
+        tokio::time::sleep(Duration::from_millis(50)).await;
+        gateway.work(1);
+        if metrics.commits_total.load(std::sync::atomic::Ordering::Relaxed) > 6 {
+            break;
+        }
+    }
+    stop.send(()).unwrap();
+    task.await.unwrap().unwrap();
+    assert!(metrics.restarts_total.load(std::sync::atomic::Ordering::Relaxed) >= 1);
+    assert_lake_is_bus(&store, &bus).await;
+}
+
+#[tokio::test]
+async fn from_a_spool_on_disk_with_compaction_beside_it_nothing_is_lost_or_repeated() {
+    let (dir, store) = directory();
+    let bus = MemoryBus::default();
+    let mut gateway = Gateway::start(&bus, "gw", None);
+    let mut mirror = Mirror::new(dir.path(), "gw");
+    let spool = bodycam_bus::spool::SpoolBus::new(&mirror.config);
+    let key = Arc::new(EpochKey::from_seed(&[7; 32]));
+    let metrics = Arc::new(Metrics::default());
+    let config = RecorderConfig {
+        flush_rows: 60,
+        compact_seconds: 1,
+        compact_grace_seconds: 1,
+        snapshot_commits: 20,
+        ..RecorderConfig::default()
+    };
+    for _ in 0..2 {
+        let (stop, stopped) = tokio::sync::oneshot::channel::<()>();
+        let shutdown = async move { drop(stopped.await) };
+        let task = run(spool.clone(), store.clone(), key.clone(), config.clone(), metrics.clone(), shutdown);
+        let task = tokio::spawn(task);
+        for _ in 0..25 {
+            gateway.work(4);
+            mirror.write(&bus);
+            tokio::time::sleep(Duration::from_millis(100)).await;
+        }
+        stop.send(()).unwrap();
+        task.await.unwrap().unwrap();
+        assert_lake_is_bus(&store, &bus).await;
+    }
+    let count = |counter: &std::sync::atomic::AtomicU64| counter.load(std::sync::atomic::Ordering::Relaxed);
+    assert!(count(&metrics.compactions_total) > 0 && count(&metrics.deleted_files_total) > 0);
+    assert_eq!(findings(&store).await, []);
+    let kept = spool.depth().unwrap();
+    let lane = &kept[&"gw/0".parse().unwrap()];
+    assert!(lane.0 > 0, "released segments are removed");
+}

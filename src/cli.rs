@@ -1,0 +1,269 @@
+//! The command tree.
+
+use std::path::PathBuf;
+
+use clap::{Args, Parser, Subcommand, ValueEnum};
+
+/// A body camera for AI agents: records, judges, replays and proves what they did.
+#[derive(Debug, Parser)]
+#[command(name = "bodycam", version, max_term_width = 110, disable_help_subcommand = true)]
+pub struct Cli {
+    /// What to do.
+    #[command(subcommand)]
+    pub command: Command,
+}
+
+/// Where the configuration is.
+#[derive(Debug, Clone, Args)]
+pub struct ConfigArg {
+    /// The configuration file.
+    #[arg(long, short, env = "BODYCAM_CONFIG", default_value = "bodycam.toml", global = false)]
+    pub config: PathBuf,
+}
+
+/// Where the lake is, and the key that opens its content.
+#[derive(Debug, Clone, Args)]
+pub struct LakeArg {
+    /// The lake: a directory or `file://` URL. Without it, `[lake]` of the configuration file.
+    #[arg(long, env = "BODYCAM_LAKE")]
+    pub lake: Option<String>,
+    /// Tenant key that opens names and content: `file:PATH` or `env:NAME`. Without it, `[gateway]` of the configuration file; `none` opens nothing.
+    #[arg(long, env = "BODYCAM_TENANT_KEY_REF")]
+    pub tenant_key: Option<String>,
+    /// The configuration file, read only when `--lake` is not given.
+    #[arg(long, short, env = "BODYCAM_CONFIG", default_value = "bodycam.toml")]
+    pub config: PathBuf,
+}
+
+/// Every subcommand.
+#[derive(Debug, Subcommand)]
+pub enum Command {
+    /// Run gateway and recorder in one process
+    #[command(after_help = "Example:\n  bodycam up --config bodycam.toml")]
+    Up(ConfigArg),
+    /// Run only the gateway; events wait in the spool
+    #[command(after_help = "Example:\n  bodycam gateway --config bodycam.toml")]
+    Gateway(ConfigArg),
+    /// Run only the recorder: from the spool to the lake
+    #[command(after_help = "Example:\n  bodycam recorder --config bodycam.toml")]
+    Recorder(ConfigArg),
+    /// Replay a recorded session as text
+    #[command(after_help = "Example:\n  bodycam replay 019a3f2c --lake lake --at +1:30")]
+    Replay {
+        /// The session: its id, or the beginning of it.
+        session: String,
+        /// How to print.
+        #[arg(long, value_enum, default_value_t)]
+        format: ReplayFormat,
+        /// Start here: `+12:31`, `14:02:11`, `#812` or `50%`.
+        #[arg(long)]
+        at: Option<String>,
+        /// Stop here, included.
+        #[arg(long)]
+        to: Option<String>,
+        #[command(flatten)]
+        lake: LakeArg,
+    },
+    /// List and show sessions
+    #[command(subcommand)]
+    Sessions(Sessions),
+    /// List and search events
+    #[command(subcommand)]
+    Events(Events),
+    /// List findings
+    #[command(subcommand)]
+    Findings(Findings),
+    /// List the people, agents and contractors of the configuration
+    #[command(after_help = "Example:\n  bodycam principals")]
+    Principals(ConfigArg),
+    /// Issue, list and revoke tokens
+    #[command(subcommand)]
+    Token(Token),
+    /// Check the record without trusting who stored it
+    #[command(
+        after_help = "Exit codes: 0 verified and anchored, 1 could not run, 2 tampered, 3 incomplete but declared,\n4 consistent but not anchored outside, 5 something unsupported. Where several apply: the first of 1 2 5 3 4 0.\n\nExample:\n  bodycam verify --lake lake --json"
+    )]
+    Verify {
+        /// Print the report as JSON.
+        #[arg(long)]
+        json: bool,
+        /// Judge silence as of this time (RFC 3339 or Unix seconds): an open session without a heartbeat for 15 s is incomplete.
+        #[arg(long, value_name = "TIME")]
+        as_of: Option<String>,
+        /// Producer keys that you got from a second channel: lines `<producer> <64 hex digits>`.
+        #[arg(long, value_name = "FILE")]
+        trust: Option<PathBuf>,
+        #[command(flatten)]
+        lake: LakeArg,
+    },
+    /// Check or explain the configuration
+    #[command(subcommand)]
+    Config(ConfigCommand),
+}
+
+/// How lists are printed.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, ValueEnum)]
+pub enum ListFormat {
+    #[default]
+    Table,
+    Json,
+    Jsonl,
+    Csv,
+}
+
+/// How `replay` prints.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, ValueEnum)]
+pub enum ReplayFormat {
+    /// For people.
+    #[default]
+    Text,
+    /// One event a line.
+    Jsonl,
+}
+
+/// `sessions …`
+#[derive(Debug, Subcommand)]
+pub enum Sessions {
+    /// List sessions, newest first
+    #[command(after_help = "Example:\n  bodycam sessions ls --lake lake -f 'target:crm rows>1000'")]
+    Ls {
+        /// Keep what this filter matches.
+        #[arg(long, short)]
+        filter: Option<String>,
+        /// How to print.
+        #[arg(long, value_enum, default_value_t)]
+        format: ListFormat,
+        /// Most rows.
+        #[arg(long, default_value_t = 100)]
+        limit: usize,
+        #[command(flatten)]
+        lake: LakeArg,
+    },
+    /// Show one session: who, what, how much, chain
+    #[command(after_help = "Example:\n  bodycam sessions show 019a… --lake lake")]
+    Show {
+        /// The session: its id, or the beginning of it.
+        session: String,
+        /// How to print.
+        #[arg(long, value_enum, default_value_t)]
+        format: ListFormat,
+        #[command(flatten)]
+        lake: LakeArg,
+    },
+}
+
+/// `events …`
+#[derive(Debug, Subcommand)]
+pub enum Events {
+    /// List the events of a session
+    #[command(after_help = "Example:\n  bodycam events ls 019a… --lake lake --format jsonl")]
+    Ls {
+        /// The session: its id, or the beginning of it.
+        session: String,
+        /// Keep what this filter matches.
+        #[arg(long, short)]
+        filter: Option<String>,
+        /// How to print.
+        #[arg(long, value_enum, default_value_t)]
+        format: ListFormat,
+        /// Most rows.
+        #[arg(long, default_value_t = 100_000)]
+        limit: usize,
+        #[command(flatten)]
+        lake: LakeArg,
+    },
+    /// Search the texts of events: statements, URLs, errors, hosts, relations
+    #[command(after_help = "Example:\n  bodycam events grep customers -f 'rows>100' --lake lake")]
+    Grep {
+        /// The text, without regard to case.
+        pattern: String,
+        /// Whether the pattern is a regular expression.
+        #[arg(long)]
+        regex: bool,
+        /// Keep what this filter matches.
+        #[arg(long, short)]
+        filter: Option<String>,
+        /// Only in this session.
+        #[arg(long)]
+        session: Option<String>,
+        /// How to print.
+        #[arg(long, value_enum, default_value_t)]
+        format: ListFormat,
+        /// Most rows.
+        #[arg(long, default_value_t = 1000)]
+        limit: usize,
+        #[command(flatten)]
+        lake: LakeArg,
+    },
+}
+
+/// `findings …`
+#[derive(Debug, Subcommand)]
+pub enum Findings {
+    /// List findings, newest first
+    #[command(after_help = "Example:\n  bodycam findings ls --lake lake --format json")]
+    Ls {
+        /// Keep what this filter matches.
+        #[arg(long, short)]
+        filter: Option<String>,
+        /// How to print.
+        #[arg(long, value_enum, default_value_t)]
+        format: ListFormat,
+        /// Most rows.
+        #[arg(long, default_value_t = 1000)]
+        limit: usize,
+        #[command(flatten)]
+        lake: LakeArg,
+    },
+}
+
+/// `token …`
+#[derive(Debug, Subcommand)]
+pub enum Token {
+    /// Issue a token; it is printed once and stored nowhere
+    #[command(after_help = "Example:\n  bodycam token issue --principal etl-agent --ttl 30d")]
+    Issue {
+        /// Name of the principal.
+        #[arg(long)]
+        principal: String,
+        /// How long it lives: `90m`, `12h`, `30d`.
+        #[arg(long)]
+        ttl: String,
+        /// What it is for.
+        #[arg(long, default_value = "")]
+        note: String,
+        #[command(flatten)]
+        config: ConfigArg,
+    },
+    /// List tokens (never their secrets)
+    #[command(after_help = "Example:\n  bodycam token ls --principal etl-agent")]
+    Ls {
+        /// Only those of this principal.
+        #[arg(long)]
+        principal: Option<String>,
+        /// How to print.
+        #[arg(long, value_enum, default_value_t)]
+        format: ListFormat,
+        #[command(flatten)]
+        config: ConfigArg,
+    },
+    /// Revoke a token: open sessions that use it are closed within a minute
+    #[command(after_help = "Example:\n  bodycam token revoke 7f3a9c")]
+    Revoke {
+        /// Id of the token, as `token ls` shows it.
+        id: String,
+        #[command(flatten)]
+        config: ConfigArg,
+    },
+}
+
+/// `config …`
+#[derive(Debug, Subcommand)]
+pub enum ConfigCommand {
+    /// Read the configuration and say what is wrong with it; binds nothing
+    #[command(after_help = "Example:\n  bodycam config check --config bodycam.toml")]
+    Check(ConfigArg),
+    /// Print the reference of every setting (docs/configuration.md)
+    #[command(after_help = "Example:\n  bodycam config reference")]
+    Reference,
+}
