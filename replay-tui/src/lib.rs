@@ -41,3 +41,5 @@ pub use source::{LakeSource, Source};
 
 #[cfg(test)]
 mod fixture;
+#[cfg(test)]
+mod stage;

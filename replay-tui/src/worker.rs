@@ -73,7 +73,7 @@ impl Workers {
     }
 }
 
-struct Worker {
+pub(crate) struct Worker {
     source: Arc<dyn Source>,
     answers: Sender<Msg>,
     newest: Arc<Newest>,
@@ -100,6 +100,25 @@ impl Worker {
                 });
             }
         }
+    }
+
+    /// A worker without a thread, for tests.
+    #[cfg(test)]
+    pub(crate) fn inline(source: Arc<dyn Source>) -> Self {
+        Self { source, answers: channel().0, newest: Arc::default() }
+    }
+
+    /// All answers to a command, errors among them.
+    #[cfg(test)]
+    pub(crate) fn answers_to(&mut self, command: Cmd) -> Vec<Msg> {
+        let (answers, inbox) = channel();
+        let (lane, generation) = command.lane();
+        self.answers = answers;
+        self.newest.raise(lane, generation);
+        if let Err(err) = self.carry_out(command) {
+            self.answer(Msg::Failed { generation, error: err.to_string() });
+        }
+        inbox.try_iter().collect()
     }
 
     /// Sends an answer; whether anyone is there to take it.
