@@ -47,6 +47,28 @@ pub enum Command {
     /// Run only the recorder: from the spool to the lake
     #[command(after_help = "Example:\n  bodycam recorder --config bodycam.toml")]
     Recorder(ConfigArg),
+    /// Ask the lake in SQL (read-only)
+    #[command(
+        after_help = "Tables: sessions events statements results copies messages http control gaps ledger findings templates content\n\nExample:\n  bodycam query --lake lake \"SELECT target, count(*) FROM sessions GROUP BY 1\""
+    )]
+    Query {
+        /// One SELECT.
+        sql: String,
+        /// How to print the rows.
+        #[arg(long, value_enum, default_value_t = QueryFormat::Table)]
+        format: QueryFormat,
+        /// Write to this file instead of standard output (needed for parquet).
+        #[arg(long, short)]
+        output: Option<PathBuf>,
+        /// Seconds after which the query is cancelled.
+        #[arg(long, default_value_t = 300)]
+        timeout: u64,
+        /// Memory that the query may use, MiB.
+        #[arg(long, default_value_t = 1024)]
+        memory: usize,
+        #[command(flatten)]
+        lake: LakeArg,
+    },
     /// Replay a recorded session as text
     #[command(after_help = "Example:\n  bodycam replay 019a3f2c --lake lake --at +1:30")]
     Replay {
@@ -99,6 +121,15 @@ pub enum Command {
     /// Check or explain the configuration
     #[command(subcommand)]
     Config(ConfigCommand),
+}
+
+/// How `query` prints.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
+pub enum QueryFormat {
+    Table,
+    Csv,
+    Json,
+    Parquet,
 }
 
 /// How lists are printed.

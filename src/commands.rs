@@ -8,6 +8,7 @@ use bodycam_record::TenantKey;
 use crate::cli::{Cli, Command, ConfigArg, ConfigCommand, LakeArg};
 use crate::config::Config;
 
+mod query;
 mod replay;
 mod service;
 mod token;
@@ -19,6 +20,9 @@ pub fn run(cli: Cli) -> Result<ExitCode> {
         Command::Up(arg) => service::run(&load(&arg)?, service::Parts::ALL),
         Command::Gateway(arg) => service::run(&load(&arg)?, service::Parts::GATEWAY),
         Command::Recorder(arg) => service::run(&load(&arg)?, service::Parts::RECORDER),
+        Command::Query { sql, format, output, timeout, memory, lake } => {
+            query::run(&sql, format, output, timeout, memory, &lake)
+        }
         Command::Replay { session, format, at, to, lake } => replay::replay(session, format, at, to, &lake),
         Command::Sessions(command) => replay::sessions(command),
         Command::Events(command) => replay::events(command),
