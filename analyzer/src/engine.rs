@@ -134,7 +134,8 @@ impl Scope {
     }
 
     fn of(rows: Rows, memory_bytes: usize) -> Self {
-        let schema = LakeSchema { rows, bounds: None, tenant: None, extra: BTreeMap::new(), steps: Arc::default() };
+        let schema =
+            LakeSchema { rows, bounds: None, tenant: None, extra: BTreeMap::new(), steps: Arc::default() };
         Self { schema, memory_bytes, window_ns: None }
     }
 

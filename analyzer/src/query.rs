@@ -126,7 +126,9 @@ pub async fn collect(
         job.await?;
         Ok((schema.unwrap_or_else(|| SchemaRef::new(arrow::datatypes::Schema::empty())), batches))
     };
-    tokio::time::timeout(options.timeout, drain).await.map_err(|_| AnalyzerError::TimedOut(options.timeout))?
+    tokio::time::timeout(options.timeout, drain)
+        .await
+        .map_err(|_| AnalyzerError::TimedOut(options.timeout))?
 }
 
 /// What the pool tells the caller.

@@ -18,7 +18,13 @@ use crate::config::ReplayConfig;
 const ROWS: usize = 20;
 
 /// Replays a session as text.
-pub fn replay(session: String, format: ReplayFormat, at: Option<String>, to: Option<String>, lake: &LakeArg) -> Result<ExitCode> {
+pub fn replay(
+    session: String,
+    format: ReplayFormat,
+    at: Option<String>,
+    to: Option<String>,
+    lake: &LakeArg,
+) -> Result<ExitCode> {
     let format = match format {
         ReplayFormat::Text => TextFormat::Text,
         ReplayFormat::Jsonl => TextFormat::Jsonl,
@@ -44,12 +50,18 @@ pub fn events(command: Events) -> Result<ExitCode> {
     match command {
         Events::Ls { session, filter, format, limit, lake } => print(&lake, |source, config, out| {
             let list = list(filter, limit, format, config);
-            text::events(source, &EventsOptions { list, session: Some(session), ..EventsOptions::default() }, out)
+            text::events(
+                source,
+                &EventsOptions { list, session: Some(session), ..EventsOptions::default() },
+                out,
+            )
         }),
-        Events::Grep { pattern, regex, filter, session, format, limit, lake } => print(&lake, |source, config, out| {
-            let list = list(filter, limit, format, config);
-            text::events(source, &EventsOptions { list, session, pattern: Some(pattern), regex }, out)
-        }),
+        Events::Grep { pattern, regex, filter, session, format, limit, lake } => {
+            print(&lake, |source, config, out| {
+                let list = list(filter, limit, format, config);
+                text::events(source, &EventsOptions { list, session, pattern: Some(pattern), regex }, out)
+            })
+        }
     }
 }
 
@@ -100,6 +112,8 @@ fn print(
 
 /// Whether the terminal wants nothing but ASCII.
 fn is_ascii() -> bool {
-    let locale = ["LC_ALL", "LC_CTYPE", "LANG"].iter().find_map(|name| std::env::var(name).ok().filter(|v| !v.is_empty()));
+    let locale = ["LC_ALL", "LC_CTYPE", "LANG"]
+        .iter()
+        .find_map(|name| std::env::var(name).ok().filter(|v| !v.is_empty()));
     locale.is_some_and(|l| !l.to_ascii_lowercase().replace('-', "").contains("utf8"))
 }

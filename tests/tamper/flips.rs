@@ -45,7 +45,11 @@ fn every_flipped_bit_of_data_files_commits_and_keys_is_seen() {
                 // A hex digit in the other case, say.
                 continue;
             }
-            assert!(matches!(report.exit_code, 1 | 2 | 5), "{path} byte {at} bit {bit}\n{}", report.to_text());
+            assert!(
+                matches!(report.exit_code, 1 | 2 | 5),
+                "{path} byte {at} bit {bit}\n{}",
+                report.to_text()
+            );
         }
     }
 }
@@ -56,7 +60,13 @@ fn same_commit(one: &Bytes, other: &Bytes) -> bool {
 }
 
 /// What a changed byte of a Parquet file can still be when R commits the file as it now is.
-fn is_seen_or_means_nothing(path: &str, at: usize, bit: u8, report: &Report, lake: &Lake) -> Result<(), String> {
+fn is_seen_or_means_nothing(
+    path: &str,
+    at: usize,
+    bit: u8,
+    report: &Report,
+    lake: &Lake,
+) -> Result<(), String> {
     if report.exit_code != 4 {
         return Ok(());
     }

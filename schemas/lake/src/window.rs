@@ -127,11 +127,7 @@ impl WindowRecord {
 
     /// The window.
     pub fn key(&self) -> WindowKey {
-        WindowKey {
-            rule: self.rule.clone(),
-            major: self.rule_version.major,
-            start_ns: self.window_start_ns,
-        }
+        WindowKey { rule: self.rule.clone(), major: self.rule_version.major, start_ns: self.window_start_ns }
     }
 
     /// Where it belongs.

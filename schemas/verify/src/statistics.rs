@@ -102,7 +102,9 @@ impl Claims {
             let nested = chunk.column_descr().max_rep_level() > 0;
             let end = rows.map_or(0, |r| u64::try_from(r.num_rows()).unwrap_or_default());
             let breaks = page_breaks(builder, bytes, group, leaf, end).unwrap_or_else(|why| {
-                let detail = format!("row group {group}: the page index of column {name} is not that of its pages: {why}");
+                let detail = format!(
+                    "row group {group}: the page index of column {name} is not that of its pages: {why}"
+                );
                 faults.push(Fault::new(Class::Statistics, detail).at(path));
                 Vec::new()
             });
@@ -232,7 +234,9 @@ impl Column {
     fn pages_begin_where_they_say(&mut self, array: &ArrayRef, from: u64) -> bool {
         let lists = array.as_list_opt::<i32>();
         let levels = |row: usize| match lists {
-            Some(list) if !list.is_null(row) => u64::try_from(list.value_length(row)).unwrap_or_default().max(1),
+            Some(list) if !list.is_null(row) => {
+                u64::try_from(list.value_length(row)).unwrap_or_default().max(1)
+            }
             _ => 1,
         };
         for row in 0..array.len() {
@@ -356,7 +360,8 @@ fn page_breaks(
     }
     let rows = usize::try_from(rows).unwrap_or(usize::MAX);
     let unreadable = |e: parquet::errors::ParquetError| e.to_string();
-    let mut pages = SerializedPageReader::new(Arc::new(bytes.clone()), chunk, rows, None).map_err(unreadable)?;
+    let mut pages =
+        SerializedPageReader::new(Arc::new(bytes.clone()), chunk, rows, None).map_err(unreadable)?;
     let (mut levels, mut breaks, mut found) = (0u64, Vec::new(), 0);
     while let Some(page) = pages.peek_next_page().map_err(unreadable)? {
         if !page.is_dict {
