@@ -346,7 +346,7 @@ impl Recording {
             for ((family, hour), mut rows) in grouped(&events) {
                 rows.sort_by_key(|e| (e.envelope.session, e.envelope.seq));
                 let table = Table::Events(family);
-                let batch = columns::encode(family, rows.into_iter()).unwrap();
+                let batch = columns::encode(family, rows).unwrap();
                 files.push(lake.data(
                     &lane,
                     from,
