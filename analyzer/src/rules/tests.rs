@@ -1,7 +1,5 @@
 //! The shipped rules against their fixtures, and against themselves with one predicate less.
 
-
-
 use super::*;
 
 async fn shipped() -> Vec<Arc<LoadedRule>> {
