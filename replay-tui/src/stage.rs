@@ -9,7 +9,7 @@ use ratatui::layout::Rect;
 
 use crate::app::{Cmd, Msg, Start, State};
 use crate::commands::Keymap;
-use crate::fixture::{self, Company, Recording};
+use crate::fixture::{self, Company};
 use crate::key::Key;
 use crate::source::{LakeSource, Source};
 use crate::theme::Theme;
