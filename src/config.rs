@@ -4,7 +4,6 @@
 use std::path::{Path, PathBuf};
 
 use anyhow::{Context, Result, bail};
-use bodycam_analyzer::DetectConfig;
 use bodycam_bus::SpoolConfig;
 use bodycam_proxy::admin::AdminConfig;
 use bodycam_proxy::gateway::GatewayConfig;
@@ -13,6 +12,7 @@ use bodycam_proxy::identity::PrincipalConfig;
 use bodycam_proxy::postgres::{PostgresConfig, TargetConfig};
 use bodycam_proxy::recording::RecordingConfig;
 use bodycam_recorder::RecorderConfig;
+pub use bodycam_replay_tui::config::ReplayConfig;
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
@@ -49,8 +49,8 @@ pub struct Config {
     pub lake: LakeConfig,
     /// From the spool to the lake.
     pub recorder: RecorderConfig,
-    /// Scheduled detection.
-    pub detect: DetectConfig,
+    /// How recordings are shown.
+    pub replay: ReplayConfig,
     /// Health and metrics.
     pub admin: AdminConfig,
 }
@@ -86,8 +86,9 @@ impl Default for LakeConfig {
 impl Config {
     /// Reads the file, applies the environment, checks everything.
     pub fn load(path: &Path) -> Result<Self> {
-        let text = std::fs::read_to_string(path)
-            .with_context(|| format!("cannot read the configuration {}; name it with --config", path.display()))?;
+        let text = std::fs::read_to_string(path).with_context(|| {
+            format!("cannot read the configuration {}; name it with --config", path.display())
+        })?;
         let config = Self::parse(&text, std::env::vars())
             .with_context(|| format!("the configuration {} is not usable", path.display()))?;
         Ok(config.resolved(path.parent().unwrap_or(Path::new("."))))
@@ -130,9 +131,13 @@ impl Config {
                 bail!("principal '{}': egress would do nothing without an [http] section", principal.name);
             }
             for pattern in &principal.targets {
-                let known = self.targets.iter().any(|t| bodycam_proxy::identity::roster::matches(pattern, &t.name));
+                let known =
+                    self.targets.iter().any(|t| bodycam_proxy::identity::roster::matches(pattern, &t.name));
                 if !known {
-                    bail!("principal '{}': targets has '{pattern}', which names no [[targets]] entry", principal.name);
+                    bail!(
+                        "principal '{}': targets has '{pattern}', which names no [[targets]] entry",
+                        principal.name
+                    );
                 }
             }
         }
@@ -144,7 +149,6 @@ impl Config {
             http.check(&self.principals)?;
         }
         self.recorder.check()?;
-        self.detect.check()?;
         Ok(())
     }
 

@@ -20,7 +20,7 @@ use tokio::sync::mpsc;
 use crate::engine::{Engine, Scope, is_out_of_memory, spawn};
 use crate::error::AnalyzerError;
 use crate::guard;
-use crate::windows::Windows;
+use bodycam_lake::Windows;
 
 mod output;
 mod progress;
@@ -126,7 +126,9 @@ pub async fn collect(
         job.await?;
         Ok((schema.unwrap_or_else(|| SchemaRef::new(arrow::datatypes::Schema::empty())), batches))
     };
-    tokio::time::timeout(options.timeout, drain).await.map_err(|_| AnalyzerError::TimedOut(options.timeout))?
+    tokio::time::timeout(options.timeout, drain)
+        .await
+        .map_err(|_| AnalyzerError::TimedOut(options.timeout))?
 }
 
 /// What the pool tells the caller.

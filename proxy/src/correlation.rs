@@ -10,9 +10,32 @@ const SEARCHED: usize = 2048;
 
 /// Names that client tools give themselves.
 const TOOLS: &[&str] = &[
-    "psql", "pg_dump", "pg_dumpall", "pg_restore", "pgbench", "pg_isready", "vacuumdb", "reindexdb", "clusterdb",
-    "createdb", "dropdb", "createuser", "dropuser", "pg_basebackup", "libpq", "psycopg", "psycopg2", "asyncpg",
-    "node-postgres", "npgsql", "postgresql jdbc driver", "tokio-postgres", "sqlx", "unnamed", "unknown", "bodycam",
+    "psql",
+    "pg_dump",
+    "pg_dumpall",
+    "pg_restore",
+    "pgbench",
+    "pg_isready",
+    "vacuumdb",
+    "reindexdb",
+    "clusterdb",
+    "createdb",
+    "dropdb",
+    "createuser",
+    "dropuser",
+    "pg_basebackup",
+    "libpq",
+    "psycopg",
+    "psycopg2",
+    "asyncpg",
+    "node-postgres",
+    "npgsql",
+    "postgresql jdbc driver",
+    "tokio-postgres",
+    "sqlx",
+    "unnamed",
+    "unknown",
+    "bodycam",
 ];
 
 /// The trace id of a `traceparent` (W3C Trace Context §3.2): 32 lower-case hex digits, not all zero.

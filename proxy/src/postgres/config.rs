@@ -154,7 +154,8 @@ impl PostgresConfig {
             return fault("max_sessions_per_principal", "0 would let nobody in");
         }
         if self.auth == ClientAuth::Token && self.tls.is_none() && !self.listen.ip().is_loopback() {
-            let problem = "\"token\" sends tokens in clear: set [postgres.tls], or listen on a loopback address";
+            let problem =
+                "\"token\" sends tokens in clear: set [postgres.tls], or listen on a loopback address";
             return fault("auth", problem);
         }
         if !(1..=60).contains(&self.recheck_seconds) {
@@ -193,9 +194,8 @@ impl TargetConfig {
         if self.ca.is_some() && self.tls != UpstreamTls::VerifyFull {
             return fault("ca", "does nothing unless tls = \"verify-full\"; remove one of them");
         }
-        let qualified = |name: &String| {
-            matches!(name.split_once('.'), Some((s, n)) if !s.is_empty() && !n.is_empty())
-        };
+        let qualified =
+            |name: &String| matches!(name.split_once('.'), Some((s, n)) if !s.is_empty() && !n.is_empty());
         if !self.sensitive.iter().all(qualified) {
             return fault("sensitive", "names relations as schema.name");
         }

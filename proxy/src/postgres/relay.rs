@@ -174,7 +174,11 @@ impl<'a> Relay<'a> {
                 tokio::task::yield_now().await;
             }
             if self.server_ended && self.opened.down.outgoing().is_empty() {
-                return Ok(if self.client_ended || self.opened.session.terminated { End::Client } else { End::Server });
+                return Ok(if self.client_ended || self.opened.session.terminated {
+                    End::Client
+                } else {
+                    End::Server
+                });
             }
             match self.wait(&watch).await? {
                 Woken::Moved => {}
@@ -287,7 +291,8 @@ impl<'a> Relay<'a> {
 
     /// Records the end, tells both sides, seals the session.
     async fn finish(self, end: End) {
-        let Opened { mut client, mut server, up, mut down, mut session, cancel_key, cancel, slot } = self.opened;
+        let Opened { mut client, mut server, up, mut down, mut session, cancel_key, cancel, slot } =
+            self.opened;
         let reason = end.reason();
         let running = !session.is_quiet();
         let recorded = async {
@@ -360,7 +365,12 @@ enum Pulled {
 }
 
 /// Writes what may leave; says whether anything did.
-fn push(socket: &mut Socket, pipe: &mut Pipe, unflushed: &mut bool, cx: &mut Context<'_>) -> io::Result<bool> {
+fn push(
+    socket: &mut Socket,
+    pipe: &mut Pipe,
+    unflushed: &mut bool,
+    cx: &mut Context<'_>,
+) -> io::Result<bool> {
     let mut moved = false;
     while !pipe.outgoing().is_empty() {
         match Pin::new(&mut *socket).poll_write(cx, pipe.outgoing()) {

@@ -163,7 +163,11 @@ fn whole<D: Direction>(bytes: &[u8], limit: usize) -> Result<Whole<D::Kind>, Fra
     let Header { kind, body } = header;
     if body > limit {
         let tag = bytes.first().copied().unwrap_or_default();
-        return Err(FrameError::Length { from: D::FROM, tag, length: i64::try_from(body).unwrap_or(i64::MAX) });
+        return Err(FrameError::Length {
+            from: D::FROM,
+            tag,
+            length: i64::try_from(body).unwrap_or(i64::MAX),
+        });
     }
     Ok(bytes.get(codec::HEADER..header.frame()).map(|b| ((kind, b.to_vec()), header.frame())))
 }

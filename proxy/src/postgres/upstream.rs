@@ -64,7 +64,9 @@ pub(super) struct Upstream {
 /// A target could not be used.
 #[derive(Debug, Error)]
 pub(super) enum UpstreamError {
-    #[error("cannot reach target '{target}' at {address}: {source}; check that the server runs and `address` is right")]
+    #[error(
+        "cannot reach target '{target}' at {address}: {source}; check that the server runs and `address` is right"
+    )]
     Unreachable { target: String, address: String, source: io::Error },
     #[error("target '{target}' at {address} did not answer within {seconds} s")]
     Timeout { target: String, address: String, seconds: u64 },
@@ -108,11 +110,8 @@ impl Target {
     /// Reads password and certificates.
     pub fn new(config: TargetConfig, timeout: Duration) -> Result<Self, ConfigError> {
         config.check()?;
-        let fault = |field, problem: String| ConfigError::Target {
-            target: config.name.clone(),
-            field,
-            problem,
-        };
+        let fault =
+            |field, problem: String| ConfigError::Target { target: config.name.clone(), field, problem };
         let (host, port) =
             config.host_port().ok_or_else(|| fault("address", "must be host:port".to_owned()))?;
         let host = host.to_owned();
@@ -163,7 +162,8 @@ impl Target {
         database: &str,
         parameters: &[(Vec<u8>, Vec<u8>)],
     ) -> Result<Upstream, UpstreamError> {
-        let tcp = TcpStream::connect((self.host.as_str(), self.port)).await.map_err(|e| self.unreachable(e))?;
+        let tcp =
+            TcpStream::connect((self.host.as_str(), self.port)).await.map_err(|e| self.unreachable(e))?;
         let address = tcp.peer_addr().map_err(|e| self.unreachable(e))?;
         let mut socket = self.encrypt(tcp).await?;
         let mut hello = Vec::new();
@@ -349,7 +349,11 @@ impl Target {
         Ok(Upstream { socket, rest, greeting, parameters, notices, process, key, address, search_path: None })
     }
 
-    async fn message(&self, socket: &mut Socket, inbox: &mut Inbox) -> Result<(Kind, Vec<u8>), UpstreamError> {
+    async fn message(
+        &self,
+        socket: &mut Socket,
+        inbox: &mut Inbox,
+    ) -> Result<(Kind, Vec<u8>), UpstreamError> {
         inbox.frame::<Backend>(socket, MAX_GREETING).await.map_err(|e| self.read_failed(e))
     }
 

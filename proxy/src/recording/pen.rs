@@ -303,6 +303,9 @@ impl SessionPen {
         if seq == 0 {
             self.first_ts_ns = ts_wall_ns;
         }
+        if seq == 0 {
+            self.first_ts_ns = ts_wall_ns;
+        }
         self.state.borrow_mut().saw(seq, event.hash, &body);
         self.lane.producer().counters().events.fetch_add(1, Ordering::Relaxed);
         self.lane.shared.append(&Record::Event(Box::new(event)))?;

@@ -78,10 +78,7 @@ impl Direction for Backend {
 impl Kind {
     /// Whether such a message passes piece by piece when it is long, instead of being looked at as a whole.
     pub fn streams(self) -> bool {
-        matches!(
-            self,
-            Kind::DataRow | Kind::CopyData | Kind::Error | Kind::Notice | Kind::FunctionResult
-        )
+        matches!(self, Kind::DataRow | Kind::CopyData | Kind::Error | Kind::Notice | Kind::FunctionResult)
     }
 }
 

@@ -161,7 +161,9 @@ pub fn function_call(body: &[u8]) -> Result<FunctionCall<'_>, FrameError> {
     Ok(FunctionCall { function, formats, values, result_format })
 }
 
-fn arguments<'a>(body: &mut Body<'a>) -> Result<(Formats<'a>, Vec<Option<&'a [u8]>>), FrameError> {
+type Arguments<'a> = (Formats<'a>, Vec<Option<&'a [u8]>>);
+
+fn arguments<'a>(body: &mut Body<'a>) -> Result<Arguments<'a>, FrameError> {
     let formats = Formats::read(body)?;
     let count = body.count_unsigned()?;
     if formats.count() > 1 && formats.count() != count {

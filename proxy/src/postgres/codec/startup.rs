@@ -60,13 +60,16 @@ pub enum Packet {
     Unsupported(Version),
 }
 
+/// Names and values of startup parameters, in order.
+pub type Parameters = Vec<(Vec<u8>, Vec<u8>)>;
+
 /// A StartupMessage of major version 3.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Startup {
     /// As asked for.
     pub version: Version,
     /// Names and values in order.
-    pub parameters: Vec<(Vec<u8>, Vec<u8>)>,
+    pub parameters: Parameters,
 }
 
 impl Startup {

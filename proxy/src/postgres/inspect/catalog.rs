@@ -55,6 +55,8 @@ pub struct SharedCatalog(Arc<Shared>);
 #[derive(Debug)]
 struct Shared {
     latest: watch::Sender<Latest>,
+    /// Readings asked for so far; each wakes the reader.
+    asked: watch::Sender<u64>,
     failures: AtomicU64,
 }
 
@@ -63,6 +65,8 @@ struct Latest {
     snapshot: Arc<CatalogSnapshot>,
     /// Whether a reading has ended, well or badly.
     tried: bool,
+    /// What was asked for when the last reading that has ended began.
+    answered: u64,
 }
 
 impl Relation {
@@ -188,8 +192,8 @@ fn path_of(path: &[String]) -> impl Iterator<Item = &str> {
 
 impl Default for SharedCatalog {
     fn default() -> Self {
-        let (latest, _) = watch::channel(Latest::default());
-        Self(Arc::new(Shared { latest, failures: AtomicU64::new(0) }))
+        let (latest, asked) = (watch::Sender::new(Latest::default()), watch::Sender::new(0));
+        Self(Arc::new(Shared { latest, asked, failures: AtomicU64::new(0) }))
     }
 }
 
@@ -204,6 +208,28 @@ impl SharedCatalog {
         let mut latest = self.0.latest.subscribe();
         // Without a catalog facts are poorer, not wrong: neither a timeout nor a failure stops anybody.
         let _ = tokio::time::timeout(patience, latest.wait_for(|l| l.tried)).await;
+    }
+
+    /// The target's catalog has changed: asks for a reading that begins after this.
+    pub fn outdated(&self) {
+        self.0.asked.send_modify(|asked| *asked += 1);
+    }
+
+    /// Waits until what was asked for has been read, well or badly, at most `patience`.
+    pub async fn up_to_date(&self, patience: Duration) {
+        let asked = *self.0.asked.borrow();
+        let mut latest = self.0.latest.subscribe();
+        let _ = tokio::time::timeout(patience, latest.wait_for(|l| l.answered >= asked)).await;
+    }
+
+    /// Readings asked for so far.
+    fn asked(&self) -> watch::Receiver<u64> {
+        self.0.asked.subscribe()
+    }
+
+    /// A reading has ended that began when `asked` had been asked for.
+    fn answered(&self, asked: u64) {
+        self.0.latest.send_modify(|latest| latest.answered = latest.answered.max(asked));
     }
 
     /// Readings that failed since the start.

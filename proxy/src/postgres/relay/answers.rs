@@ -21,9 +21,17 @@ pub(super) enum Owed {
     /// Execute: rows, then its end.
     Execute(Running),
     /// Parse: ParseComplete.
-    Parse { name: Box<[u8]>, statement: Rc<Statement>, refusal: Option<Box<Refusal>> },
+    Parse {
+        name: Box<[u8]>,
+        statement: Rc<Statement>,
+        refusal: Option<Box<Refusal>>,
+    },
     /// Bind: BindComplete.
-    Bind { name: Box<[u8]>, portal: Rc<Portal>, refusal: Option<Box<Refusal>> },
+    Bind {
+        name: Box<[u8]>,
+        portal: Rc<Portal>,
+        refusal: Option<Box<Refusal>>,
+    },
     /// Describe of a statement: ParameterDescription, then RowDescription or NoData.
     DescribeStatement(Option<Rc<Statement>>),
     /// Describe of a portal: RowDescription or NoData.

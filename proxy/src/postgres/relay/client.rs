@@ -82,7 +82,9 @@ impl Session {
         let frame = head.frame();
         if let Some(body) = unread.get(HEADER..frame) {
             let refused = match head.kind {
-                Kind::Query | Kind::Parse | Kind::Bind | Kind::FunctionCall => frame > self.max_statement_bytes,
+                Kind::Query | Kind::Parse | Kind::Bind | Kind::FunctionCall => {
+                    frame > self.max_statement_bytes
+                }
                 _ => false,
             };
             if !refused {
@@ -100,7 +102,9 @@ impl Session {
                 self.client_within = Within::Passing { left, as_what: Passing::CopyIn };
                 Ok(HEADER + have)
             }
-            Kind::Query | Kind::Parse | Kind::Bind | Kind::FunctionCall if frame > HELD.min(self.max_statement_bytes) => {
+            Kind::Query | Kind::Parse | Kind::Bind | Kind::FunctionCall
+                if frame > HELD.min(self.max_statement_bytes) =>
+            {
                 let producer = self.pen.lane().producer().clone();
                 let dir = (frame <= self.max_statement_bytes).then(|| producer.spool_dir());
                 let keep = usize::try_from(self.recording.max_statement_content).unwrap_or(usize::MAX);
@@ -143,9 +147,7 @@ impl Session {
             }
             Kind::Describe => {
                 let owed = match frontend::named("Describe", body).map_err(client_error)? {
-                    Named::Statement(name) => {
-                        Owed::DescribeStatement(self.statements.latest(name).cloned())
-                    }
+                    Named::Statement(name) => Owed::DescribeStatement(self.statements.latest(name).cloned()),
                     Named::Portal(name) => Owed::DescribePortal(self.portals.latest(name).cloned()),
                 };
                 self.owe(owed)
@@ -318,7 +320,12 @@ impl Session {
         self.owe(Owed::Call(run))
     }
 
-    fn run(&self, recorded: Rc<Recorded>, portal: Option<Rc<Portal>>, refusal: Option<Box<Refusal>>) -> Running {
+    fn run(
+        &self,
+        recorded: Rc<Recorded>,
+        portal: Option<Rc<Portal>>,
+        refusal: Option<Box<Refusal>>,
+    ) -> Running {
         let started_ns = self.pen.lane().producer().clock().mono_ns();
         Running { recorded, portal, started_ns, failed: false, refusal }
     }

@@ -116,7 +116,11 @@ impl Session {
 
     /// The statement `recorded` has ended: so has its COPY, if it had one. `failed` says that it ended in an
     /// error. Gives whether there was a COPY in.
-    pub(super) fn copy_ended(&mut self, recorded: &Rc<Recorded>, failed: bool) -> Result<bool, RecordingError> {
+    pub(super) fn copy_ended(
+        &mut self,
+        recorded: &Rc<Recorded>,
+        failed: bool,
+    ) -> Result<bool, RecordingError> {
         let outcome = if failed { "failed" } else { "done" };
         if let Some(out) = self.copy_out.take() {
             let (bytes, digest) = (out.stream.bytes, Digest(*out.stream.hasher.finalize().as_bytes()));

@@ -66,9 +66,7 @@ impl End {
             End::Frame { error, .. } => {
                 ("08P01", format!("bodycam: the target broke the protocol: {error}"), None)
             }
-            End::Accounting { .. } => {
-                ("08P01", "bodycam: the target answered out of order".to_owned(), None)
-            }
+            End::Accounting { .. } => ("08P01", "bodycam: the target answered out of order".to_owned(), None),
             End::Refused { what, .. } => {
                 let hint = "bodycam refuses what it cannot record";
                 ("08P01", format!("bodycam: {what} is not supported"), Some(hint))
@@ -113,9 +111,7 @@ impl End {
         };
         Some(match self {
             End::Client | End::Server | End::Drain | End::Recording(_) => return None,
-            End::Frame { error, .. } => {
-                (decision("message", error.reason(), error.tag()), error.to_string())
-            }
+            End::Frame { error, .. } => (decision("message", error.reason(), error.tag()), error.to_string()),
             End::Accounting { what } => (decision("message", "out-of-order", None), what.clone()),
             End::Refused { reason, what } => (decision("message", reason, None), what.clone()),
             End::Identity(ended) => (decision("session", self.reason(), None), ended.to_string()),

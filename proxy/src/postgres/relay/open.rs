@@ -17,7 +17,7 @@ use super::startup::Client;
 use crate::correlation;
 use crate::postgres::Service;
 use crate::postgres::codec::backend;
-use crate::postgres::codec::startup::{Startup, options};
+use crate::postgres::codec::startup::{Parameters, Startup, options};
 use crate::postgres::inspect::SearchPath;
 use crate::postgres::socket::Socket;
 use crate::postgres::upstream::{Target, Upstream, UpstreamError};
@@ -70,15 +70,21 @@ pub(super) async fn open(
         Some(name) if !name.is_empty() => name,
         _ => user,
     };
-    let found = std::str::from_utf8(database)
-        .ok()
-        .and_then(|name| service.targets.iter().find(|t| t.config.serves(name)).map(|t| (t, name.to_owned())));
+    let found = std::str::from_utf8(database).ok().and_then(|name| {
+        service.targets.iter().find(|t| t.config.serves(name)).map(|t| (t, name.to_owned()))
+    });
     let Some((target, database)) = found else {
         let message = format!("bodycam: database \"{}\" leads to no target", shown_bytes(database));
         tracing::warn!(event = "no_target", principal = %client.principal.name, "{message}");
         lane.producer().counters().refused.fetch_add(1, std::sync::atomic::Ordering::Relaxed);
         let mut out = client.greeting;
-        backend::put_error(&mut out, "FATAL", "3D000", &message, Some("ask for a database under [[targets]]"));
+        backend::put_error(
+            &mut out,
+            "FATAL",
+            "3D000",
+            &message,
+            Some("ask for a database under [[targets]]"),
+        );
         client.socket.farewell(&out).await;
         return Ok(None);
     };
@@ -86,7 +92,7 @@ pub(super) async fn open(
     let opening = opening(service, &client, &target, &database, peer, lane).await;
     let parameters = match judge(&client, &target) {
         Ok(parameters) => parameters,
-        Err(refused) => return refuse(client, opening, refused, lane).await,
+        Err(refused) => return refuse(client, opening, *refused, lane).await,
     };
     let limit = client.principal.member.max_sessions.unwrap_or(service.config.max_sessions_per_principal);
     let Some(slot) = service.slots.enter(client.principal.principal_ref, limit) else {
@@ -109,8 +115,17 @@ pub(super) async fn open(
     let correlation = opening.correlation.as_deref().map(|id| lane.producer().tenant_key().correlation(id));
     let pen = lane.open_session(opening)?;
     let Client { socket, inbox, startup, version, principal, mut greeting, .. } = *client;
-    let Upstream { socket: server, rest, greeting: told, parameters: reported, notices, process, key, address, search_path } =
-        upstream;
+    let Upstream {
+        socket: server,
+        rest,
+        greeting: told,
+        parameters: reported,
+        notices,
+        process,
+        key,
+        address,
+        search_path,
+    } = upstream;
     let cancel = cancel::Session { target: Arc::clone(&target), address, process, key };
     let cancel_key = if cancel.key.is_empty() {
         None
@@ -199,10 +214,10 @@ fn startup_correlation(startup: &Startup) -> Option<(String, bool)> {
 }
 
 /// What of the startup parameters goes on to the target, or why the client is refused.
-fn judge(client: &Client, target: &Target) -> Result<Vec<(Vec<u8>, Vec<u8>)>, Refused> {
+fn judge(client: &Client, target: &Target) -> Result<Parameters, Box<Refused>> {
     if !client.principal.may_reach(&target.config.name) {
         let message = format!("bodycam: {} may not reach this target", client.principal.name);
-        return Err(Refused::new("target", "42501", message));
+        return Err(Box::new(Refused::new("target", "42501", message)));
     }
     let mut parameters = Vec::new();
     for (name, value) in &client.startup.parameters {
@@ -214,11 +229,11 @@ fn judge(client: &Client, target: &Target) -> Result<Vec<(Vec<u8>, Vec<u8>)>, Re
                     continue;
                 }
                 let message = "bodycam: replication is not supported, for it cannot be recorded".to_owned();
-                return Err(Refused::new("replication", "0A000", message));
+                return Err(Box::new(Refused::new("replication", "0A000", message)));
             }
             b"options" if options(value).is_none() => {
                 let message = "bodycam: options may hold only -c name=value and --name=value".to_owned();
-                return Err(Refused::new("options", "0A000", message));
+                return Err(Box::new(Refused::new("options", "0A000", message)));
             }
             _ => parameters.push((name.clone(), value.clone())),
         }
@@ -228,7 +243,8 @@ fn judge(client: &Client, target: &Target) -> Result<Vec<(Vec<u8>, Vec<u8>)>, Re
 
 fn refused_upstream(error: UpstreamError) -> Refused {
     tracing::warn!(event = "target_unusable", error = %error, "a client cannot be connected");
-    let (reason, sqlstate, message) = (error.reason(), error.sqlstate().to_owned(), format!("bodycam: {error}"));
+    let (reason, sqlstate, message) =
+        (error.reason(), error.sqlstate().to_owned(), format!("bodycam: {error}"));
     let verbatim = match error {
         UpstreamError::Refused { error, .. } => Some(error),
         _ => None,
@@ -289,11 +305,15 @@ impl Service {
     /// How many addresses used a credential lately. The store is asked off the core: it may wait for a disk.
     async fn sighting(&self, credential: Id16, address: Id16, now_ns: i64) -> i64 {
         let directory = self.directory.clone();
-        let asked = tokio::task::spawn_blocking(move || directory.sighting(credential, address, now_ns)).await;
+        let asked =
+            tokio::task::spawn_blocking(move || directory.sighting(credential, address, now_ns)).await;
         match asked {
             Ok(Ok(addresses)) => addresses,
             _ => {
-                tracing::warn!(event = "sighting_failed", "the state store did not count the addresses of a credential");
+                tracing::warn!(
+                    event = "sighting_failed",
+                    "the state store did not count the addresses of a credential"
+                );
                 1
             }
         }

@@ -448,8 +448,7 @@ impl Session {
             .then(|| backend::parameter(body).ok())
             .flatten()
             .map(|(name, _)| String::from_utf8_lossy(name).into_owned());
-        let sqlstate =
-            if matches!(message, "notice" | "error") { backend::sqlstate(body) } else { None };
+        let sqlstate = if matches!(message, "notice" | "error") { backend::sqlstate(body) } else { None };
         let event =
             SqlMessage { message: message.to_owned(), sqlstate, parameter, bytes: count(whole), digest };
         let running = self.running();

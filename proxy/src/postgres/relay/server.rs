@@ -70,7 +70,8 @@ impl Session {
         let as_what = match kind {
             Kind::DataRow => {
                 self.expect_rows()?;
-                let stored = self.recording.rows == Rows::Clear && !self.current.cut && self.admits_row(frame);
+                let stored =
+                    self.recording.rows == Rows::Clear && !self.current.cut && self.admits_row(frame);
                 self.current.cut |= self.recording.rows == Rows::Clear && !stored;
                 let header = pipe.unread().get(..HEADER).unwrap_or_default().to_vec();
                 self.row_part(&header, 1, stored)?;
@@ -275,7 +276,13 @@ impl Session {
         Ok(None)
     }
 
-    fn long_message(&mut self, kind: Kind, beginning: &[u8], whole: usize, digest: Digest) -> Result<(), End> {
+    fn long_message(
+        &mut self,
+        kind: Kind,
+        beginning: &[u8],
+        whole: usize,
+        digest: Digest,
+    ) -> Result<(), End> {
         match kind {
             Kind::Error => {
                 // Its beginning has left already: a long error cannot be an answer to our own poison, which
@@ -336,6 +343,9 @@ impl Session {
             self.expect_rows()?;
         }
         let copied_in = self.copy_ended(&recorded, false)?;
+        let changes = [&b"CREATE"[..], b"ALTER", b"DROP", b"IMPORT"];
+        self.catalog_changed |= recorded.facts.statement_kind == "ddl"
+            || changes.iter().any(|change| ending.tag.starts_with(change));
         self.result(&recorded, ending, Some(started))?;
         if copied_in {
             self.answers.copied();
@@ -432,6 +442,10 @@ impl Session {
             _ => {}
         }
         if self.status == b'I' {
+            if std::mem::take(&mut self.catalog_changed) {
+                self.catalog.outdated();
+                self.looked_up.clear();
+            }
             for portal in self.portals.clear() {
                 self.abandon(&portal.recorded)?;
             }

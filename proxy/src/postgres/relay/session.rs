@@ -5,9 +5,10 @@
 //! in the pen; the relay persists the pen before any of it leaves.
 
 use std::cell::Cell;
-use std::collections::HashMap;
+use std::collections::{HashMap, HashSet};
 use std::rc::Rc;
 use std::sync::Arc;
+use std::time::Duration;
 
 use bodycam_record::kinds::control::ControlLimit;
 use bodycam_record::{ContentKind, Id16};
@@ -26,6 +27,11 @@ use crate::recording::{RecordingConfig, RecordingError, SessionPen};
 
 /// Names of prepared statements and of portals that one session may have, each.
 pub(super) const MAX_NAMES: usize = 10_000;
+
+/// Relations that one session has looked up anew at most, until it changes the catalog itself.
+const MAX_LOOKED_UP: usize = 8;
+/// How long a statement waits for that.
+const CATALOG_PATIENCE: Duration = Duration::from_secs(1);
 
 /// What a session is made of.
 pub(super) struct Parts {
@@ -92,6 +98,10 @@ pub(super) struct Session {
     pub(super) names: SessionNames,
     pub(super) statements: Slots<Rc<Statement>>,
     pub(super) portals: Slots<Rc<Portal>>,
+    /// Whether the catalog was changed and the change is not committed yet, as far as is known.
+    pub(super) catalog_changed: bool,
+    /// Relations that the catalog did not know although it was read anew for them.
+    pub(super) looked_up: HashSet<String>,
     /// Cursors that SQL declared.
     pub(super) cursors: HashMap<Box<[u8]>, Arc<Facts>>,
     /// Parse messages of this walk whose text no event holds yet.
@@ -138,6 +148,8 @@ impl Session {
             names: SessionNames::default(),
             statements: Slots::default(),
             portals: Slots::default(),
+            catalog_changed: false,
+            looked_up: HashSet::new(),
             cursors: HashMap::new(),
             unrecorded: Vec::new(),
             answers: Answers::default(),
@@ -245,7 +257,8 @@ impl Session {
         while let Some(owed) = self.answers.pop() {
             match owed {
                 Owed::Query(run) | Owed::Call(run) | Owed::Execute(run) => {
-                    if !run.failed && !run.recorded.finished.get() {
+                    let unended = !run.recorded.finished.get() || self.current.bytes > 0;
+                    if unended && !run.failed {
                         self.result(&run.recorded, Ending::plain("cut"), Some(run.started_ns))?;
                     }
                 }
@@ -278,7 +291,16 @@ impl Session {
     pub(super) async fn analyse(&mut self, text: &[u8]) -> Arc<Facts> {
         let readable = std::str::from_utf8(text).ok().filter(|t| self.utf8 || t.is_ascii());
         let facts = match readable {
-            Some(text) => self.inspect(text).await,
+            Some(text) => {
+                let facts = self.inspect(text).await;
+                if self.wants_catalog(&facts) {
+                    self.catalog.outdated();
+                    self.catalog.up_to_date(CATALOG_PATIENCE).await;
+                    self.inspect(text).await
+                } else {
+                    facts
+                }
+            }
             None => {
                 // Another encoding may lex differently; only what must not be stored is looked for.
                 let facts = self.inspect(&String::from_utf8_lossy(text)).await;
@@ -287,6 +309,21 @@ impl Session {
             }
         };
         if facts.references.is_empty() { facts } else { self.names.follow(&facts) }
+    }
+
+    /// Whether the catalog should be read anew for a relation that it does not know. Each is looked up once,
+    /// and not while only this session's own transaction can see it.
+    fn wants_catalog(&mut self, facts: &Facts) -> bool {
+        let relations = facts.relations_read.iter().chain(&facts.relations_written);
+        let unknown = relations.filter(|name| name.starts_with('?'));
+        let mut wanted = false;
+        for name in unknown {
+            if self.looked_up.len() < MAX_LOOKED_UP && !self.looked_up.contains(name) {
+                self.looked_up.insert(name.clone());
+                wanted = true;
+            }
+        }
+        wanted && !self.catalog_changed
     }
 
     async fn inspect(&self, text: &str) -> Arc<Facts> {

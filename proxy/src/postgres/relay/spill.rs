@@ -104,7 +104,14 @@ impl Spill {
     ) -> io::Result<Self> {
         let store = dir.map(Store::new).transpose()?;
         let frame = HEADER + body;
-        Ok(Self { kind, frame, left: frame, skipped: 0, store, reader: Reader::new(kind, keep.min(HELD), hasher) })
+        Ok(Self {
+            kind,
+            frame,
+            left: frame,
+            skipped: 0,
+            store,
+            reader: Reader::new(kind, keep.min(HELD), hasher),
+        })
     }
 }
 
@@ -121,9 +128,8 @@ impl Session {
         let header = HEADER.saturating_sub(spill.skipped).min(n);
         spill.skipped += header;
         let statements = &self.statements;
-        let types_of = |name: &[u8]| {
-            statements.latest(name).map(|s| s.types.borrow().clone()).unwrap_or_default()
-        };
+        let types_of =
+            |name: &[u8]| statements.latest(name).map(|s| s.types.borrow().clone()).unwrap_or_default();
         spill.reader.feed(part.get(header..).unwrap_or_default(), &types_of).map_err(client_error)?;
         spill.left -= n;
         if spill.left > 0 {
@@ -367,9 +373,7 @@ impl Reader {
                 self.value_begins(long)?;
                 self.field
             }
-            Field::ResultCount if self.kind == Kind::Bind => {
-                or(short, Field::Results(short * 2), Field::End)
-            }
+            Field::ResultCount if self.kind == Kind::Bind => or(short, Field::Results(short * 2), Field::End),
             Field::Results(_) => {
                 self.result_formats = field;
                 Field::End
@@ -546,7 +550,7 @@ mod tests {
             let canonical = bodycam_record::content::structured::encode_binds(&binds);
             prop_assert_eq!(&reader.encoded, &canonical);
             let digest = SessionKey::new([1; 32]).keyed_digest(&canonical);
-            prop_assert_eq!(reader.hasher.finalize().as_bytes(), &digest.0);
+            prop_assert_eq!(*reader.hasher.finalize().as_bytes(), digest.0);
         }
 
         #[test]

@@ -39,7 +39,10 @@ pub(super) struct Client {
 /// What became of a connection.
 pub(super) enum Outcome {
     Client(Box<Client>),
-    Cancel { process: i32, key: Vec<u8> },
+    Cancel {
+        process: i32,
+        key: Vec<u8>,
+    },
     /// It was told why, where there was something to say.
     Refused(&'static str),
 }
@@ -52,7 +55,12 @@ struct Refusal {
 }
 
 /// Takes a connection up to the point where it is known who it is.
-pub(super) async fn accept(service: &Service, stream: TcpStream, peer: SocketAddr, now_ns: impl Fn() -> i64) -> Outcome {
+pub(super) async fn accept(
+    service: &Service,
+    stream: TcpStream,
+    peer: SocketAddr,
+    now_ns: impl Fn() -> i64,
+) -> Outcome {
     let (mut socket, mut inbox) = match encrypt_at_once(service, stream).await {
         Ok(socket) => (socket, Inbox::default()),
         Err(why) => return Outcome::Refused(why),
@@ -128,7 +136,15 @@ pub(super) async fn accept(service: &Service, stream: TcpStream, peer: SocketAdd
     match authenticate(service, &mut socket, &mut inbox, &startup, hello, peer, &now_ns).await {
         Ok((principal, greeting)) => {
             let tls_facts = tls_facts(&socket);
-            Outcome::Client(Box::new(Client { socket, inbox, startup, version, principal, greeting, tls_facts }))
+            Outcome::Client(Box::new(Client {
+                socket,
+                inbox,
+                startup,
+                version,
+                principal,
+                greeting,
+                tls_facts,
+            }))
         }
         Err(Some(refusal)) => refuse(socket, refusal).await,
         Err(None) => Outcome::Refused("closed"),
@@ -215,8 +231,7 @@ async fn authenticate(
                 .directory
                 .scram(user, binding(service, socket), now_ns())
                 .map_err(|why| refused(&why))?;
-            let mut offered: Vec<u8> =
-                login.mechanisms().iter().flat_map(|m| m.bytes().chain([0])).collect();
+            let mut offered: Vec<u8> = login.mechanisms().iter().flat_map(|m| m.bytes().chain([0])).collect();
             offered.push(0);
             backend::put_authentication(&mut hello, SASL, &offered);
             let first = ask(socket, inbox, &hello).await?;

@@ -10,6 +10,7 @@ use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
 use bodycam_record::shown;
+use tokio::time::Instant;
 use tokio_postgres::{Client, Config, NoTls};
 
 use super::{CatalogSnapshot, Relation, SharedCatalog};
@@ -19,6 +20,9 @@ const PATIENCE: Duration = Duration::from_secs(30);
 
 /// The wait after the first failure; it doubles with each further one up to the refresh interval.
 const RETRY: Duration = Duration::from_secs(1);
+
+/// The least time between two readings, however many are asked for.
+const GAP: Duration = Duration::from_millis(200);
 
 /// Readings after which a database that no session uses is forgotten.
 const IDLE_READINGS: u32 = 10;
@@ -136,7 +140,9 @@ async fn read_forever(
     let (target, database) = (shown(&key.0), shown(&key.1));
     let mut connection: Option<(Client, tokio::task::JoinHandle<()>)> = None;
     let (mut retry, mut idle) = (RETRY, 0);
+    let mut asking = catalog.asked();
     loop {
+        let (asked, began) = (*asking.borrow_and_update(), Instant::now());
         match read_once(&mut connection, &connector).await {
             Ok(read) => {
                 catalog.put(read);
@@ -153,7 +159,10 @@ async fn read_forever(
         }
         let wait = if connection.is_some() { catalogs.every } else { retry.min(catalogs.every) };
         retry = retry.saturating_mul(2);
-        tokio::time::sleep(wait).await;
+        catalog.answered(asked);
+        // The catalog holds the asking end, so that the channel cannot be closed.
+        let _ = tokio::time::timeout(wait, asking.changed()).await;
+        tokio::time::sleep_until(began + GAP).await;
         // One handle is ours and one is the registry's.
         idle = if catalog.handles() > 2 { 0 } else { idle + 1 };
         if idle >= IDLE_READINGS {

@@ -1,5 +1,7 @@
 //! FROM: which relations and sub-queries a query reads, under which names, and which of them it narrows.
 
+use std::sync::Arc;
+
 use pg_query::protobuf as pg;
 use pg_query::protobuf::Node;
 use pg_query::protobuf::node::Node as N;
@@ -8,6 +10,9 @@ use super::super::catalog::CatalogSnapshot;
 use super::super::search::search;
 use super::names::{self, Origin, Output, Rel};
 use super::{Walk, narrows, strings};
+
+/// Column references times FROM items that a predicate is applied to; beyond it nothing is narrowed.
+const MAX_COMPARED: usize = 100_000;
 
 /// One item of a FROM list.
 #[derive(Debug, Clone)]
@@ -28,7 +33,7 @@ pub enum Columns {
     /// Those of a relation.
     Relation(Rel),
     /// Those that a sub-query puts out.
-    Outputs(Vec<Output>),
+    Outputs(Arc<[Output]>),
     /// Those of a function or the like.
     Computed,
 }
@@ -51,7 +56,7 @@ impl Item {
             }
             Columns::Outputs(outputs) => {
                 let mut blind = false;
-                for output in outputs {
+                for output in outputs.iter() {
                     match &output.origin {
                         Origin::All(relation) => {
                             match Item::of_relation(relation.clone()).may_have(catalog, name) {
@@ -73,9 +78,9 @@ impl Item {
 
 impl Walk<'_> {
     /// Walks a FROM list into the current level.
-    pub(super) fn from_list(&mut self, nodes: &[Node]) {
+    pub(super) fn read_from(&mut self, nodes: &[Node]) {
         for node in nodes {
-            let items = self.from_item(node);
+            let items = self.read_item(node);
             self.enter(items);
         }
     }
@@ -88,13 +93,13 @@ impl Walk<'_> {
         }
     }
 
-    fn from_item(&mut self, node: &Node) -> Vec<Item> {
+    fn read_item(&mut self, node: &Node) -> Vec<Item> {
         match &node.node {
             Some(N::RangeVar(relation)) => self.relation_item(relation),
             Some(N::RangeSubselect(sub)) => {
                 let Some(query) = &sub.subquery else { return Vec::new() };
                 let query = self.query(query);
-                vec![item(sub.alias.as_ref(), "", Columns::Outputs(query.outputs), query.open)]
+                vec![item(sub.alias.as_ref(), "", Columns::Outputs(query.outputs.into()), query.open)]
             }
             Some(N::JoinExpr(join)) => self.join(join),
             Some(N::RangeFunction(function)) => {
@@ -104,7 +109,7 @@ impl Walk<'_> {
             Some(N::RangeTableSample(sample)) => {
                 self.expressions(&sample.args);
                 self.expressions(sample.repeatable.as_deref());
-                sample.relation.as_deref().map(|relation| self.from_item(relation)).unwrap_or_default()
+                sample.relation.as_deref().map(|relation| self.read_item(relation)).unwrap_or_default()
             }
             Some(N::RangeTableFunc(table)) => {
                 self.unusual(&search(table));
@@ -152,11 +157,11 @@ impl Walk<'_> {
     }
 
     fn join(&mut self, join: &pg::JoinExpr) -> Vec<Item> {
-        let mut left = join.larg.as_deref().map(|node| self.from_item(node)).unwrap_or_default();
+        let mut left = join.larg.as_deref().map(|node| self.read_item(node)).unwrap_or_default();
         // LATERAL and the condition see the left side.
         let before = self.levels.last().map_or(0, Vec::len);
         self.enter(left.clone());
-        let mut right = join.rarg.as_deref().map(|node| self.from_item(node)).unwrap_or_default();
+        let mut right = join.rarg.as_deref().map(|node| self.read_item(node)).unwrap_or_default();
         self.enter(right.clone());
         self.expressions(join.quals.as_deref());
         if let Some(level) = self.levels.last_mut() {
@@ -190,7 +195,7 @@ impl Walk<'_> {
                     location: 0,
                 });
                 self.levels.pop();
-                vec![item(Some(alias), "", Columns::Outputs(outputs), open)]
+                vec![item(Some(alias), "", Columns::Outputs(outputs.into()), open)]
             }
         }
     }
@@ -205,7 +210,11 @@ pub fn narrow(items: &mut [Item], predicate: &Node, catalog: &CatalogSnapshot) {
         items.iter_mut().for_each(|item| item.open = false);
         return;
     }
-    for column in search(predicate).columns {
+    let columns = search(predicate).columns;
+    if columns.len().saturating_mul(items.len()) > MAX_COMPARED {
+        return;
+    }
+    for column in columns {
         match column.as_slice() {
             // Without a qualifier it can belong to any that is not known to lack it.
             [name] => {
