@@ -149,3 +149,42 @@ fn a_second_gateway_on_the_same_spool_is_refused() {
     let message = String::from_utf8_lossy(&second.stderr).into_owned();
     assert!(message.contains("in use by another gateway") || message.contains("cannot listen"), "{message}");
 }
+
+#[test]
+fn egress_is_recorded_beside_sql_and_refusals_are_told() {
+    let stack = Stack::new("");
+    let up = stack.start("up");
+    let token = stack.token("robot");
+    let site = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
+    let url = format!("http://{}/report?q=1", site.local_addr().unwrap());
+    let served = std::thread::spawn(move || {
+        use std::io::{Read, Write};
+        let (mut stream, _) = site.accept().unwrap();
+        let mut head = [0; 4096];
+        let n = stream.read(&mut head).unwrap();
+        stream.write_all(b"HTTP/1.1 200 OK\r\nContent-Length: 5\r\nConnection: close\r\n\r\nhello").unwrap();
+        String::from_utf8_lossy(&head[..n]).into_owned()
+    });
+    let curl = |url: &str| {
+        std::process::Command::new("curl")
+            .args(["-sS", "--max-time", "20", "--proxy", &format!("http://{}", stack.http)])
+            .args(["--proxy-user", &format!("robot:{token}"), "-w", " %{http_code}", url])
+            .env_remove("no_proxy")
+            .env_remove("NO_PROXY")
+            .output()
+            .unwrap()
+    };
+    assert_eq!(String::from_utf8_lossy(&curl(&url).stdout), "hello 200");
+    let head = served.join().unwrap();
+    assert!(head.starts_with("GET /report?q=1 HTTP/1.1\r\n") && !head.contains("Proxy-Auth"), "{head}");
+    let refused = String::from_utf8_lossy(&curl("http://elsewhere.example/").stdout).into_owned();
+    assert!(refused.ends_with(" 403") && refused.contains("elsewhere.example"), "{refused}");
+    assert!(up.terminate().success(), "{}", stack.log("up"));
+    let requests = |verdict: &str| {
+        let sql =
+            format!("SELECT count(*) FROM http WHERE kind_name = 'http.request' AND verdict = '{verdict}'");
+        count(&stack, &sql)
+    };
+    assert_eq!((requests("allow"), requests("deny")), (1, 1));
+    assert_eq!(stack.verify().0, 4);
+}

@@ -19,7 +19,6 @@ mod evaluate;
 pub mod fixtures;
 mod lint;
 
-pub(crate) use evaluate::{Batch, evaluate};
 pub use evaluate::{Hit, Sensitive};
 pub use fixtures::Fixture;
 

@@ -118,12 +118,6 @@ impl Stage {
     pub fn text(&self) -> String {
         self.lines().join("\n")
     }
-
-    /// Opens a session and reads it.
-    pub fn open_session(&mut self, recording: &Recording) {
-        self.type_text(&format!(":open {}", recording.session()));
-        self.keys("enter");
-    }
 }
 
 impl CompanyStage {

@@ -1,16 +1,16 @@
-//! `bodycam replay` as text, and the lists: `sessions`, `events`, `findings`.
+//! `bodycam replay`, in the terminal or as text, and the lists: `sessions`, `events`, `findings`, `keys`.
 
 use std::io::BufWriter;
 use std::process::ExitCode;
 
-use anyhow::Result;
-use bodycam_replay_tui::error::ReplayError;
-use bodycam_replay_tui::source::LakeSource;
+use anyhow::{Result, bail};
+use bodycam_record::{SessionId, shown};
 use bodycam_replay_tui::text::{
     self, EventsOptions, Format, ListOptions, Outcome, ReplayFormat as TextFormat, ReplayText,
 };
+use bodycam_replay_tui::{Ended, LakeSource, ReplayError, ReplayOptions, Source, no_terminal_hint};
 
-use super::{lake_at, now_ns};
+use super::{LakeAt, lake_at, now_ns};
 use crate::cli::{Events, Findings, LakeArg, ListFormat, ReplayFormat, Sessions};
 use crate::config::ReplayConfig;
 

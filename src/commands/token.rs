@@ -54,7 +54,7 @@ pub fn principals(config: &Config) -> Result<ExitCode> {
     let mut members: Vec<_> = roster.members().collect();
     members.sort_by(|a, b| a.name.cmp(&b.name));
     let mut out = std::io::stdout().lock();
-    writeln!(out, "{:<24} {:<11} {:<24} {:<11} {}", "NAME", "KIND", "ANSWERS FOR IT", "STANDING", "TARGETS")?;
+    writeln!(out, "{:<24} {:<11} {:<24} {:<11} TARGETS", "NAME", "KIND", "ANSWERS FOR IT", "STANDING")?;
     for member in members {
         let answers = member.owner.as_ref().or(member.sponsor.as_ref()).map_or("", |n| n);
         let standing = match roster.standing(&member.name, now) {
@@ -98,8 +98,8 @@ fn print_tokens(tokens: &[StoredToken], format: ListFormat) -> Result<()> {
         ListFormat::Table => {
             writeln!(
                 out,
-                "{:<18} {:<20} {:<8} {:<21} {:<21} {}",
-                "ID", "PRINCIPAL", "STANDING", "ISSUED", "EXPIRES", "NOTE"
+                "{:<18} {:<20} {:<8} {:<21} {:<21} NOTE",
+                "ID", "PRINCIPAL", "STANDING", "ISSUED", "EXPIRES"
             )?;
             for t in tokens {
                 writeln!(

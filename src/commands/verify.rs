@@ -65,7 +65,7 @@ pub fn check(
 }
 
 fn progress(terminal: bool, p: Progress) {
-    if terminal && p.files % 8 == 0 {
+    if terminal && p.files.is_multiple_of(8) {
         eprint!(
             "\rchecked {} of {} files, {} of {} MiB\x1b[K",
             p.files,

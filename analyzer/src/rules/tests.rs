@@ -1,11 +1,5 @@
 //! The shipped rules against their fixtures, and against themselves with one predicate less.
 
-use std::ops::ControlFlow;
-
-use datafusion::sql::sqlparser::ast::{
-    BinaryOperator, Expr, JoinConstraint, JoinOperator, Query, Select, SetExpr, Value, VisitMut, VisitorMut,
-};
-
 use super::*;
 
 async fn shipped() -> Vec<Arc<LoadedRule>> {
