@@ -10,7 +10,7 @@ use proptest::prelude::*;
 use super::fixture::*;
 
 /// Bytes that are changed in each object, unless `BODYCAM_ALL_FLIPS` asks for all.
-const SAMPLE: usize = 40;
+const SAMPLE: usize = 12;
 
 fn flipped(path: &str, at: usize, bit: u8) -> Lake {
     let mut lake = (*clean_lake()).clone();
@@ -155,7 +155,7 @@ fn rows_of(recording: &Recording) -> BTreeSet<(SessionId, i64, [u8; 32], Vec<u8>
 }
 
 proptest! {
-    #![proptest_config(ProptestConfig { cases: 48, failure_persistence: None, ..ProptestConfig::default() })]
+    #![proptest_config(ProptestConfig { cases: 24, failure_persistence: None, ..ProptestConfig::default() })]
 
     #[test]
     fn whatever_is_done_to_events_and_ledger_is_seen_and_named(deeds in proptest::collection::vec(deed(), 1..5)) {

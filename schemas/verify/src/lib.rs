@@ -167,11 +167,11 @@ struct Run<'a> {
 
 impl Run<'_> {
     /// Reads a data file; a fault when it is not there.
-    fn read(&self, file: &DataFile) -> Result<Bytes, Fault> {
+    fn read(&self, file: &DataFile) -> Result<Bytes, Box<Fault>> {
         match self.files.read(&file.entry.path) {
             Ok(Some(bytes)) => Ok(bytes),
-            Ok(None) => Err(files::missing(file)),
-            Err(why) => Err(files::unreadable(&file.entry.path, &why)),
+            Ok(None) => Err(Box::new(files::missing(file))),
+            Err(why) => Err(Box::new(files::unreadable(&file.entry.path, &why))),
         }
     }
 
@@ -194,7 +194,7 @@ impl Run<'_> {
                         |_| FileFacts { faults: vec![files::hostile(file)], ..FileFacts::default() },
                     )
                 }
-                Err(fault) => FileFacts { faults: vec![fault], ..FileFacts::default() },
+                Err(fault) => FileFacts { faults: vec![*fault], ..FileFacts::default() },
             };
             let now = {
                 let mut done = lock(done);
@@ -326,15 +326,15 @@ impl Run<'_> {
     }
 
     /// The key of a session: none without a tenant key or when its object is gone.
-    fn session_key(&self, session: SessionId, ledgers: &Ledgers) -> Result<Option<SessionKey>, Fault> {
+    fn session_key(&self, session: SessionId, ledgers: &Ledgers) -> Result<Option<SessionKey>, Box<Fault>> {
         let Some(tenant) = &self.options.tenant_key else { return Ok(None) };
         let path = layout::session_key(session);
         let wrapped = match self.files.read(&path) {
             Ok(Some(wrapped)) => wrapped,
             Ok(None) => return Ok(None),
-            Err(why) => return Err(files::unreadable(&path, &why).of(session)),
+            Err(why) => return Err(Box::new(files::unreadable(&path, &why).of(session))),
         };
-        let wrong = |what: &str| Err(Fault::new(Class::Key, what).of(session).at(&path));
+        let wrong = |what: &str| Err(Box::new(Fault::new(Class::Key, what).of(session).at(&path)));
         let Ok(key) = tenant.unwrap(session, &wrapped) else {
             return wrong("cannot be opened with this tenant key: altered, or wrapped under another");
         };
@@ -365,7 +365,7 @@ impl Run<'_> {
                     let detail = "the session's key is gone, and no record says that it was erased";
                     faults.push(Fault::new(Class::UndeclaredErasure, detail).of(*session).at(&path));
                 }
-                Err(fault) => faults.push(fault),
+                Err(fault) => faults.push(*fault),
             }
         }
         faults
