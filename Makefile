@@ -55,3 +55,18 @@ deny: ## licences, bans and sources of all dependencies (needs cargo-deny)
 .PHONY: clean
 clean: ## remove what was built
 	cargo clean
+
+FUZZ_TARGETS := frontend_frames backend_frames startup_packet http_head event_record commit
+FUZZ_SECONDS ?= 5
+
+.PHONY: fuzz
+fuzz: prerequisites ## run every fuzz target for FUZZ_SECONDS (stable toolchain, no sanitizer)
+	cd tests/fuzz && CARGO_TARGET_DIR=$(CARGO_TARGET_DIR)/fuzz \
+	  RUSTFLAGS="--cfg fuzzing -Cpasses=sancov-module -Cllvm-args=-sanitizer-coverage-level=4 -Cllvm-args=-sanitizer-coverage-inline-8bit-counters -Cllvm-args=-sanitizer-coverage-pc-table -Ccodegen-units=1" \
+	  cargo build --target $$(rustc -vV | sed -n 's/host: //p')
+	@for target in $(FUZZ_TARGETS); do \
+	  echo "fuzz: $$target"; mkdir -p $(CARGO_TARGET_DIR)/fuzz/corpus/$$target; \
+	  $(CARGO_TARGET_DIR)/fuzz/$$(rustc -vV | sed -n 's/host: //p')/debug/$$target \
+	    -max_total_time=$(FUZZ_SECONDS) -rss_limit_mb=2048 -max_len=4096 -verbosity=0 -print_final_stats=0 \
+	    -artifact_prefix=$(CARGO_TARGET_DIR)/fuzz/$$target- $(CARGO_TARGET_DIR)/fuzz/corpus/$$target || exit 1; \
+	done

@@ -6,3 +6,4 @@ pub mod cluster;
 pub mod company;
 pub mod internet;
 pub mod story;
+pub mod tamper;

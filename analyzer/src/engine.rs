@@ -61,7 +61,9 @@ impl Engine {
     /// An engine that reads from `store`.
     pub fn new(store: &Store) -> Result<Self, AnalyzerError> {
         let engine = Self::without_store()?;
-        engine.runtime.register_object_store(ObjectStoreUrl::local_filesystem().as_ref(), store.object_store());
+        engine
+            .runtime
+            .register_object_store(ObjectStoreUrl::local_filesystem().as_ref(), store.object_store());
         Ok(engine)
     }
 

@@ -5,7 +5,6 @@
 //! and the ledger says STOP.
 
 use std::net::SocketAddr;
-use std::path::PathBuf;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::thread::JoinHandle;
@@ -134,7 +133,14 @@ impl Gateway {
             .name("accept".to_owned())
             .spawn(move || accept_loop(bound, &targets, &heart, draining, limit))
             .map_err(|source| GatewayError::Start { what: "the accept thread", source })?;
-        Ok(Self { producer, cores, accept: Some(accept), addresses, drain, drain_seconds: config.drain_seconds })
+        Ok(Self {
+            producer,
+            cores,
+            accept: Some(accept),
+            addresses,
+            drain,
+            drain_seconds: config.drain_seconds,
+        })
     }
 
     /// The addresses listened on, in the order of the listeners.
@@ -303,27 +309,4 @@ async fn accept(
             }
         }
     }
-}
-
-/// The tenant key named by `reference` (`file:PATH` or `env:NAME`); with `create`, a missing file is made.
-pub fn load_tenant_key(reference: &str, create: bool) -> Result<bodycam_record::TenantKey, RecordingError> {
-    let bad = |why: String| RecordingError::Key { what: format!("tenant key {}", bodycam_record::shown(reference)), why };
-    let text = match reference.split_once(':') {
-        Some(("env", name)) => std::env::var(name).map_err(|e| bad(format!("{e}; set the variable to 64 hex digits")))?,
-        Some(("file", path)) => {
-            let path = PathBuf::from(path);
-            match std::fs::read_to_string(&path) {
-                Ok(text) => text,
-                Err(e) if e.kind() == std::io::ErrorKind::NotFound && create => {
-                    let seed = crate::recording::create_key_file(&path)?;
-                    return Ok(bodycam_record::TenantKey::new(*seed));
-                }
-                Err(e) => return Err(bad(e.to_string())),
-            }
-        }
-        _ => return Err(bad("want file:PATH or env:NAME".to_owned())),
-    };
-    bodycam_record::ids::from_hex(text.trim())
-        .map(bodycam_record::TenantKey::new)
-        .ok_or_else(|| bad("want 64 hex digits".to_owned()))
 }

@@ -3,9 +3,14 @@
 //! Invariant: nothing moves on before the event that says so is in the spool, and what cannot be recorded is
 //! refused (`recording`).
 
+pub mod admin;
 pub mod clock;
+pub mod correlation;
+pub mod gateway;
+pub mod http;
 pub mod identity;
 pub mod postgres;
 pub mod recording;
+pub mod secret;
 pub mod slots;
 pub mod state;

@@ -1,3 +1,146 @@
 //! The PostgreSQL wire: from a client's first byte to the target and back.
+//!
+//! `codec` knows frames, `relay` the session, `inspect` what a statement does, `upstream` the target.
+//! Invariant: whatever arrives on either side, [`Service::serve`] returns and the session is sealed.
 
+use std::net::SocketAddr;
+use std::sync::Arc;
+use std::time::Duration;
+
+use bodycam_record::TenantKey;
+use rustls::ServerConfig;
+use rustls::pki_types::pem::PemObject;
+use rustls::pki_types::{CertificateDer, PrivateKeyDer};
+use thiserror::Error;
+use tokio::net::TcpStream;
+use tokio::sync::watch;
+use tokio_rustls::TlsAcceptor;
+
+use crate::identity::Directory;
+use crate::identity::scram::tls_server_end_point;
+use crate::recording::{Lane, RecordingConfig};
+use crate::slots::SessionSlots;
+
+pub mod codec;
+pub mod config;
 pub mod inspect;
+mod relay;
+mod socket;
+mod upstream;
+
+pub use config::{ClientAuth, ClientTls, ConfigError, PostgresConfig, TargetConfig, UpstreamTls};
+
+use inspect::Inspector;
+use inspect::catalog::refresh::Catalogs;
+use relay::cancel::CancelKeys;
+use upstream::{Target, Targets};
+
+/// Everything that all PostgreSQL sessions of the process share.
+pub struct Service {
+    config: PostgresConfig,
+    recording: RecordingConfig,
+    targets: Targets,
+    directory: Directory,
+    inspector: Inspector,
+    catalogs: Catalogs,
+    slots: SessionSlots,
+    cancel_keys: CancelKeys,
+    client_tls: Option<Tls>,
+}
+
+/// The client's side of TLS.
+struct Tls {
+    acceptor: TlsAcceptor,
+    /// Channel binding data of our certificate.
+    end_point: Option<Vec<u8>>,
+}
+
+/// Why the service cannot start.
+#[derive(Debug, Error)]
+pub enum ServiceError {
+    /// A setting.
+    #[error(transparent)]
+    Config(#[from] ConfigError),
+    /// The threads that analyse statements.
+    #[error("cannot start the analysis of statements: {0}")]
+    Inspect(std::io::Error),
+}
+
+impl Service {
+    /// Reads certificates and secrets. Once a process.
+    pub fn new(
+        config: PostgresConfig,
+        targets: Vec<TargetConfig>,
+        recording: RecordingConfig,
+        directory: Directory,
+        slots: SessionSlots,
+        tenant: TenantKey,
+    ) -> Result<Self, ServiceError> {
+        config.check(&targets)?;
+        let timeout = Duration::from_secs(config.connect_timeout_seconds);
+        let targets = targets
+            .into_iter()
+            .map(|target| Target::new(target, timeout).map(Arc::new))
+            .collect::<Result<Targets, ConfigError>>()?;
+        let client_tls = config.tls.as_ref().map(Tls::new).transpose()?;
+        let inspector = Inspector::new(config.inspect.clone(), tenant).map_err(ServiceError::Inspect)?;
+        let catalogs = Catalogs::new(Duration::from_secs(config.inspect.catalog_refresh_seconds));
+        let cancel_keys = CancelKeys::default();
+        Ok(Self {
+            config,
+            recording,
+            targets,
+            directory,
+            inspector,
+            catalogs,
+            slots,
+            cancel_keys,
+            client_tls,
+        })
+    }
+
+    /// Serves one connection to its end. `drain` turns true when the gateway stops.
+    pub async fn serve(
+        &self,
+        stream: TcpStream,
+        peer: SocketAddr,
+        lane: &Lane,
+        drain: watch::Receiver<bool>,
+    ) {
+        relay::serve(self, stream, peer, lane, drain).await;
+    }
+}
+
+impl Tls {
+    fn new(files: &ClientTls) -> Result<Self, ConfigError> {
+        let fault = |problem: String| ConfigError::Listener { field: "tls", problem };
+        let read = |what: &str, path: &std::path::Path, why: &dyn std::fmt::Display| {
+            fault(format!("cannot read the {what} from {}: {why}", path.display()))
+        };
+        let chain = CertificateDer::pem_file_iter(&files.cert)
+            .and_then(Iterator::collect::<Result<Vec<_>, _>>)
+            .map_err(|e| read("certificate", &files.cert, &e))?;
+        let first = chain.first().ok_or_else(|| read("certificate", &files.cert, &"there is none in it"))?;
+        let end_point = tls_server_end_point(first);
+        let key =
+            PrivateKeyDer::from_pem_file(&files.key).map_err(|e| read("private key", &files.key, &e))?;
+        let provider = Arc::new(rustls::crypto::ring::default_provider());
+        let mut config = ServerConfig::builder_with_provider(provider)
+            .with_safe_default_protocol_versions()
+            .map_err(|e| fault(e.to_string()))?
+            .with_no_client_auth()
+            .with_single_cert(chain, key)
+            .map_err(|e| fault(format!("certificate and private key do not fit: {e}")))?;
+        config.alpn_protocols = vec![b"postgresql".to_vec()];
+        Ok(Self { acceptor: TlsAcceptor::from(Arc::new(config)), end_point })
+    }
+}
+
+/// No delay for small messages; a peer that is gone is noticed.
+fn tune(stream: &TcpStream) {
+    let keepalive = socket2::TcpKeepalive::new()
+        .with_time(Duration::from_secs(60))
+        .with_interval(Duration::from_secs(10));
+    let _ = stream.set_nodelay(true);
+    let _ = socket2::SockRef::from(stream).set_tcp_keepalive(&keepalive);
+}

@@ -20,7 +20,7 @@ mod recovery;
 
 pub use lane::Lane;
 pub use pen::{ContentWriter, Opening, SessionPen, Totals};
-pub use producer::{Counters, Producer, ProducerOptions, create_key_file};
+pub use producer::{Counters, Producer, ProducerOptions, load_or_create_key_file};
 
 /// `[record]` in `bodycam.toml`: what is recorded, and how much of it.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
@@ -219,6 +219,8 @@ mod tests {
         }
         let Body::LedgerSeal(seal) = ledger[2].decode_body().unwrap() else { panic!("SEAL") };
         assert_eq!((seal.count, seal.head), (events.len() as i64, events.last().unwrap().hash));
+        let times = (events[0].envelope.ts_wall_ns, events.last().unwrap().envelope.ts_wall_ns);
+        assert_eq!((seal.first_ts_ns, seal.last_ts_ns), times);
     }
 
     #[tokio::test(flavor = "current_thread")]

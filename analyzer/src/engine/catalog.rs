@@ -87,11 +87,23 @@ enum Shape {
 const TABLES: &[(&str, Shape, &str)] = &[
     ("sessions", Shape::Newest(Table::Sessions, "session_id"), "one row a session, as it stands now"),
     ("events", Shape::Events, "the envelope of every event"),
-    ("openings", Shape::Kinds(Family::Session, &["session.opened"]), "sessions opened: who, with what, from where"),
-    ("statements", Shape::Kinds(Family::Sql, &["sql.statement"]), "statements, with their verdicts and facts"),
+    (
+        "openings",
+        Shape::Kinds(Family::Session, &["session.opened"]),
+        "sessions opened: who, with what, from where",
+    ),
+    (
+        "statements",
+        Shape::Kinds(Family::Sql, &["sql.statement"]),
+        "statements, with their verdicts and facts",
+    ),
     ("results", Shape::Kinds(Family::Sql, &["sql.result"]), "how statements ended: rows, bytes, outcome"),
     ("copies", Shape::Kinds(Family::Sql, &["sql.copy"]), "COPY streams"),
-    ("messages", Shape::Kinds(Family::Sql, &["sql.message"]), "notices, notifications, parameters, errors outside statements"),
+    (
+        "messages",
+        Shape::Kinds(Family::Sql, &["sql.message"]),
+        "notices, notifications, parameters, errors outside statements",
+    ),
     ("http", Shape::Kinds(Family::Http, &[]), "requests, responses, tunnels"),
     ("control", Shape::Kinds(Family::Control, &[]), "what the gateway refused or limited"),
     ("gaps", Shape::Kinds(Family::Gap, &[]), "where the gateway could not see"),
@@ -121,10 +133,7 @@ pub(crate) fn families_of(table: &str) -> Option<&'static [Family]> {
         Shape::Kinds(Family::Gap, _) => &[Family::Gap],
         Shape::Events => &Family::EVENTS,
         Shape::Templates => &[],
-        Shape::Kinds(Family::Ledger, _)
-        | Shape::Ledger
-        | Shape::Newest(..)
-        | Shape::Content => return None,
+        Shape::Kinds(Family::Ledger, _) | Shape::Ledger | Shape::Newest(..) | Shape::Content => return None,
     })
 }
 
@@ -280,11 +289,8 @@ impl LakeSchema {
             .kinds(Family::Sql, &["sql.copy"])?
             .filter(name("direction").eq(lit("out")).and(name("messages").gt(lit(0i64))))?
             .project(
-                [
-                    common(),
-                    vec![name("messages").alias("rows"), name("bytes"), null_id.alias("correlation")],
-                ]
-                .concat(),
+                [common(), vec![name("messages").alias("rows"), name("bytes"), null_id.alias("correlation")]]
+                    .concat(),
             )?;
         results.union(copies.build()?)
     }

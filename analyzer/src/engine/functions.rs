@@ -249,7 +249,9 @@ impl ScalarUDFImpl for ContentText {
             let kind = code.and_then(|code| ContentKind::of(code).ok());
             match (self.with_bytes, clear) {
                 (false, _) => out.append_option(kind.map(ContentKind::name)),
-                (true, Some(clear)) if clear.is_valid(row) => out.append_value(text_of(kind, clear.value(row))),
+                (true, Some(clear)) if clear.is_valid(row) => {
+                    out.append_value(text_of(kind, clear.value(row)))
+                }
                 (true, _) => out.append_null(),
             }
         }
@@ -330,7 +332,11 @@ mod tests {
         let pairs = structured::encode_pairs([("host", b"a\"b".as_slice())]);
         for (kind, bytes, expected) in [
             (ContentKind::SqlText, b"SELECT 1\xff".to_vec(), "SELECT 1\u{fffd}"),
-            (ContentKind::Rows, [row.clone(), row].concat(), "[\"ab\",null,\"\u{fffd}\"]\n[\"ab\",null,\"\u{fffd}\"]"),
+            (
+                ContentKind::Rows,
+                [row.clone(), row].concat(),
+                "[\"ab\",null,\"\u{fffd}\"]\n[\"ab\",null,\"\u{fffd}\"]",
+            ),
             (ContentKind::RequestHead, pairs, r#"[["host","a\"b"]]"#),
             (ContentKind::Error, b"SERROR\0C42P01\0\0".to_vec(), r#"[["S","ERROR"],["C","42P01"]]"#),
         ] {

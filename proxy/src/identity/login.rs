@@ -3,6 +3,7 @@
 //! Protocols only extract what the client presented and write what is answered. Invariant: every refusal has
 //! the same public message; which it was goes to the record only.
 
+use std::collections::HashMap;
 use std::fmt;
 use std::sync::{Arc, Mutex, PoisonError, RwLock};
 
@@ -122,8 +123,9 @@ struct Cached {
 
 #[derive(Default)]
 struct Snapshot {
-    tokens: Vec<Arc<StoredToken>>,
-    salts: std::collections::HashMap<String, ScramSalt>,
+    by_id: HashMap<String, Arc<StoredToken>>,
+    by_principal: HashMap<String, Vec<Arc<StoredToken>>>,
+    salts: HashMap<String, ScramSalt>,
 }
 
 /// One SCRAM login in progress.
@@ -168,7 +170,7 @@ impl Directory {
         now_ns: i64,
     ) -> Result<ScramLogin, LoginRefused> {
         let store = self.snapshot(now_ns, LOGIN_GRACE_NS).map_err(|_| LoginRefused::StoreUnavailable)?;
-        let mut tokens: Vec<_> = store.tokens.iter().filter(|t| t.principal == user).cloned().collect();
+        let mut tokens = store.by_principal.get(user).cloned().unwrap_or_default();
         tokens.sort_by_key(|t| (!live(t, now_ns), std::cmp::Reverse(t.issued_ns)));
         tokens.truncate(MAX_TRIED);
         let salt = store.salts.get(user).cloned().unwrap_or_else(|| self.decoy_salt(user));
@@ -200,7 +202,7 @@ impl Directory {
     ) -> Result<Principal, LoginRefused> {
         let id = token::id_of(secret).ok_or(LoginRefused::Malformed)?;
         let store = self.snapshot(now_ns, LOGIN_GRACE_NS).map_err(|_| LoginRefused::StoreUnavailable)?;
-        let token = store.tokens.iter().find(|t| t.id == id).ok_or(LoginRefused::WrongCredential)?;
+        let token = store.by_id.get(id).ok_or(LoginRefused::WrongCredential)?;
         if !bool::from(token.verifier.ct_eq(&token::verifier(secret))) {
             return Err(LoginRefused::WrongCredential);
         }
@@ -213,8 +215,7 @@ impl Directory {
     /// Whether an open session may go on.
     pub fn principal_still_valid(&self, principal: &Principal, now_ns: i64) -> Result<(), Ended> {
         let store = self.snapshot(now_ns, SESSION_GRACE_NS).map_err(|_| Ended::StoreUnavailable)?;
-        let token =
-            store.tokens.iter().find(|t| *t.id == *principal.credential_name).ok_or(Ended::Revoked)?;
+        let token = store.by_id.get(&*principal.credential_name).ok_or(Ended::Revoked)?;
         standing_of(token, now_ns)?;
         self.roster().standing(&principal.name, now_ns).map(|_| ())
     }
@@ -274,9 +275,13 @@ impl Directory {
             return Ok((version, cached.store.clone()));
         }
         // Read after the version: a change in between makes the next look read again.
-        let tokens = self.0.state.tokens()?.into_iter().map(Arc::new).collect();
-        let salts = self.0.state.salts()?.into_iter().collect();
-        Ok((version, Arc::new(Snapshot { tokens, salts })))
+        let mut store =
+            Snapshot { salts: self.0.state.salts()?.into_iter().collect(), ..Snapshot::default() };
+        for token in self.0.state.tokens()?.into_iter().map(Arc::new) {
+            store.by_principal.entry(token.principal.clone()).or_default().push(token.clone());
+            store.by_id.insert(token.id.clone(), token);
+        }
+        Ok((version, Arc::new(store)))
     }
 
     /// The salt of someone who has none: always the same for the same name.
@@ -419,4 +424,196 @@ fn standing_of(token: &StoredToken, now_ns: i64) -> Result<(), Ended> {
         return Err(Ended::Expired);
     }
     Ok(())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::super::scram::tests::Client;
+    use super::*;
+    use crate::identity::roster::tests::roster;
+    use crate::state::SqliteState;
+
+    const DAY: i64 = 86_400 * 1_000_000_000;
+    const NOW: i64 = 1_800_000_000 * 1_000_000_000;
+
+    struct House {
+        _dir: tempfile::TempDir,
+        path: std::path::PathBuf,
+        state: Arc<SqliteState>,
+        directory: Directory,
+    }
+
+    fn house() -> House {
+        let dir = tempfile::tempdir().unwrap();
+        let path = dir.path().join("state.db");
+        let state = Arc::new(SqliteState::open(&path).unwrap());
+        let directory = Directory::new(TenantKey::new([1; 32]), roster(), state.clone()).unwrap();
+        House { _dir: dir, path, state, directory }
+    }
+
+    impl House {
+        fn issue(&self, principal: &str, ttl_ns: i64) -> token::Issued {
+            token::issue(&*self.state, &roster(), principal, ttl_ns, "", NOW).unwrap()
+        }
+
+        fn password(&self, user: &str, secret: &str, now_ns: i64) -> Result<Principal, LoginRefused> {
+            self.directory.by_token(Some(user), secret, "token", now_ns)
+        }
+
+        fn scram(&self, user: &str, secret: &str, now_ns: i64) -> Result<Principal, LoginRefused> {
+            let mut login = self.directory.scram(user, ChannelBinding::None, now_ns)?;
+            assert_eq!(login.mechanisms(), [scram::SCRAM]);
+            let client = Client::new("n,,", b"");
+            let server_first = login.start(scram::SCRAM, client.first().as_bytes())?;
+            let (client_final, expected) = client.last(&String::from_utf8(server_first).unwrap(), secret);
+            let (server_final, principal) = login.finish(client_final.as_bytes(), now_ns)?;
+            assert_eq!(String::from_utf8(server_final).unwrap(), expected, "the server proves itself");
+            Ok(principal)
+        }
+    }
+
+    #[test]
+    fn every_live_token_of_a_principal_logs_in_both_ways() {
+        let house = house();
+        let tokens = [house.issue("agent-7", DAY), house.issue("agent-7", DAY), house.issue("agent-7", DAY)];
+        for token in &tokens {
+            for principal in [
+                house.password("agent-7", &token.text, NOW).unwrap(),
+                house.scram("agent-7", &token.text, NOW).unwrap(),
+            ] {
+                assert_eq!((&*principal.name, &*principal.credential_name), ("agent-7", &*token.id));
+                assert_eq!(principal.expires_ns, token.expires_ns);
+                house.directory.principal_still_valid(&principal, NOW).unwrap();
+            }
+        }
+        let of = |token: &token::Issued| house.password("agent-7", &token.text, NOW).unwrap().credential;
+        assert_ne!(of(&tokens[0]), of(&tokens[1]));
+    }
+
+    #[test]
+    fn a_revoked_expired_or_foreign_token_is_refused_and_the_record_knows_why() {
+        let house = house();
+        let token = house.issue("agent-7", DAY);
+        let other = house.issue("ann", DAY);
+        assert_eq!(house.password("agent-7", &other.text, NOW).unwrap_err(), LoginRefused::OtherPrincipal);
+        assert_eq!(house.scram("agent-7", &other.text, NOW).unwrap_err(), LoginRefused::WrongCredential);
+        assert_eq!(house.scram("nobody", &other.text, NOW).unwrap_err(), LoginRefused::UnknownPrincipal);
+        let past = NOW + DAY;
+        assert_eq!(house.password("agent-7", &token.text, past).unwrap_err(), LoginRefused::Expired);
+        assert_eq!(house.scram("agent-7", &token.text, past).unwrap_err(), LoginRefused::Expired);
+        let session = house.password("agent-7", &token.text, NOW).unwrap();
+        assert_eq!(
+            house.directory.principal_still_valid(&session, past).unwrap_err().closed_reason(),
+            "expired"
+        );
+        // Another process revokes.
+        let elsewhere = SqliteState::open(&house.path).unwrap();
+        token::revoke(&elsewhere, &token.id, NOW).unwrap();
+        assert_eq!(house.password("agent-7", &token.text, NOW).unwrap_err(), LoginRefused::Revoked);
+        assert_eq!(house.scram("agent-7", &token.text, NOW).unwrap_err(), LoginRefused::Revoked);
+        assert_eq!(house.directory.principal_still_valid(&session, NOW), Err(Ended::Revoked));
+        let mut wrong = token.text.to_string();
+        wrong.pop();
+        assert_eq!(house.password("agent-7", &wrong, NOW).unwrap_err(), LoginRefused::Malformed);
+        assert_eq!(house.password("agent-7", "", NOW).unwrap_err(), LoginRefused::Malformed);
+    }
+
+    #[test]
+    fn whoever_answers_for_an_agent_takes_it_along() {
+        let house = house();
+        let token = house.issue("agent-7", DAY);
+        let session = house.scram("agent-7", &token.text, NOW).unwrap();
+        let mut entries = crate::identity::roster::tests::entries();
+        entries.iter_mut().find(|e| e.name == "ann").unwrap().disabled = true;
+        house.directory.set_roster(Roster::new(&entries).unwrap());
+        assert_eq!(house.directory.principal_still_valid(&session, NOW), Err(Ended::OwnerGone));
+        assert_eq!(
+            house.scram("agent-7", &token.text, NOW).unwrap_err(),
+            LoginRefused::Ended(Ended::OwnerGone)
+        );
+        entries.retain(|e| e.name != "agent-7");
+        entries.iter_mut().for_each(|e| e.disabled = false);
+        house.directory.set_roster(Roster::new(&entries).unwrap());
+        assert_eq!(house.directory.principal_still_valid(&session, NOW), Err(Ended::Removed));
+        assert_eq!(house.password("agent-7", &token.text, NOW).unwrap_err(), LoginRefused::UnknownPrincipal);
+    }
+
+    #[test]
+    fn an_unknown_principal_sees_a_salt_of_its_own_that_never_changes() {
+        let house = house();
+        house.issue("ann", DAY);
+        let first = |user: &str| {
+            let mut login = house.directory.scram(user, ChannelBinding::None, NOW).unwrap();
+            let answer = login.start(scram::SCRAM, b"n,,n=,r=abc").unwrap();
+            let answer = String::from_utf8(answer).unwrap();
+            let salt = answer.split(',').find(|a| a.starts_with("s=")).unwrap().to_owned();
+            (salt, answer.split(',').nth(2).unwrap().to_owned())
+        };
+        assert_eq!(first("nobody"), first("nobody"));
+        assert_ne!(first("nobody").0, first("nobody2").0);
+        assert_eq!(first("ann").0.len(), first("nobody").0.len());
+        assert_eq!(first("ann").1, first("nobody").1);
+    }
+
+    #[test]
+    fn a_login_has_one_order_of_messages() {
+        let house = house();
+        let mut login = house.directory.scram("ann", ChannelBinding::None, NOW).unwrap();
+        assert_eq!(login.finish(b"c=biws,r=x,p=", NOW).unwrap_err(), LoginRefused::Malformed);
+        assert_eq!(login.start(scram::SCRAM, b"n,,n=,r=abc").unwrap_err(), LoginRefused::Malformed);
+    }
+
+    /// A store that can be switched off.
+    struct Switch(Arc<SqliteState>, std::sync::atomic::AtomicBool);
+
+    impl State for Switch {
+        fn version(&self) -> Result<u64, StateError> {
+            if self.1.load(std::sync::atomic::Ordering::Relaxed) {
+                return Err(StateError::Malformed { what: "everything" });
+            }
+            self.0.version()
+        }
+        fn tokens(&self) -> Result<Vec<StoredToken>, StateError> {
+            self.0.tokens()
+        }
+        fn salts(&self) -> Result<Vec<(String, ScramSalt)>, StateError> {
+            self.0.salts()
+        }
+        fn salt_of(&self, principal: &str) -> Result<ScramSalt, StateError> {
+            self.0.salt_of(principal)
+        }
+        fn add_token(&self, token: &StoredToken) -> Result<(), StateError> {
+            self.0.add_token(token)
+        }
+        fn revoke_token(&self, id: &str, now_ns: i64) -> Result<bool, StateError> {
+            self.0.revoke_token(id, now_ns)
+        }
+        fn decoy_key(&self) -> Result<[u8; 32], StateError> {
+            self.0.decoy_key()
+        }
+        fn sighting(&self, c: Id16, a: Id16, now_ns: i64, since_ns: i64) -> Result<i64, StateError> {
+            self.0.sighting(c, a, now_ns, since_ns)
+        }
+    }
+
+    #[test]
+    fn without_the_store_logins_end_after_5_s_and_sessions_after_30_s() {
+        let house = house();
+        let token = house.issue("ann", DAY);
+        let switch = Arc::new(Switch(house.state.clone(), false.into()));
+        let directory = Directory::new(TenantKey::new([1; 32]), roster(), switch.clone()).unwrap();
+        let login = |now| directory.by_token(None, &token.text, "token", now);
+        let second = 1_000_000_000;
+        let session = login(NOW).unwrap();
+        switch.1.store(true, std::sync::atomic::Ordering::Relaxed);
+        assert!(login(NOW + 5 * second).is_ok());
+        assert_eq!(login(NOW + 6 * second).unwrap_err(), LoginRefused::StoreUnavailable);
+        assert!(directory.principal_still_valid(&session, NOW + 30 * second).is_ok());
+        assert_eq!(
+            directory.principal_still_valid(&session, NOW + 31 * second),
+            Err(Ended::StoreUnavailable)
+        );
+        switch.1.store(false, std::sync::atomic::Ordering::Relaxed);
+        assert!(login(NOW + 32 * second).is_ok());
+    }
 }

@@ -270,3 +270,130 @@ fn end_of(entry: &PrincipalConfig, ends: &str) -> Result<i64, RosterError> {
     };
     i64::try_from(moment.as_nanosecond()).map_err(|_| unreadable())
 }
+
+#[cfg(test)]
+pub mod tests {
+    use super::*;
+
+    const TEXT: &str = r#"
+        [[principals]]
+        name = "ann"
+        kind = "person"
+        targets = ["orders", "staging-*"]
+        egress = ["*.example.com", "10.0.0.5:8080"]
+
+        [[principals]]
+        name = "agent-7"
+        kind = "agent"
+        owner = "ann"
+        targets = ["*"]
+        egress = ["api.example.com", "evil.test"]
+        max_sessions = 4
+
+        [[principals]]
+        name = "cid"
+        kind = "contractor"
+        sponsor = "ann"
+        ends = "2027-03-31"
+        targets = ["orders"]
+
+        [[principals]]
+        name = "cids-agent"
+        kind = "agent"
+        owner = "cid"
+        targets = ["orders", "staging-1"]
+    "#;
+
+    #[derive(Deserialize)]
+    struct Config {
+        principals: Vec<PrincipalConfig>,
+    }
+
+    /// The entries of a small house.
+    pub fn entries() -> Vec<PrincipalConfig> {
+        toml::from_str::<Config>(TEXT).unwrap().principals
+    }
+
+    /// Their roster.
+    pub fn roster() -> Roster {
+        Roster::new(&entries()).unwrap()
+    }
+
+    fn ns(moment: &str) -> i64 {
+        i64::try_from(moment.parse::<jiff::Timestamp>().unwrap().as_nanosecond()).unwrap()
+    }
+
+    #[test]
+    fn an_agent_reaches_what_both_it_and_its_owner_may() {
+        let roster = roster();
+        let reach = |name: &str, target: &str| roster.get(name).unwrap().may_reach(target);
+        assert!(reach("ann", "staging-2") && !reach("ann", "hr"));
+        assert!(reach("agent-7", "orders") && reach("agent-7", "staging-2") && !reach("agent-7", "hr"));
+        assert!(reach("cids-agent", "orders") && !reach("cids-agent", "staging-1"));
+        let agent = roster.get("agent-7").unwrap();
+        let leaves = |host: &str| agent.egress.iter().all(|list| list.iter().any(|rule| matches(rule, host)));
+        assert!(leaves("api.example.com") && !leaves("evil.test") && !leaves("www.example.com"));
+    }
+
+    #[test]
+    fn access_ends_with_the_last_day_of_a_contract_also_for_agents() {
+        let roster = roster();
+        let (before, after) = (ns("2027-03-31T23:59:59.999Z"), ns("2027-04-01T00:00:00Z"));
+        for (name, ended) in [("cid", Ended::ContractOver), ("cids-agent", Ended::OwnerGone)] {
+            assert!(roster.standing(name, before).is_ok(), "{name}");
+            assert_eq!(roster.standing(name, after).unwrap_err(), ended, "{name}");
+        }
+        assert_eq!(roster.standing("nobody", before).unwrap_err(), Ended::Removed);
+    }
+
+    #[test]
+    fn a_disabled_sponsor_ends_the_contractor_and_the_contractors_agent() {
+        let mut entries = entries();
+        entries[0].disabled = true;
+        let roster = Roster::new(&entries).unwrap();
+        assert_eq!(roster.standing("ann", 0).unwrap_err(), Ended::Disabled);
+        for name in ["agent-7", "cid", "cids-agent"] {
+            assert_eq!(roster.standing(name, 0).unwrap_err(), Ended::OwnerGone, "{name}");
+        }
+    }
+
+    #[test]
+    fn a_wrong_entry_is_named_with_principal_and_field() {
+        let change = |at: usize, change: fn(&mut PrincipalConfig)| {
+            let mut entries = entries();
+            change(&mut entries[at]);
+            let error = Roster::new(&entries).unwrap_err();
+            (error.principal, error.field)
+        };
+        let named = |name: &str, field| (name.to_owned(), field);
+        assert_eq!(change(1, |e| e.owner = None), named("agent-7", "owner"));
+        assert_eq!(change(1, |e| e.owner = Some("bob".into())), named("agent-7", "owner"));
+        assert_eq!(change(1, |e| e.owner = Some("cids-agent".into())), named("agent-7", "owner"));
+        assert_eq!(change(0, |e| e.owner = Some("cid".into())), named("ann", "owner"));
+        assert_eq!(change(2, |e| e.sponsor = None), named("cid", "sponsor"));
+        assert_eq!(change(2, |e| e.sponsor = Some("cid".into())), named("cid", "sponsor"));
+        assert_eq!(change(2, |e| e.ends = None), named("cid", "ends"));
+        assert_eq!(change(2, |e| e.ends = Some("31.3.2027".into())), named("cid", "ends"));
+        assert_eq!(change(0, |e| e.name = "cid".into()), named("cid", "name"));
+        assert_eq!(change(3, |e| e.name = "a b".into()), named("a b", "name"));
+        assert_eq!(change(0, |e| e.max_sessions = Some(0)), named("ann", "max_sessions"));
+        assert_eq!(change(0, |e| e.targets = vec![" x".into()]), named("ann", "targets"));
+        assert!(toml::from_str::<Config>("[[principals]]\nname='x'\nkind='person'\ntarget=['a']").is_err());
+    }
+
+    #[test]
+    fn a_star_stands_for_any_text() {
+        for (pattern, name, hit) in [
+            ("*", "", true),
+            ("orders", "orders", true),
+            ("orders", "orders2", false),
+            ("st*-1", "staging-1", true),
+            ("st*-1", "staging-2", false),
+            ("*a*b*", "xaxbx", true),
+            ("*a*b*", "xbxax", false),
+            ("a*a", "a", false),
+        ] {
+            assert_eq!(matches(pattern, name), hit, "{pattern} {name}");
+        }
+    }
+}

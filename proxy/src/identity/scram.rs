@@ -258,3 +258,208 @@ pub(super) fn hmac(key: &[u8; 32], message: &[u8]) -> [u8; 32] {
     mac.update(message);
     mac.finalize().into_bytes().into()
 }
+
+#[cfg(test)]
+pub mod tests {
+    use proptest::prelude::*;
+
+    use super::*;
+
+    const CLIENT_NONCE: &str = "rOprNGfwEbeRWgbNEkqO";
+    const SERVER_NONCE: &str = "%hvYDpWUa2RaTCAfuxFIlj)hNlF$k0";
+
+    /// The client's side, as RFC 5802 §3 describes it.
+    pub struct Client {
+        header: String,
+        bound: Vec<u8>,
+    }
+
+    impl Client {
+        pub fn new(header: &str, bound: &[u8]) -> Self {
+            Self { header: header.to_owned(), bound: bound.to_vec() }
+        }
+
+        pub fn first(&self) -> String {
+            format!("{}n=user,r={CLIENT_NONCE}", self.header)
+        }
+
+        /// client-final, and the server-final that it expects.
+        pub fn last(&self, server_first: &str, password: &str) -> (String, String) {
+            let attribute = |name| server_first.split(',').find_map(|a| a.strip_prefix(name)).unwrap();
+            let salt = BASE64.decode(attribute("s=")).unwrap();
+            let mut salted = [0; 32];
+            pbkdf2::pbkdf2_hmac::<Sha256>(
+                password.as_bytes(),
+                &salt,
+                attribute("i=").parse().unwrap(),
+                &mut salted,
+            );
+            let client_key = hmac(&salted, b"Client Key");
+            let channel = BASE64.encode([self.header.as_bytes(), &self.bound].concat());
+            let without_proof = format!("c={channel},r={}", attribute("r="));
+            let auth_message = format!("n=user,r={CLIENT_NONCE},{server_first},{without_proof}");
+            let signature = hmac(&sha256(&client_key), auth_message.as_bytes());
+            let proof: Vec<u8> = client_key.iter().zip(signature).map(|(k, s)| k ^ s).collect();
+            let server = hmac(&hmac(&salted, b"Server Key"), auth_message.as_bytes());
+            (format!("{without_proof},p={}", BASE64.encode(proof)), format!("v={}", BASE64.encode(server)))
+        }
+    }
+
+    fn salt() -> Vec<u8> {
+        BASE64.decode("W22ZaJ0SNY7soEsUEjb6gQ==").unwrap()
+    }
+
+    fn server(passwords: &[&str], binding: Option<&[u8]>) -> ScramServer {
+        // Derived once: without optimisation 4,096 rounds take long.
+        static DERIVED: std::sync::Mutex<Vec<(String, Keys)>> = std::sync::Mutex::new(Vec::new());
+        let mut derived = DERIVED.lock().unwrap();
+        let keys = passwords.iter().map(|password| match derived.iter().find(|(p, _)| p == password) {
+            Some((_, keys)) => *keys,
+            None => {
+                derived.push((password.to_string(), keys(password.as_bytes(), &salt(), 4096)));
+                derived[derived.len() - 1].1
+            }
+        });
+        ScramServer::new(&salt(), 4096, keys.collect(), SERVER_NONCE.to_owned(), binding.map(<[u8]>::to_vec))
+    }
+
+    #[test]
+    fn the_exchange_of_rfc_7677_is_reproduced() {
+        let (server_first, proof) =
+            server(&["pencil"], None).start(SCRAM, b"n,,n=user,r=rOprNGfwEbeRWgbNEkqO").unwrap();
+        assert_eq!(
+            server_first,
+            "r=rOprNGfwEbeRWgbNEkqO%hvYDpWUa2RaTCAfuxFIlj)hNlF$k0,s=W22ZaJ0SNY7soEsUEjb6gQ==,i=4096"
+        );
+        let last = "c=biws,r=rOprNGfwEbeRWgbNEkqO%hvYDpWUa2RaTCAfuxFIlj)hNlF$k0,p=dHzbZapWIk4jUhN+Ute9ytag9zjfMHgsqmmiz7AndVQ=";
+        let (server_final, index) = proof.finish(last.as_bytes()).unwrap();
+        assert_eq!(server_final, "v=6rriTRBi23WpRR/wtup+mMhUZUn/dB5nLTJRsjl95G4=");
+        assert_eq!(index, 0);
+    }
+
+    #[test]
+    fn the_key_that_the_proof_matches_is_found_and_signs() {
+        for (index, password) in ["one", "two", "three"].iter().enumerate() {
+            let client = Client::new("n,,", b"");
+            let (first, proof) =
+                server(&["one", "two", "three"], None).start(SCRAM, client.first().as_bytes()).unwrap();
+            let (last, expected) = client.last(&first, password);
+            assert_eq!(proof.finish(last.as_bytes()).unwrap(), (expected, index));
+        }
+        for passwords in [&["one", "two"][..], &[]] {
+            let client = Client::new("n,,", b"");
+            let (first, proof) = server(passwords, None).start(SCRAM, client.first().as_bytes()).unwrap();
+            let (last, _) = client.last(&first, "wrong");
+            assert_eq!(proof.finish(last.as_bytes()).unwrap_err(), ScramError::Proof);
+        }
+    }
+
+    #[test]
+    fn a_zero_proof_does_not_match_the_decoy() {
+        let client = Client::new("n,,", b"");
+        let (first, proof) = server(&[], None).start(SCRAM, client.first().as_bytes()).unwrap();
+        let nonce = first.split(',').next().unwrap();
+        let last = format!("c=biws,{nonce},p={}", BASE64.encode([0; 32]));
+        assert_eq!(proof.finish(last.as_bytes()).unwrap_err(), ScramError::Proof);
+    }
+
+    #[test]
+    fn channel_binding_holds_and_its_removal_is_noticed() {
+        let run = |offered: Option<&[u8]>, mechanism, header: &str, bound: &[u8]| {
+            let client = Client::new(header, bound);
+            let (first, proof) = server(&["pencil"], offered).start(mechanism, client.first().as_bytes())?;
+            proof.finish(client.last(&first, "pencil").0.as_bytes()).map(|(_, index)| index)
+        };
+        let plus = "p=tls-server-end-point,,";
+        assert_eq!(run(Some(b"cert"), SCRAM_PLUS, plus, b"cert"), Ok(0));
+        assert_eq!(run(None, SCRAM, "y,,", b""), Ok(0));
+        assert_eq!(run(Some(b"cert"), SCRAM, "n,,", b""), Ok(0));
+        // Somebody in the middle shows another certificate.
+        assert!(matches!(run(Some(b"cert"), SCRAM_PLUS, plus, b"other"), Err(ScramError::ChannelBinding(_))));
+        // Somebody in the middle cut -PLUS out of the offer.
+        assert!(matches!(run(Some(b"cert"), SCRAM, "y,,", b""), Err(ScramError::ChannelBinding(_))));
+        assert!(matches!(
+            run(Some(b"cert"), SCRAM, "p=tls-unique,,", b""),
+            Err(ScramError::ChannelBinding(_))
+        ));
+        assert!(matches!(run(None, SCRAM_PLUS, plus, b"cert"), Err(ScramError::Malformed(_))));
+        assert!(matches!(run(Some(b"cert"), SCRAM_PLUS, "n,,", b""), Err(ScramError::Malformed(_))));
+        assert!(matches!(run(None, "SCRAM-SHA-1", "n,,", b""), Err(ScramError::Malformed(_))));
+    }
+
+    #[test]
+    fn messages_that_break_the_grammar_are_refused() {
+        for first in [
+            "",
+            "n",
+            "n,",
+            "n,,",
+            "n,,n=user",
+            "n,,r=abc",
+            "n,,n=user,r=",
+            "n,,n=user,r=a b",
+            "n,,n=user,r=a\u{e9}",
+            "n,a=admin,n=user,r=abc",
+            "n,,m=x,n=user,r=abc",
+            "n,,n=us=er,r=abc",
+            "x,,n=user,r=abc",
+            "n,,n=user,r=abc,x",
+            "n,,n=user,r=abc,m=x",
+        ] {
+            let result = server(&["pencil"], None).start(SCRAM, first.as_bytes());
+            assert!(matches!(result, Err(ScramError::Malformed(_))), "{first}");
+        }
+        let long = format!("n,,n=user,r={}", "a".repeat(3000));
+        assert!(server(&[], None).start(SCRAM, long.as_bytes()).is_err());
+        assert!(server(&[], None).start(SCRAM, b"n,,n=\xff,r=abc").is_err());
+        assert!(server(&[], None).start(SCRAM, b"n,,n=a=2Cb=3D,r=abc,x=extension").is_ok());
+        let client = Client::new("n,,", b"");
+        let good = |proof_end: &str| {
+            let (first, proof) = server(&["pencil"], None).start(SCRAM, client.first().as_bytes()).unwrap();
+            let last = client.last(&first, "pencil").0;
+            (proof, format!("{last}{proof_end}"), last)
+        };
+        let (proof, with_rest, last) = good(",x=1");
+        assert!(proof.finish(with_rest.as_bytes()).is_err(), "nothing follows the proof");
+        for cut in 0..last.len() {
+            assert!(good("").0.finish(&last.as_bytes()[..cut]).is_err(), "cut at {cut}");
+        }
+        let other_nonce = last.replace("hvYD", "XXXX");
+        assert!(matches!(good("").0.finish(other_nonce.as_bytes()), Err(ScramError::Malformed(_))));
+        assert!(good("").0.finish(last.as_bytes()).is_ok());
+    }
+
+    #[test]
+    fn the_end_point_hash_follows_the_certificates_signature() {
+        use rcgen::{
+            CertificateParams, KeyPair, PKCS_ECDSA_P256_SHA256, PKCS_ECDSA_P384_SHA384, PKCS_ED25519,
+        };
+        let made = |algorithm| {
+            let key = KeyPair::generate_for(algorithm).unwrap();
+            CertificateParams::new(vec!["localhost".to_owned()])
+                .unwrap()
+                .self_signed(&key)
+                .unwrap()
+                .der()
+                .to_vec()
+        };
+        let sha256 = made(&PKCS_ECDSA_P256_SHA256);
+        assert_eq!(tls_server_end_point(&sha256), Some(Sha256::digest(&sha256).to_vec()));
+        let sha384 = made(&PKCS_ECDSA_P384_SHA384);
+        assert_eq!(tls_server_end_point(&sha384), Some(sha2::Sha384::digest(&sha384).to_vec()));
+        assert_eq!(tls_server_end_point(&made(&PKCS_ED25519)), None);
+        for cut in 0..sha256.len().min(700) {
+            tls_server_end_point(&sha256[..cut]);
+        }
+    }
+
+    proptest! {
+        #[test]
+        fn any_message_gets_an_answer(first in proptest::collection::vec(any::<u8>(), 0..80), last in "\\PC{0,120}", text in "[npy],[,=a-z]{0,3}n=[a-z]{0,3},r=[ -~]{0,20}") {
+            let _ = server(&["pencil"], None).start(SCRAM, &first);
+            if let Ok((_, proof)) = server(&["pencil"], Some(b"x")).start(SCRAM, text.as_bytes()) {
+                prop_assert!(proof.finish(last.as_bytes()).is_err());
+            }
+        }
+    }
+}

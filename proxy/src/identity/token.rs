@@ -188,3 +188,93 @@ fn base32(bytes: &[u8]) -> String {
     }
     out
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::identity::roster::tests::roster;
+    use crate::state::SqliteState;
+
+    const DAY: i64 = 86_400 * 1_000_000_000;
+    const NOW: i64 = 1_800_000_000 * 1_000_000_000;
+
+    fn state() -> (tempfile::TempDir, SqliteState) {
+        let dir = tempfile::tempdir().unwrap();
+        let state = SqliteState::open(&dir.path().join("state.db")).unwrap();
+        (dir, state)
+    }
+
+    #[test]
+    fn a_token_is_one_word_with_a_checksum() {
+        let (_dir, state) = state();
+        let token = issue(&state, &roster(), "ann", DAY, "laptop", NOW).unwrap();
+        assert!(token.text.starts_with("bcam_"));
+        assert_eq!(token.text.len(), 5 + ID_LEN + 1 + SECRET_LEN + CHECK_LEN);
+        assert!(token.text.bytes().all(|b| b.is_ascii_alphanumeric() || b == b'_'));
+        assert_eq!(id_of(&token.text), Some(&*token.id));
+        for at in 0..token.text.len() {
+            let mut other = token.text.as_bytes().to_vec();
+            other[at] = if other[at] == b'a' { b'b' } else { b'a' };
+            assert_eq!(id_of(std::str::from_utf8(&other).unwrap()), None, "byte {at}");
+            assert_eq!(id_of(&token.text[..at]), None, "cut at {at}");
+        }
+        assert!(!format!("{token:?}").contains(&token.text[22..]));
+    }
+
+    #[test]
+    fn the_stores_files_hold_no_secret() {
+        let (dir, state) = state();
+        let token = issue(&state, &roster(), "ann", DAY, "laptop", NOW).unwrap();
+        let secret = &token.text.as_bytes()[PREFIX.len() + ID_LEN + 1..];
+        let mut looked_at = 0;
+        for entry in std::fs::read_dir(dir.path()).unwrap() {
+            let bytes = std::fs::read(entry.unwrap().path()).unwrap();
+            looked_at += bytes.len();
+            for part in secret.windows(8) {
+                assert!(memchr::memmem::find(&bytes, part).is_none());
+            }
+        }
+        assert!(looked_at > 0);
+    }
+
+    #[test]
+    fn what_may_not_be_issued_is_refused() {
+        let (_dir, state) = state();
+        let issue = |who: &str, ttl, now| issue(&state, &roster(), who, ttl, "", now);
+        assert!(matches!(issue("nobody", DAY, NOW), Err(TokenError::UnknownPrincipal(_))));
+        assert!(matches!(issue("ann", 367 * DAY, NOW), Err(TokenError::Ttl(_))));
+        assert!(matches!(issue("ann", 0, NOW), Err(TokenError::Ttl(_))));
+        assert!(matches!(issue("cid", DAY, NOW + 1000 * DAY), Err(TokenError::Inactive(..))));
+        for _ in 0..MAX_LIVE {
+            issue("ann", DAY, NOW).unwrap();
+        }
+        assert!(matches!(issue("ann", DAY, NOW), Err(TokenError::TooMany(_))));
+        issue("ann", DAY, NOW + 2 * DAY).unwrap();
+    }
+
+    #[test]
+    fn a_token_is_revoked_once_by_id_or_by_its_text() {
+        let (_dir, state) = state();
+        let (a, b) = (
+            issue(&state, &roster(), "ann", DAY, "", NOW).unwrap(),
+            issue(&state, &roster(), "ann", DAY, "", NOW).unwrap(),
+        );
+        revoke(&state, &a.id, NOW).unwrap();
+        revoke(&state, &b.text, NOW).unwrap();
+        assert!(list(&state).unwrap().iter().all(|t| t.revoked_ns == Some(NOW)));
+        let error = revoke(&state, &a.id, NOW).unwrap_err();
+        assert!(error.to_string().contains(&a.id));
+        let mistyped = format!("{}x", &*b.text);
+        assert!(!revoke(&state, &mistyped, NOW).unwrap_err().to_string().contains(&mistyped[22..]));
+    }
+
+    #[test]
+    fn a_time_to_live_has_a_unit() {
+        assert_eq!(parse_ttl("30d").unwrap(), 30 * DAY);
+        assert_eq!(parse_ttl(" 12h").unwrap(), DAY / 2);
+        assert_eq!(parse_ttl("90s").unwrap(), 90_000_000_000);
+        for bad in ["", "d", "30", "0s", "-1d", "367d", "1e3d", "99999999999999999999d", "30 é"] {
+            assert!(parse_ttl(bad).is_err(), "{bad}");
+        }
+    }
+}

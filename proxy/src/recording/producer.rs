@@ -4,7 +4,7 @@ use std::collections::{BTreeMap, HashSet};
 use std::fs::{self, OpenOptions};
 use std::io::Write;
 use std::os::unix::fs::OpenOptionsExt;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
@@ -98,7 +98,7 @@ impl Producer {
         let spool = Spool::open(&options.spool, &options.producer)?;
         let recovered = recovery::recover(&SpoolBus::new(&options.spool), &options.producer)?;
         let key_path = options.spool.dir.join(&options.producer).join("producer.key");
-        let long_term = ProducerKey::from_seed(&*load_or_create_seed(&key_path)?);
+        let long_term = ProducerKey::from_seed(&*load_or_create_key_file(&key_path)?);
         let mut writer = spool.lane(LEDGER_LANE)?;
         let mut state = recovered.ledger;
         let start = Start {
@@ -227,9 +227,44 @@ impl Producer {
         lock(&self.inner.open).len()
     }
 
+    /// This producer's directory in the spool, on a local disk.
+    pub fn spool_dir(&self) -> PathBuf {
+        self.inner.options.spool.dir.join(&self.inner.options.producer)
+    }
+
     /// Bytes in the spool that wait for the recorder.
     pub fn spool_bytes(&self) -> u64 {
         self.inner.spool.used_bytes()
+    }
+
+    /// The text that Prometheus scrapes.
+    pub fn prometheus(&self) -> String {
+        use std::fmt::Write as _;
+        let counters = &self.inner.counters;
+        let mut out = String::new();
+        for (name, kind, help, value) in [
+            ("sessions_accepted_total", "counter", "Sessions accepted.", load(&counters.accepted)),
+            ("connections_refused_total", "counter", "Connections refused.", load(&counters.refused)),
+            ("events_total", "counter", "Events recorded.", load(&counters.events)),
+            ("spool_refused_total", "counter", "Tries on a spool that refused.", load(&counters.held)),
+            (
+                "sessions_open",
+                "gauge",
+                "Sessions open now.",
+                self.open_sessions().try_into().unwrap_or(i64::MAX),
+            ),
+            (
+                "spool_bytes",
+                "gauge",
+                "Bytes in the spool.",
+                self.spool_bytes().try_into().unwrap_or(i64::MAX),
+            ),
+            ("epoch", "gauge", "Epoch of this process.", self.epoch()),
+        ] {
+            let name = format!("bodycam_gateway_{name}");
+            let _ = writeln!(out, "# HELP {name} {help}\n# TYPE {name} {kind}\n{name} {value}");
+        }
+        out
     }
 
     /// Refuses when the process is stopping; else reserves the OPEN of a session: `make` gets its ledger
@@ -343,7 +378,8 @@ pub(super) fn random_seed() -> Result<Zeroizing<[u8; 32]>, RecordingError> {
     Ok(seed)
 }
 
-fn load_or_create_seed(path: &Path) -> Result<Zeroizing<[u8; 32]>, RecordingError> {
+/// The 32 bytes in a key file (64 hex digits, mode 0600); made when it is missing.
+pub fn load_or_create_key_file(path: &Path) -> Result<Zeroizing<[u8; 32]>, RecordingError> {
     if let Ok(text) = fs::read_to_string(path).map(Zeroizing::new) {
         let seed = bodycam_record::ids::from_hex(text.trim());
         return seed.map(Zeroizing::new).ok_or_else(|| RecordingError::Key {
@@ -352,11 +388,6 @@ fn load_or_create_seed(path: &Path) -> Result<Zeroizing<[u8; 32]>, RecordingErro
                 .to_owned(),
         });
     }
-    create_key_file(path)
-}
-
-/// Makes a file (mode 0600) with 32 new random bytes in hex. Refused when it exists.
-pub fn create_key_file(path: &Path) -> Result<Zeroizing<[u8; 32]>, RecordingError> {
     let seed = random_seed()?;
     let text = Zeroizing::new(bodycam_record::ids::to_hex(seed.as_slice()));
     OpenOptions::new()

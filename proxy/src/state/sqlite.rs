@@ -20,6 +20,9 @@ const FORMAT: i64 = 1;
 /// How long a write waits for another process's write.
 const BUSY: Duration = Duration::from_secs(5);
 
+/// How long a token is kept after it expired, so that its use is recorded as such.
+const KEEP_DEAD_NS: i64 = 90 * 86_400 * 1_000_000_000;
+
 /// A sighting younger than this is not written again.
 const SIGHTING_COARSE_NS: i64 = 60 * 1_000_000_000;
 
@@ -58,6 +61,9 @@ impl SqliteState {
         if mode & 0o077 != 0 {
             return Err(StateError::Exposed { path: path.to_owned(), mode });
         }
+        // Closing any descriptor of the file gives up the POSIX locks that SQLite holds on it, and another process
+        // would then take the log away under this one: ours is closed before SQLite opens its own.
+        drop(file);
         let mut connection = Connection::open(path).map_err(database("opening the file"))?;
         prepare(&mut connection, path)?;
         Ok(Self { connection: Mutex::new(connection), path: path.to_owned() })
@@ -158,6 +164,7 @@ impl State for SqliteState {
 
     fn add_token(&self, token: &StoredToken) -> Result<(), StateError> {
         self.change("adding a token", |tx| {
+            tx.execute("DELETE FROM tokens WHERE expires_ns < ?1", [token.issued_ns - KEEP_DEAD_NS])?;
             tx.execute(
                 "INSERT INTO tokens (id, principal, note, issued_ns, expires_ns, revoked_ns, verifier, stored_key,
                  server_key) VALUES (?1, ?2, ?3, ?4, ?5, ?6, ?7, ?8, ?9)",
@@ -205,25 +212,43 @@ impl State for SqliteState {
             .prepare_cached("SELECT last_ns FROM sightings WHERE credential = ?1 AND address = ?2")
             .and_then(|mut q| q.query_row(params![credential.0, address.0], |row| row.get(0)).optional())
             .map_err(database("reading sightings"))?;
+        let mut unsaved = 0;
         if known.is_none_or(|last| now_ns.saturating_sub(last) >= SIGHTING_COARSE_NS) {
-            let write = |connection: &mut Connection| -> rusqlite::Result<()> {
-                let tx = connection.transaction_with_behavior(TransactionBehavior::Immediate)?;
-                tx.prepare_cached(
-                    "INSERT INTO sightings (credential, address, last_ns) VALUES (?1, ?2, ?3)
-                     ON CONFLICT DO UPDATE SET last_ns = max(last_ns, excluded.last_ns)",
-                )?
-                .execute(params![credential.0, address.0, now_ns])?;
-                tx.prepare_cached("DELETE FROM sightings WHERE credential = ?1 AND last_ns < ?2")?
-                    .execute(params![credential.0, since_ns])?;
-                tx.commit()
-            };
-            write(&mut connection).map_err(database("noting a sighting"))?;
+            // A login does not wait for another process's write: what is not noted now is at the next login.
+            connection.busy_timeout(Duration::ZERO).map_err(database("noting a sighting"))?;
+            let noted = note_sighting(&mut connection, credential, address, now_ns, since_ns);
+            connection.busy_timeout(BUSY).map_err(database("noting a sighting"))?;
+            match noted {
+                Err(error) if error.sqlite_error_code() == Some(rusqlite::ErrorCode::DatabaseBusy) => {
+                    unsaved = i64::from(known.is_none_or(|last| last < since_ns));
+                }
+                noted => noted.map_err(database("noting a sighting"))?,
+            }
         }
-        connection
+        let saved: i64 = connection
             .prepare_cached("SELECT count(*) FROM sightings WHERE credential = ?1 AND last_ns >= ?2")
             .and_then(|mut q| q.query_row(params![credential.0, since_ns], |row| row.get(0)))
-            .map_err(database("counting sightings"))
+            .map_err(database("counting sightings"))?;
+        Ok(saved + unsaved)
     }
+}
+
+fn note_sighting(
+    connection: &mut Connection,
+    credential: Id16,
+    address: Id16,
+    now_ns: i64,
+    since_ns: i64,
+) -> rusqlite::Result<()> {
+    let tx = connection.transaction_with_behavior(TransactionBehavior::Immediate)?;
+    tx.prepare_cached(
+        "INSERT INTO sightings (credential, address, last_ns) VALUES (?1, ?2, ?3)
+         ON CONFLICT DO UPDATE SET last_ns = max(last_ns, excluded.last_ns)",
+    )?
+    .execute(params![credential.0, address.0, now_ns])?;
+    tx.prepare_cached("DELETE FROM sightings WHERE credential = ?1 AND last_ns < ?2")?
+        .execute(params![credential.0, since_ns])?;
+    tx.commit()
 }
 
 fn database(action: &'static str) -> impl FnOnce(rusqlite::Error) -> StateError {
@@ -254,4 +279,148 @@ fn prepare(connection: &mut Connection, path: &Path) -> Result<(), StateError> {
         found => return Err(StateError::Newer { path: path.to_owned(), found, known: FORMAT }),
     }
     tx.commit().map_err(failed())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const MINUTE: i64 = 60 * 1_000_000_000;
+    const DAY: i64 = 24 * 60 * MINUTE;
+
+    fn token(id: &str, expires_ns: i64) -> StoredToken {
+        StoredToken {
+            id: id.to_owned(),
+            principal: "ann".to_owned(),
+            note: "a note".to_owned(),
+            issued_ns: expires_ns - DAY,
+            expires_ns,
+            revoked_ns: None,
+            verifier: [1; 32],
+            stored_key: [2; 32],
+            server_key: [3; 32],
+        }
+    }
+
+    fn open(dir: &tempfile::TempDir) -> SqliteState {
+        SqliteState::open(&dir.path().join("state.db")).unwrap()
+    }
+
+    #[test]
+    fn what_one_process_writes_the_other_sees_at_once() {
+        let dir = tempfile::tempdir().unwrap();
+        let (gateway, command) = (open(&dir), open(&dir));
+        let before = gateway.version().unwrap();
+        assert_eq!(gateway.decoy_key().unwrap(), command.decoy_key().unwrap());
+        command.add_token(&token("a", 100 * DAY)).unwrap();
+        assert_ne!(gateway.version().unwrap(), before);
+        assert_eq!(gateway.tokens().unwrap(), [token("a", 100 * DAY)]);
+        let before = gateway.version().unwrap();
+        gateway.sighting(Id16([1; 16]), Id16([2; 16]), DAY, 0).unwrap();
+        assert_eq!(gateway.version().unwrap(), before, "a sighting makes nobody read tokens again");
+        assert!(command.revoke_token("a", 7).unwrap());
+        assert!(!command.revoke_token("a", 8).unwrap());
+        assert!(!command.revoke_token("b", 8).unwrap());
+        assert_eq!(gateway.tokens().unwrap()[0].revoked_ns, Some(7));
+        assert_eq!(gateway.salt_of("ann").unwrap(), command.salt_of("ann").unwrap());
+        assert_eq!(gateway.salts().unwrap().len(), 1);
+    }
+
+    #[test]
+    fn different_addresses_of_a_credential_are_counted_over_the_window() {
+        let dir = tempfile::tempdir().unwrap();
+        let (one, two) = (open(&dir), open(&dir));
+        let credential = Id16([1; 16]);
+        let see = |state: &SqliteState, address: u8, now: i64| {
+            state.sighting(credential, Id16([address; 16]), now, now - DAY).unwrap()
+        };
+        assert_eq!(see(&one, 1, DAY), 1);
+        assert_eq!(see(&one, 1, DAY + 1), 1);
+        assert_eq!(see(&two, 2, DAY + MINUTE), 2);
+        assert_eq!(see(&one, 3, DAY + 2 * MINUTE), 3);
+        assert_eq!(one.sighting(Id16([9; 16]), Id16([1; 16]), DAY, 0).unwrap(), 1);
+        assert_eq!(see(&two, 2, 2 * DAY + MINUTE), 2, "the first address has left the window");
+        assert_eq!(see(&two, 2, 4 * DAY), 1);
+    }
+
+    #[test]
+    fn a_login_does_not_wait_for_another_process_that_writes() {
+        let dir = tempfile::tempdir().unwrap();
+        let (gateway, command) = (open(&dir), open(&dir));
+        command.lock().execute_batch("BEGIN IMMEDIATE").unwrap();
+        let started = std::time::Instant::now();
+        assert_eq!(gateway.sighting(Id16([1; 16]), Id16([2; 16]), DAY, 0).unwrap(), 1);
+        assert!(started.elapsed() < Duration::from_secs(1));
+        command.lock().execute_batch("COMMIT").unwrap();
+        assert_eq!(
+            gateway.sighting(Id16([1; 16]), Id16([3; 16]), DAY, 0).unwrap(),
+            1,
+            "the first was not noted"
+        );
+        assert_eq!(gateway.sighting(Id16([1; 16]), Id16([2; 16]), DAY, 0).unwrap(), 2);
+    }
+
+    #[test]
+    fn the_files_are_their_owners_only() {
+        let dir = tempfile::tempdir().unwrap();
+        let state = open(&dir);
+        state.add_token(&token("a", DAY)).unwrap();
+        for entry in std::fs::read_dir(dir.path()).unwrap() {
+            let entry = entry.unwrap();
+            assert_eq!(
+                entry.metadata().unwrap().permissions().mode() & 0o777,
+                0o600,
+                "{:?}",
+                entry.file_name()
+            );
+        }
+        drop(state);
+        let path = dir.path().join("state.db");
+        std::fs::set_permissions(&path, std::fs::Permissions::from_mode(0o640)).unwrap();
+        assert!(matches!(SqliteState::open(&path), Err(StateError::Exposed { mode: 0o640, .. })));
+    }
+
+    #[test]
+    fn a_file_of_another_kind_or_a_newer_version_is_refused() {
+        let dir = tempfile::tempdir().unwrap();
+        let path = dir.path().join("state.db");
+        open(&dir).lock().pragma_update(None, "user_version", FORMAT + 1).unwrap();
+        assert!(matches!(SqliteState::open(&path), Err(StateError::Newer { found: 2, known: 1, .. })));
+        let foreign = dir.path().join("foreign");
+        std::fs::write(&foreign, "not a database at all, but long enough to look like one".repeat(20))
+            .unwrap();
+        std::fs::set_permissions(&foreign, std::fs::Permissions::from_mode(0o600)).unwrap();
+        assert!(matches!(SqliteState::open(&foreign), Err(StateError::Database { .. })));
+        assert!(matches!(SqliteState::open(&dir.path().join("no/such")), Err(StateError::Open { .. })));
+    }
+
+    #[test]
+    fn tokens_that_expired_long_ago_are_forgotten() {
+        let dir = tempfile::tempdir().unwrap();
+        let state = open(&dir);
+        state.add_token(&token("old", 10 * DAY)).unwrap();
+        state.add_token(&token("recent", 100 * DAY)).unwrap();
+        state.add_token(&token("new", 110 * DAY)).unwrap();
+        let ids: Vec<_> = state.tokens().unwrap().into_iter().map(|t| t.id).collect();
+        assert_eq!(ids, ["recent", "new"]);
+    }
+
+    #[test]
+    fn eight_writers_and_readers_at_once_lose_nothing() {
+        let dir = tempfile::tempdir().unwrap();
+        open(&dir);
+        std::thread::scope(|scope| {
+            for writer in 0..8u8 {
+                let state = open(&dir);
+                scope.spawn(move || {
+                    for n in 0..10 {
+                        state.add_token(&token(&format!("{writer}-{n}"), 100 * DAY)).unwrap();
+                        state.sighting(Id16([0; 16]), Id16([writer; 16]), i64::from(n) * MINUTE, 0).unwrap();
+                        state.tokens().unwrap();
+                    }
+                });
+            }
+        });
+        assert_eq!(open(&dir).tokens().unwrap().len(), 80);
+    }
 }

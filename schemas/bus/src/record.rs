@@ -1,6 +1,9 @@
 //! What travels: the union of everything that a producer writes.
 
+use bodycam_record::canonical::DecodeError;
 use bodycam_record::{Event, Fingerprint, LedgerRecord, PrincipalRef, SealedChunk, SessionId};
+
+use crate::wire;
 
 /// A record on the bus.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -34,4 +37,16 @@ pub enum Record {
     },
     /// What the producer itself needs to go on after a crash; everyone else skips it.
     State(Vec<u8>),
+}
+
+impl Record {
+    /// Appends its protobuf (`schemas/proto/bodycam/v1/record.proto`).
+    pub fn encode(&self, out: &mut Vec<u8>) {
+        wire::encode(self, out);
+    }
+
+    /// The record that protobuf bytes hold. Hashes in it are as stated: recompute before trusting them.
+    pub fn decode(bytes: &[u8]) -> Result<Self, DecodeError> {
+        wire::decode(bytes)
+    }
 }

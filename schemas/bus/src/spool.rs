@@ -53,6 +53,11 @@ impl SpoolBus {
         SpoolSubscription::open(dir, stream.clone(), first)
     }
 
+    /// Position before which everything of `stream` rests in the lake.
+    pub fn released(&self, stream: &StreamId) -> Result<i64, BusError> {
+        segment::released(&self.lane_dir(stream))
+    }
+
     fn lane_dir(&self, stream: &StreamId) -> PathBuf {
         lane_dir(&self.dir, stream)
     }

@@ -291,10 +291,9 @@ mod tests {
 
     #[test]
     fn no_stream_name_leads_out_of_its_folder() {
-        for bad in [
-            "", "/", "a/", "/a", "a//b", "..", "../x", "a/..", "a/.b", "a@b", "a/b/c", "a b", "a\0", "-a",
-            "ä",
-        ] {
+        for bad in
+            ["", "/", "a/", "/a", "a//b", "..", "../x", "a/..", "a/.b", "a@b", "a/b/c", "a b", "a\0", "ä"]
+        {
             assert!(bad.parse::<StreamName>().is_err(), "{bad}");
         }
         let long = "x".repeat(101);

@@ -154,7 +154,10 @@ impl Rule {
         }
         for name in self.entity.iter().chain(self.params.keys()) {
             if !is_identifier(name) {
-                return refuse(format!("'{}' is not a name of lower-case letters, digits and '_'", shown(name)));
+                return refuse(format!(
+                    "'{}' is not a name of lower-case letters, digits and '_'",
+                    shown(name)
+                ));
             }
         }
         if let Some(name) = self.params.keys().find(|n| RESERVED.contains(&n.as_str())) {
@@ -428,7 +431,8 @@ mod tests {
             reach: Span::default(),
             early: true,
             unit: "rows".into(),
-            params: [("min_rows".to_owned(), Param { default: ParamValue::Int(5), doc: String::new() })].into(),
+            params: [("min_rows".to_owned(), Param { default: ParamValue::Int(5), doc: String::new() })]
+                .into(),
             text: String::new(),
             runbook: String::new(),
             query: "SELECT 1".into(),

@@ -1,1 +1,386 @@
+//! How anyone checks a lake: bytes in, verdicts out. No async, no threads, no clock, no file system: the caller
+//! brings the bytes ([`Files`]) and, if it likes, the threads ([`Pool`]).
 //!
+//! Two passes. The first reads every file once and proves sessions whole, keeping state for each session and
+//! never for each event. What it cannot prove is looked at again, row by row, and named with file, row,
+//! session, seq and class. It never stops at the first fault. `docs/event-format.md` §11 says what is checked.
+//!
+//! Invariant: a session without a fault in the report was proven whole.
+
+use std::collections::{BTreeSet, HashMap, HashSet};
+use std::panic::{AssertUnwindSafe, catch_unwind};
+use std::sync::Mutex;
+
+use bodycam_lake::{Table, layout};
+use bodycam_record::{Family, SessionId, SessionKey, TenantKey};
+use bytes::Bytes;
+
+mod commits;
+mod content;
+mod events;
+pub mod fault;
+mod files;
+mod ledger;
+mod session;
+mod sessions;
+mod statistics;
+mod tree;
+mod trust;
+pub mod verdict;
+
+pub use fault::{Class, Fault, Gravity};
+pub use trust::{Trust, TrustError};
+pub use verdict::Report;
+
+use commits::Walk;
+use content::Contents;
+use files::{DataFile, FileFacts, SecondLook, Wanted};
+use ledger::{Ledgers, Placed};
+use sessions::{Sessions, Settled};
+use verdict::{Checked, KeyReport, Parts, ProducerReport, TrustReport};
+
+/// Rows of suspect sessions that are held at once.
+const ROWS_AT_ONCE: u64 = 1_000_000;
+
+/// The objects of a lake, by their path from its root.
+pub trait Files: Sync {
+    /// The bytes of an object; none when there is no such object. The error says why it cannot be read.
+    fn read(&self, path: &str) -> Result<Option<Bytes>, String>;
+
+    /// The paths of all objects below a folder (which ends in `/`), when the store can say so. It is only used
+    /// to tell a gap from an end; a store that lists nothing hides nothing that the ledgers would not show.
+    fn list(&self, folder: &str) -> Option<Vec<String>>;
+}
+
+/// Who does the work on `n` independent pieces.
+pub trait Pool: Sync {
+    /// Calls `work` once for each number below `n`, in any order, and returns when all are done.
+    fn each(&self, n: usize, work: &(dyn Fn(usize) + Sync));
+}
+
+/// One piece after the other, on the caller's thread.
+pub struct Sequential;
+
+impl Pool for Sequential {
+    fn each(&self, n: usize, work: &(dyn Fn(usize) + Sync)) {
+        (0..n).for_each(work);
+    }
+}
+
+/// What to check, and what to believe.
+#[derive(Debug, Clone)]
+pub struct Options {
+    /// The time asked for, Unix ns: an open session without a heartbeat for 15 seconds before it is incomplete.
+    pub as_of_ns: Option<i64>,
+    /// Pinned keys.
+    pub trust: Option<Trust>,
+    /// Opens content.
+    pub tenant_key: Option<TenantKey>,
+    /// Only this session.
+    pub session: Option<SessionId>,
+    /// Findings that the report lists.
+    pub max_faults: usize,
+}
+
+impl Default for Options {
+    fn default() -> Self {
+        Self { as_of_ns: None, trust: None, tenant_key: None, session: None, max_faults: 10_000 }
+    }
+}
+
+/// How far the verification has come.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Progress {
+    /// Files checked.
+    pub files: u64,
+    /// Files in the lake.
+    pub files_total: u64,
+    /// Bytes checked.
+    pub bytes: u64,
+    /// Bytes in the lake.
+    pub bytes_total: u64,
+}
+
+/// Checks the lake that `files` holds.
+pub fn run(
+    files: &dyn Files,
+    options: &Options,
+    pool: &dyn Pool,
+    progress: &(dyn Fn(Progress) + Sync),
+) -> Report {
+    let trust = options.trust.as_ref();
+    let Some(mut walk) = commits::walk(files, trust) else { return Report::without_lake() };
+    let mut faults = std::mem::take(&mut walk.faults);
+    let run = Run { files, options, pool, progress, walk };
+    let is_ledger = |f: &&DataFile| f.entry.table.0 == Table::Events(Family::Ledger);
+    let (ledger_files, data_files): (Vec<_>, Vec<_>) = run.walk.files.iter().partition(is_ledger);
+    let done = Mutex::new(Progress {
+        files: 0,
+        files_total: run.walk.files.len() as u64,
+        bytes: 0,
+        bytes_total: run.walk.files.iter().map(|f| f.entry.bytes).sum(),
+    });
+
+    let ledgers = run.ledgers(&ledger_files, &done, &mut faults);
+    let (mut sessions, mut contents, mut checked) = run.data(&data_files, &ledgers, &done, &mut faults);
+    let mut settled = sessions.settle(&run.walk, options.as_of_ns, options.session);
+    faults.append(&mut settled.faults);
+    let suspects: HashSet<SessionId> = settled.suspects.keys().copied().collect();
+    run.look_again(&settled, &data_files, &ledgers, &sessions, &mut faults);
+    faults.append(&mut contents.finish(&suspects));
+    faults.extend(run.keys(&ledgers));
+    if let Some(only) = options.session {
+        faults.retain(|f| f.session.is_none_or(|s| s == only));
+    }
+    checked.ledger_records = ledgers.records;
+    checked.events = sessions.events;
+    checked.contents = contents.verified;
+    checked.contents_not_opened = contents.not_opened;
+    checked.streams = run.walk.streams;
+    checked.commits = run.walk.commits;
+    let progress = *done.lock().unwrap_or_else(std::sync::PoisonError::into_inner);
+    (checked.files, checked.bytes) = (progress.files, progress.bytes);
+    Report::new(Parts {
+        faults,
+        trust: trust_report(trust, &ledgers, &run.walk),
+        checked,
+        sessions: settled.counts,
+        open_sessions: settled.open,
+        as_of: options.as_of_ns.is_some(),
+        tenant_key: options.tenant_key.is_some(),
+        one_session: options.session.is_some(),
+        max_faults: options.max_faults,
+    })
+}
+
+/// One verification.
+struct Run<'a> {
+    files: &'a dyn Files,
+    options: &'a Options,
+    pool: &'a dyn Pool,
+    progress: &'a (dyn Fn(Progress) + Sync),
+    walk: Walk,
+}
+
+impl Run<'_> {
+    /// Reads a data file; a fault when it is not there.
+    fn read(&self, file: &DataFile) -> Result<Bytes, Fault> {
+        match self.files.read(&file.entry.path) {
+            Ok(Some(bytes)) => Ok(bytes),
+            Ok(None) => Err(files::missing(file)),
+            Err(why) => Err(files::unreadable(&file.entry.path, &why)),
+        }
+    }
+
+    /// Checks files; `take` gets the facts of each, one at a time.
+    fn check(
+        &self,
+        list: &[&DataFile],
+        wanted: &Wanted<'_>,
+        done: &Mutex<Progress>,
+        take: &mut (dyn FnMut(usize, FileFacts) + Send),
+    ) {
+        let take = Mutex::new(take);
+        self.pool.each(list.len(), &|index| {
+            let Some(file) = list.get(index) else { return };
+            let facts = match self.read(file) {
+                // The Parquet library is not made for hostile bytes in every corner; where it gives up, so that
+                // the process would, that is a finding about this file.
+                Ok(bytes) => catch_unwind(AssertUnwindSafe(|| files::check(file, &bytes, wanted)))
+                    .unwrap_or_else(|_| FileFacts { faults: vec![files::hostile(file)], ..FileFacts::default() }),
+                Err(fault) => FileFacts { faults: vec![fault], ..FileFacts::default() },
+            };
+            let now = {
+                let mut done = lock(done);
+                done.files += 1;
+                done.bytes += file.entry.bytes;
+                *done
+            };
+            (self.progress)(now);
+            lock(&take)(index, facts);
+        });
+    }
+
+    fn ledgers(&self, list: &[&DataFile], done: &Mutex<Progress>, faults: &mut Vec<Fault>) -> Ledgers {
+        let wanted = Wanted { heads: &HashMap::new(), session: None, keys: None };
+        let (mut records, mut holes) = (Vec::new(), BTreeSet::new());
+        self.check(list, &wanted, done, &mut |index, mut facts: FileFacts| {
+            faults.append(&mut facts.faults);
+            holes.extend(facts.ledger_holes.iter().filter_map(|(_, seq)| *seq));
+            let Some(file) = list.get(index) else { return };
+            let path: std::sync::Arc<str> = file.entry.path.as_str().into();
+            records.extend(facts.ledger.into_iter().map(|(row, record)| Placed { path: path.clone(), row, record }));
+        });
+        let mut ledgers = Ledgers::check(records, &holes, self.options.trust.as_ref());
+        faults.append(&mut ledgers.faults);
+        ledgers
+    }
+
+    fn data<'l>(
+        &self,
+        list: &[&DataFile],
+        ledgers: &'l Ledgers,
+        done: &Mutex<Progress>,
+        faults: &mut Vec<Fault>,
+    ) -> (Sessions<'l>, Contents, Checked) {
+        let heads = ledgers.wanted_heads();
+        let key = |session| self.session_key(session, ledgers).ok().flatten();
+        let keys: Option<&(dyn Fn(SessionId) -> Option<SessionKey> + Sync)> =
+            if self.options.tenant_key.is_some() { Some(&key) } else { None };
+        let wanted = Wanted { heads: &heads, session: self.options.session, keys };
+        let (mut sessions, mut contents) = (Sessions::new(ledgers), Contents::default());
+        let mut checked = Checked::default();
+        self.check(list, &wanted, done, &mut |index, mut facts: FileFacts| {
+            let Some(file) = list.get(index) else { return };
+            checked.rows += facts.rows;
+            faults.append(&mut facts.faults);
+            contents.add(std::mem::take(&mut facts.contents));
+            sessions.add(u32::try_from(index).unwrap_or(u32::MAX), file.committed_ns, &mut facts);
+        });
+        (sessions, contents, checked)
+    }
+
+    /// Looks at suspect sessions row by row, some at a time.
+    fn look_again(
+        &self,
+        settled: &Settled,
+        list: &[&DataFile],
+        ledgers: &Ledgers,
+        sessions: &Sessions<'_>,
+        faults: &mut Vec<Fault>,
+    ) {
+        let mut left = settled.suspects.iter().peekable();
+        while left.peek().is_some() {
+            let (mut batch, mut files, mut rows) = (HashSet::new(), BTreeSet::new(), 0);
+            while let Some((session, (places, n))) = left.next_if(|(_, (_, n))| rows == 0 || rows + n <= ROWS_AT_ONCE) {
+                batch.insert(*session);
+                files.extend(places.iter().copied());
+                rows += n;
+            }
+            let files: Vec<&DataFile> =
+                files.iter().filter_map(|i| list.get(usize::try_from(*i).ok()?)).copied().collect();
+            self.examine(&batch, &files, ledgers, sessions, faults);
+        }
+    }
+
+    fn examine(
+        &self,
+        batch: &HashSet<SessionId>,
+        files: &[&DataFile],
+        ledgers: &Ledgers,
+        sessions: &Sessions<'_>,
+        faults: &mut Vec<Fault>,
+    ) {
+        let found = Mutex::new(SecondLook::default());
+        self.pool.each(files.len(), &|index| {
+            let Some((file, bytes)) = files.get(index).and_then(|f| Some((f, self.read(f).ok()?))) else { return };
+            let look = catch_unwind(AssertUnwindSafe(|| files::look_again(file, &bytes, batch)));
+            let Ok(look) = look else { return };
+            let mut all = lock(&found);
+            for (session, rows) in look.rows {
+                all.rows.entry(session).or_default().extend(rows);
+            }
+            for (session, holes) in look.holes {
+                all.holes.entry(session).or_default().extend(holes);
+            }
+            all.neighbours.extend(look.neighbours);
+        });
+        let mut found = found.into_inner().unwrap_or_else(std::sync::PoisonError::into_inner);
+        let mut batch: Vec<SessionId> = batch.iter().copied().collect();
+        batch.sort_unstable();
+        // Sessions of one batch are one another's neighbours, too.
+        let SecondLook { rows, neighbours, .. } = &mut found;
+        neighbours.extend(rows.iter().flat_map(|(s, rows)| rows.iter().map(|r| (*s, r.seq, r.hash))));
+        neighbours.sort_unstable();
+        for session in batch {
+            let evidence = session::Evidence {
+                session,
+                rows: found.rows.remove(&session).unwrap_or_default(),
+                holes: found.holes.remove(&session).unwrap_or_default().into_iter().collect(),
+                ledgers,
+                neighbours: &found.neighbours,
+                committed: self.walk.open.get(&session).copied(),
+            };
+            let mut named = session::examine(&evidence);
+            if named.is_empty() && !sessions.is_unreadable(session) {
+                // Both passes look for the same things; should they ever differ, the stricter one counts.
+                let detail = "the session does not verify as a whole, and no row of it could be named";
+                named.push(Fault::new(Class::Hash, detail).of(session));
+            }
+            faults.append(&mut named);
+        }
+    }
+
+    /// The key of a session: none without a tenant key or when its object is gone.
+    fn session_key(&self, session: SessionId, ledgers: &Ledgers) -> Result<Option<SessionKey>, Fault> {
+        let Some(tenant) = &self.options.tenant_key else { return Ok(None) };
+        let path = layout::session_key(session);
+        let wrapped = match self.files.read(&path) {
+            Ok(Some(wrapped)) => wrapped,
+            Ok(None) => return Ok(None),
+            Err(why) => return Err(files::unreadable(&path, &why).of(session)),
+        };
+        let wrong = |what: &str| Err(Fault::new(Class::Key, what).of(session).at(&path));
+        let Ok(key) = tenant.unwrap(session, &wrapped) else {
+            return wrong("cannot be opened with this tenant key: altered, or wrapped under another");
+        };
+        match ledgers.sessions.get(&session) {
+            Some(announced) if announced.key_digest != key.digest() => {
+                wrong("not the key that the session's OPEN names")
+            }
+            _ => Ok(Some(key)),
+        }
+    }
+
+    /// Checks the keys of all sessions that have ended.
+    fn keys(&self, ledgers: &Ledgers) -> Vec<Fault> {
+        let mut faults = Vec::new();
+        if self.options.tenant_key.is_none() {
+            return faults;
+        }
+        for (session, announced) in &ledgers.sessions {
+            if self.options.session.is_some_and(|only| only != *session) {
+                continue;
+            }
+            match self.session_key(*session, ledgers) {
+                Ok(Some(_)) => {}
+                // The key of an open session can still be on its way.
+                Ok(None) if matches!(announced.end, ledger::End::Open) => {}
+                Ok(None) => {
+                    let path = layout::session_key(*session);
+                    let detail = "the session's key is gone, and no record says that it was erased";
+                    faults.push(Fault::new(Class::UndeclaredErasure, detail).of(*session).at(&path));
+                }
+                Err(fault) => faults.push(fault),
+            }
+        }
+        faults
+    }
+}
+
+fn trust_report(trust: Option<&Trust>, ledgers: &Ledgers, walk: &Walk) -> TrustReport {
+    let producers: Vec<ProducerReport> = ledgers
+        .producers
+        .iter()
+        .map(|(name, p)| ProducerReport {
+            name: bodycam_record::shown(name),
+            key: p.key,
+            pinned: trust.is_some_and(|t| p.key.is_some() && t.producers.get(name) == p.key.as_ref()),
+            epochs: p.epochs.len() as u64,
+            last_ns: p.last_ns,
+            stopped: p.stopped,
+            simulated_clock: p.simulated,
+        })
+        .collect();
+    let recorders: Vec<KeyReport> = walk
+        .recorders
+        .iter()
+        .map(|key| KeyReport { key: *key, pinned: trust.is_some_and(|t| t.recorders.contains(key)) })
+        .collect();
+    let pinned = !producers.is_empty() && producers.iter().all(|p| p.pinned) && recorders.iter().all(|r| r.pinned);
+    TrustReport { mode: if pinned { "pinned" } else { "self" }, producers, recorders }
+}
+
+fn lock<T>(mutex: &Mutex<T>) -> std::sync::MutexGuard<'_, T> {
+    mutex.lock().unwrap_or_else(std::sync::PoisonError::into_inner)
+}

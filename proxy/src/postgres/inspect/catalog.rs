@@ -1,16 +1,27 @@
 //! What the target's catalog knew when it was last read: relations, columns, functions, estimates.
 //!
-//! A side connection reads it; when that fails, traffic goes on without. Invariant: a snapshot never changes;
-//! its generation grows exactly when its content differs from the one before.
+//! A side connection reads it ([`refresh`]); when that fails, traffic goes on without. Invariant: a snapshot
+//! never changes, and a reading that brings nothing new keeps the old one, with its generation.
 
 use std::collections::{HashMap, HashSet};
-use std::sync::{Arc, PoisonError, RwLock};
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::time::Duration;
+
+use tokio::sync::watch;
+
+pub mod refresh;
+
+use super::builtin;
+use super::settings::SearchPath;
+
+/// Numbers every snapshot of every database, so that a generation alone says which one it is.
+static GENERATIONS: AtomicU64 = AtomicU64::new(0);
 
 /// The catalog of one database at one moment.
-#[derive(Debug, Default, PartialEq, Eq)]
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct CatalogSnapshot {
-    /// 0 for the empty snapshot, from 1 upwards for what was read.
-    pub generation: u64,
+    generation: u64,
     relations: Vec<Relation>,
     by_name: HashMap<Box<str>, Vec<usize>>,
     by_oid: HashMap<u32, usize>,
@@ -20,39 +31,316 @@ pub struct CatalogSnapshot {
     known: HashSet<Box<str>>,
 }
 
-/// A table, view, index, sequence or the like.
+/// A table, view, sequence or the like.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Relation {
+    /// `pg_class.oid`.
     pub oid: u32,
+    /// Schema, as the catalog spells it.
     pub schema: Box<str>,
+    /// Name, as the catalog spells it.
     pub name: Box<str>,
     /// `pg_class.relkind`.
     pub kind: char,
-    /// The target's own estimate of its rows.
+    /// The target's own estimate of its rows; of a partitioned table, the sum over its partitions.
     pub est_rows: Option<i64>,
-    /// Attribute number and name, in the order of the numbers.
+    /// Attribute number and name of its columns, in the order of the numbers.
     pub columns: Vec<(i16, Box<str>)>,
 }
 
+/// Where the latest snapshot of one database is found. Cheap to clone.
+#[derive(Debug, Clone)]
+pub struct SharedCatalog(Arc<Shared>);
+
+#[derive(Debug)]
+struct Shared {
+    latest: watch::Sender<Latest>,
+    /// Readings asked for so far; each wakes the reader.
+    asked: watch::Sender<u64>,
+    failures: AtomicU64,
+}
+
+#[derive(Debug, Default)]
+struct Latest {
+    snapshot: Arc<CatalogSnapshot>,
+    /// Whether a reading has ended, well or badly.
+    tried: bool,
+    /// What was asked for when the last reading that has ended began.
+    answered: u64,
+}
+
+impl Relation {
+    /// `schema.name`.
+    pub fn label(&self) -> String {
+        format!("{}.{}", self.schema, self.name)
+    }
+
+    /// Whether it has a column of this name.
+    pub fn has_column(&self, name: &str) -> bool {
+        self.columns.iter().any(|(_, column)| **column == *name)
+    }
+
+    /// The name of an attribute, for result columns.
+    pub fn column(&self, attribute: i16) -> Option<&str> {
+        self.columns.iter().find(|(number, _)| *number == attribute).map(|(_, name)| &**name)
+    }
+}
+
 impl CatalogSnapshot {
-    /// A catalog that knows nothing.
+    /// A catalog that knows nothing but what every server has.
     pub fn empty() -> Arc<Self> {
         Arc::default()
+    }
+
+    /// A catalog of these relations, functions (schema, name) and other names, under a generation of its own.
+    /// Temporary schemas are left out: their names are whatever a session makes up.
+    pub fn new(
+        relations: Vec<Relation>,
+        functions: impl IntoIterator<Item = (String, String)>,
+        names: impl IntoIterator<Item = String>,
+    ) -> Self {
+        let generation = GENERATIONS.fetch_add(1, Ordering::Relaxed) + 1;
+        let mut new = Self { generation, ..Self::default() };
+        let temporary = |schema: &str| schema.starts_with("pg_temp_") || schema.starts_with("pg_toast");
+        for relation in relations.into_iter().filter(|r| !temporary(&r.schema)) {
+            let at = new.relations.len();
+            new.by_name.entry(relation.name.clone()).or_default().push(at);
+            new.by_oid.insert(relation.oid, at);
+            new.known.insert(relation.schema.clone());
+            new.known.insert(relation.name.clone());
+            new.known.extend(relation.columns.iter().map(|(_, name)| name.clone()));
+            new.relations.push(relation);
+        }
+        for (schema, name) in functions {
+            if !temporary(&schema) {
+                new.known.insert(name.as_str().into());
+                new.functions.entry(name.into()).or_default().push(schema.into());
+            }
+        }
+        new.known.extend(names.into_iter().filter(|name| !temporary(name)).map(Into::into));
+        new
+    }
+
+    /// Which snapshot this is: 0 for the empty catalog, another number for each one read, of any database.
+    pub fn generation(&self) -> u64 {
+        self.generation
     }
 
     /// The relation of an OID, for result columns.
     pub fn relation(&self, oid: u32) -> Option<&Relation> {
         self.by_oid.get(&oid).and_then(|at| self.relations.get(*at))
     }
+
+    /// The relation at this place in the snapshot.
+    pub(super) fn at(&self, index: usize) -> Option<&Relation> {
+        self.relations.get(index)
+    }
+
+    /// Places of the relations that a name in a statement can mean: one where the schema or the search path
+    /// says which, every one of that name where it is not known, none where the catalog knows none.
+    pub(super) fn resolve(&self, schema: &str, name: &str, path: &SearchPath) -> Vec<usize> {
+        let Some(places) = self.by_name.get(name) else { return Vec::new() };
+        let in_schema = |wanted: &str| {
+            let here = |at: &&usize| self.at(**at).is_some_and(|r| *r.schema == *wanted);
+            places.iter().find(here).copied()
+        };
+        if !schema.is_empty() {
+            return in_schema(schema).into_iter().collect();
+        }
+        match path {
+            SearchPath::Known(path) => path_of(path).find_map(in_schema).into_iter().collect(),
+            SearchPath::Unknown => places.clone(),
+        }
+    }
+
+    /// Schemas, of those in the path, that hold a function of this name.
+    pub(super) fn function_schemas(&self, name: &str, path: &SearchPath) -> Vec<&str> {
+        let schemas = self.functions.get(name).map(Vec::as_slice).unwrap_or_default();
+        let seen = |schema: &str| match path {
+            SearchPath::Known(path) => path_of(path).any(|p| p == schema),
+            SearchPath::Unknown => true,
+        };
+        let mut found: Vec<&str> = schemas.iter().map(|s| &**s).filter(|s| seen(s)).collect();
+        if found.is_empty() && builtin::is_function(name) {
+            found.push("pg_catalog");
+        }
+        found.dedup();
+        found
+    }
+
+    /// Whether this schema holds a function of this name.
+    pub(super) fn has_function(&self, schema: &str, name: &str) -> bool {
+        self.functions.get(name).is_some_and(|schemas| schemas.iter().any(|s| **s == *schema))
+            || (schema == "pg_catalog" && builtin::is_function(name))
+    }
+
+    /// Whether a name may stand in a literal-free text.
+    pub(super) fn knows(&self, name: &str) -> bool {
+        self.known.contains(name) || builtin::is_name(name)
+    }
+
+    fn same_content(&self, other: &Self) -> bool {
+        self.relations == other.relations && self.functions == other.functions && self.known == other.known
+    }
 }
 
-/// Where the latest snapshot of one database is found.
-#[derive(Debug, Clone, Default)]
-pub struct SharedCatalog(Arc<RwLock<Arc<CatalogSnapshot>>>);
+/// The schemas in the order of a look-up: `pg_catalog` comes first unless the path names it.
+fn path_of(path: &[String]) -> impl Iterator<Item = &str> {
+    let implicit = (!path.iter().any(|p| p == "pg_catalog")).then_some("pg_catalog");
+    implicit.into_iter().chain(path.iter().map(String::as_str))
+}
+
+impl Default for SharedCatalog {
+    fn default() -> Self {
+        let (latest, asked) = (watch::Sender::new(Latest::default()), watch::Sender::new(0));
+        Self(Arc::new(Shared { latest, asked, failures: AtomicU64::new(0) }))
+    }
+}
 
 impl SharedCatalog {
     /// The latest snapshot; empty before the first reading.
     pub fn current(&self) -> Arc<CatalogSnapshot> {
-        self.0.read().unwrap_or_else(PoisonError::into_inner).clone()
+        self.0.latest.borrow().snapshot.clone()
+    }
+
+    /// Waits until the first reading has ended, well or badly, at most `patience`.
+    pub async fn first_reading(&self, patience: Duration) {
+        let mut latest = self.0.latest.subscribe();
+        // Without a catalog facts are poorer, not wrong: neither a timeout nor a failure stops anybody.
+        let _ = tokio::time::timeout(patience, latest.wait_for(|l| l.tried)).await;
+    }
+
+    /// The target's catalog has changed: asks for a reading that begins after this.
+    pub fn outdated(&self) {
+        self.0.asked.send_modify(|asked| *asked += 1);
+    }
+
+    /// Waits until what was asked for has been read, well or badly, at most `patience`.
+    pub async fn up_to_date(&self, patience: Duration) {
+        let asked = *self.0.asked.borrow();
+        let mut latest = self.0.latest.subscribe();
+        let _ = tokio::time::timeout(patience, latest.wait_for(|l| l.answered >= asked)).await;
+    }
+
+    /// Readings asked for so far.
+    fn asked(&self) -> watch::Receiver<u64> {
+        self.0.asked.subscribe()
+    }
+
+    /// A reading has ended that began when `asked` had been asked for.
+    fn answered(&self, asked: u64) {
+        self.0.latest.send_modify(|latest| latest.answered = latest.answered.max(asked));
+    }
+
+    /// Readings that failed since the start.
+    pub fn failures(&self) -> u64 {
+        self.0.failures.load(Ordering::Relaxed)
+    }
+
+    /// Puts what was read in place if it differs. Says whether it did.
+    pub fn put(&self, read: CatalogSnapshot) -> bool {
+        let mut changed = false;
+        self.0.latest.send_modify(|latest| {
+            latest.tried = true;
+            changed = latest.snapshot.generation == 0 || !latest.snapshot.same_content(&read);
+            if changed {
+                latest.snapshot = Arc::new(read);
+            }
+        });
+        changed
+    }
+
+    /// Notes that a reading failed.
+    fn failed(&self) {
+        self.0.failures.fetch_add(1, Ordering::Relaxed);
+        self.tried();
+    }
+
+    fn tried(&self) {
+        self.0.latest.send_modify(|latest| latest.tried = true);
+    }
+
+    fn handles(&self) -> usize {
+        Arc::strong_count(&self.0)
+    }
+}
+
+#[cfg(test)]
+pub mod tests {
+    use super::*;
+
+    /// The catalog of a small shop.
+    pub fn shop() -> CatalogSnapshot {
+        let relation = |oid, schema: &str, name: &str, kind, est_rows, columns: &[&str]| Relation {
+            oid,
+            schema: schema.into(),
+            name: name.into(),
+            kind,
+            est_rows,
+            columns: (1..).zip(columns.iter().map(|c| (*c).into())).collect(),
+        };
+        let relations = vec![
+            relation(10, "public", "customers", 'r', Some(50_000), &["id", "name", "email", "card"]),
+            relation(11, "public", "orders", 'r', Some(200_000), &["id", "customer_id", "total", "note"]),
+            relation(12, "public", "Odd Table", 'r', Some(3), &["Odd Column"]),
+            relation(13, "hr", "salaries", 'r', None, &["person", "amount"]),
+            relation(14, "hr", "customers", 'r', Some(7), &["id", "secret_note"]),
+            relation(15, "public", "big_spenders", 'v', None, &["id", "name"]),
+            relation(16, "pg_temp_3", "my secret", 'r', Some(1), &["x"]),
+            relation(17, "pg_catalog", "pg_class", 'r', Some(400), &["oid", "relname"]),
+        ];
+        let functions = [
+            ("pg_catalog", "count"),
+            ("pg_catalog", "lower"),
+            ("public", "lower_all"),
+            ("public", "card_of"),
+            ("hr", "lower"),
+        ];
+        let functions = functions.map(|(schema, name)| (schema.to_owned(), name.to_owned()));
+        CatalogSnapshot::new(relations, functions, ["public".to_owned(), "hr".to_owned()])
+    }
+
+    fn path(schemas: &[&str]) -> SearchPath {
+        SearchPath::Known(schemas.iter().map(|s| (*s).to_owned()).collect())
+    }
+
+    #[test]
+    fn a_name_is_resolved_as_the_server_does() {
+        let shop = shop();
+        let of = |schema: &str, name: &str, path: &SearchPath| -> Vec<String> {
+            shop.resolve(schema, name, path)
+                .into_iter()
+                .filter_map(|at| shop.at(at).map(Relation::label))
+                .collect()
+        };
+        assert_eq!(of("", "customers", &path(&["public"])), ["public.customers"]);
+        assert_eq!(of("", "customers", &path(&["hr", "public"])), ["hr.customers"]);
+        assert_eq!(of("", "customers", &SearchPath::Unknown), ["public.customers", "hr.customers"]);
+        assert_eq!(of("hr", "customers", &path(&["public"])), ["hr.customers"]);
+        assert_eq!(of("", "salaries", &path(&["public"])), [""; 0]);
+        assert_eq!(of("", "pg_class", &path(&[])), ["pg_catalog.pg_class"]);
+        assert_eq!(of("", "my secret", &SearchPath::Unknown), [""; 0]);
+    }
+
+    #[test]
+    fn a_result_column_finds_its_relation_and_name() {
+        let shop = shop();
+        assert_eq!(shop.relation(10).unwrap().column(3), Some("email"));
+        assert_eq!(shop.relation(10).unwrap().column(9), None);
+        assert!(shop.relation(16).is_none(), "temporary tables are left out");
+    }
+
+    #[test]
+    fn a_reading_that_brings_nothing_new_keeps_the_generation() {
+        let shared = SharedCatalog::default();
+        assert_eq!(shared.current().generation(), 0);
+        assert!(shared.put(shop()));
+        let first = shared.current().generation();
+        assert!(!shared.put(shop()));
+        assert_eq!(shared.current().generation(), first);
+        let mut other = shop();
+        other.relations[0].est_rows = Some(1);
+        assert!(shared.put(other));
+        assert_ne!(shared.current().generation(), first);
     }
 }

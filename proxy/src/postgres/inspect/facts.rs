@@ -1,46 +1,18 @@
-//! The facts of a statement.
+//! The facts of a statement: what [`analyse`](super::analyse::analyse) finds and what the record keeps.
 
 use std::sync::Arc;
 
 use bodycam_record::Fingerprint;
 use bodycam_record::kinds::sql::SqlStatement;
 
-/// What the session has set that changes what a text means.
-#[derive(Debug, Clone, PartialEq, Eq, Hash)]
-pub struct Settings {
-    /// Where unqualified names are looked up.
-    pub search_path: SearchPath,
-    /// `standard_conforming_strings`.
-    pub standard_conforming_strings: bool,
-}
+/// Entries that one list of facts holds at most; more make the statement `too-large`.
+pub const MAX_LISTED: usize = 1000;
 
-/// Where unqualified names are looked up.
-#[derive(Debug, Clone, PartialEq, Eq, Hash)]
-pub enum SearchPath {
-    /// These schemas, in order (`pg_catalog` first unless it is listed).
-    Known(Arc<[String]>),
-    /// Not known: a name stands for every relation that bears it.
-    Unknown,
-}
+/// The reason in `opaque` for EXECUTE or FETCH of a name whose meaning is not known.
+pub const EXECUTE_UNKNOWN: &str = "execute-unknown";
 
-/// A name by which this statement defines or uses another one.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub enum Reference {
-    /// `PREPARE name`.
-    Prepares(String),
-    /// `EXECUTE name`.
-    Executes(String),
-    /// `DEALLOCATE name`; all of them when absent.
-    Deallocates(Option<String>),
-    /// `DECLARE name CURSOR`.
-    Declares(String),
-    /// `FETCH`, `MOVE` from `name`.
-    Fetches(String),
-    /// `CLOSE name`; all of them when absent.
-    Closes(Option<String>),
-}
-
-/// What a statement does, as far as its text and the catalog tell. The fields are those of [`SqlStatement`].
+/// What a statement does, as far as its text and the catalog tell. Fields without a comment are those of
+/// [`SqlStatement`].
 #[derive(Debug, Clone, PartialEq, Eq, Default)]
 pub struct Facts {
     pub statement_kind: &'static str,
@@ -58,18 +30,75 @@ pub struct Facts {
     pub statement_count: i64,
     pub opaque: Vec<&'static str>,
     pub est_rows: Option<i64>,
-    /// The text with secrets replaced, when it held any: what content must hold instead.
+    /// The text with its secrets replaced, when it holds any: content must hold this instead.
     pub redacted: Option<Arc<str>>,
-    /// Names of prepared statements and cursors, in the order of the text.
+    /// Prepared statements and cursors that it defines or uses, in the order of the text.
     pub references: Vec<Reference>,
-    /// Whether it may change `search_path` or `standard_conforming_strings` (SET, RESET, DISCARD ALL, set_config).
-    pub changes_settings: bool,
+    /// What it does to the settings that change what later texts mean.
+    pub setting_changes: Vec<SettingChange>,
+}
+
+/// A prepared statement or cursor that a statement defines or uses by name.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Reference {
+    /// `PREPARE name AS …`, with the facts of what it prepares.
+    Prepares(String, Arc<Facts>),
+    /// `EXECUTE name`.
+    Executes(String),
+    /// `DEALLOCATE name`; all of them without a name.
+    Deallocates(Option<String>),
+    /// `DECLARE name CURSOR FOR …`, with the facts of its query.
+    Declares(String, Arc<Facts>),
+    /// `FETCH`, `MOVE` of `name`.
+    Fetches(String),
+    /// `CLOSE name`; all of them without a name.
+    Closes(Option<String>),
+}
+
+/// A change of `search_path`.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum SettingChange {
+    /// To these schemas, `$user` among them as it is written.
+    SearchPath(Vec<String>),
+    /// To something that the text does not tell, or not for the whole session.
+    Unknown,
 }
 
 impl Facts {
     /// The facts of a text that could not be analysed, with the reason from the list of `opaque`.
     pub fn unparsed(reason: &'static str) -> Self {
         Self { statement_kind: "unparsed", statement_count: 1, opaque: vec![reason], ..Self::default() }
+    }
+
+    /// These facts with what `used` does added.
+    pub fn using(&self, used: &Facts) -> Facts {
+        let mut whole = self.clone();
+        for (into, from) in [
+            (&mut whole.relations_read, &used.relations_read),
+            (&mut whole.relations_written, &used.relations_written),
+            (&mut whole.functions, &used.functions),
+        ] {
+            into.extend(from.iter().cloned());
+            into.sort();
+            into.dedup();
+            into.truncate(MAX_LISTED);
+        }
+        whole.opaque.extend(&used.opaque);
+        whole.opaque.sort_unstable();
+        whole.opaque.dedup();
+        if whole.output_columns.is_empty() {
+            whole.output_columns.clone_from(&used.output_columns);
+        } else if whole.output_columns != used.output_columns && !used.output_columns.is_empty() {
+            whole.output_columns = vec!["?".to_owned()];
+        }
+        whole.has_predicate &= used.has_predicate;
+        if whole.main_relation.is_none() || used.est_rows > whole.est_rows {
+            whole.main_relation.clone_from(&used.main_relation);
+            whole.est_rows = used.est_rows;
+        }
+        whole.limit_rows = whole.limit_rows.or(used.limit_rows);
+        whole.offset_rows = whole.offset_rows.or(used.offset_rows);
+        whole
     }
 
     /// Puts the facts into an event's body.
@@ -81,11 +110,29 @@ impl Facts {
         body.relations_written.clone_from(&self.relations_written);
         body.output_columns.clone_from(&self.output_columns);
         body.functions.clone_from(&self.functions);
-        body.has_predicate = self.has_predicate;
+        // What EXECUTE of an unknown name reads is not narrowed as far as anybody knows.
+        body.has_predicate = self.has_predicate && !self.opaque.contains(&EXECUTE_UNKNOWN);
         body.limit_rows = self.limit_rows;
         body.offset_rows = self.offset_rows;
         body.statement_count = self.statement_count;
         body.opaque = self.opaque.iter().map(|reason| (*reason).to_owned()).collect();
         body.est_rows = self.est_rows;
+    }
+
+    /// Bytes that these facts hold in memory, roughly.
+    pub fn weight(&self) -> usize {
+        let lists = [&self.relations_read, &self.relations_written, &self.output_columns, &self.functions];
+        let listed: usize = lists.iter().flat_map(|list| list.iter()).map(|s| s.len() + 24).sum();
+        let inner: usize = self
+            .references
+            .iter()
+            .map(|r| match r {
+                Reference::Prepares(_, facts) | Reference::Declares(_, facts) => facts.weight(),
+                _ => 64,
+            })
+            .sum();
+        let texts =
+            self.template.as_ref().map_or(0, String::len) + self.redacted.as_ref().map_or(0, |r| r.len());
+        512 + listed + inner + texts
     }
 }

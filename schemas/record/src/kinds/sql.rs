@@ -9,7 +9,7 @@ kind! {
     SqlStatement = 10 "sql.statement" v 1 in Sql {
         /// Number of the statement in its session, from 1.
         statement_no: i64,
-        /// How it came: `simple`, `extended`, `function-call`.
+        /// How it came: `simple`, `extended` (Parse and Bind), `parse` (a Parse that left before any Bind of it; it has a result only if it failed), `function-call`.
         form: String,
         /// What it is: `select`, `insert`, `update`, `delete`, `merge`, `copy`, `ddl`, `dcl`, `transaction`, `set`, `show`, `explain`, `call`, `do`, `prepare`, `execute`, `deallocate`, `cursor`, `listen`, `notify`, `lock`, `maintenance`, `function-call`, `empty`, `multi`, `other`, `unparsed`.
         statement_kind: String,
@@ -73,7 +73,7 @@ kind! {
         fingerprint: Option<Id16>,
         /// Main relation of the statement.
         main_relation: Option<String>,
-        /// How it ended: `complete`, `error`, `suspended`, `empty`, `cut` (the session ended first).
+        /// How it ended: `complete`, `error`, `suspended`, `empty`, `skipped` (the target never ran it), `cut` (the portal or the session ended first).
         outcome: String,
         /// SQLSTATE of the error.
         sqlstate: Option<String>,
@@ -135,13 +135,13 @@ kind! {
 kind! {
     /// A message beside results reached the client.
     SqlMessage = 13 "sql.message" v 1 in Sql {
-        /// What it is: `notice`, `notification`, `parameter`, `error` (outside any statement).
+        /// What it is: `notice`, `notification`, `parameter`, `error` (outside any statement), `progress` (a running digest of a long result or COPY, every 16 MiB that content does not hold).
         message: String,
         /// SQLSTATE of a notice or error.
         sqlstate: Option<String>,
         /// Name of a server parameter, for `parameter`, as the server spells it.
         parameter: Option<String>,
-        /// Bytes of the message body.
+        /// Bytes of the message body; for `progress` the bytes so far.
         bytes: i64,
         /// Keyed digest (session key) of the message body.
         digest: Digest,

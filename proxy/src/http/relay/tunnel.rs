@@ -1,0 +1,433 @@
+//! A CONNECT tunnel: bytes both ways, and a look at the ClientHello in passing.
+//!
+//! Invariant: the opening is in the spool before the client hears 200, the first bytes of a TLS client are
+//! read before they leave, and the closing is in the spool before the connection ends. A tunnel holds no
+//! buffer while nothing moves.
+
+use std::cell::{Cell, RefCell};
+use std::io;
+use std::pin::Pin;
+use std::sync::Arc;
+use std::task::{Context, Poll};
+
+use bodycam_record::ContentKind;
+use bodycam_record::kinds::gap::Gap;
+use bodycam_record::kinds::http::{HttpTunnelClosed, HttpTunnelOpened};
+use tokio::io::{AsyncWrite, AsyncWriteExt as _};
+use tokio::sync::watch;
+use tokio::time::{Duration, Instant, sleep_until};
+
+use super::answer::{Answer, Refused};
+use super::client::Client;
+use super::reach::Reached;
+use super::session::{Close, Session, int};
+use super::{refuse_head, respond};
+use crate::http::codec::authority::{Authority, Host};
+use crate::http::codec::head::RequestHead;
+use crate::http::codec::source::{Reader, Source, poll_scratch};
+use crate::http::codec::target::authority_form;
+use crate::http::codec::tls_client_hello::{ClientHello, HelloReader, Sniffed};
+use crate::http::hosts::HostLists;
+use crate::http::inspect;
+
+/// After so many bytes in one go the other connections of the core get their turn.
+const TURN: usize = 256 << 10;
+
+/// A tunnel in which nothing has moved for so long is not waited for when the gateway stops.
+const QUIET: Duration = Duration::from_secs(1);
+
+/// A fatal TLS alert, access_denied: a client shows it, where a bare close looks like a broken network.
+const ACCESS_DENIED: [u8; 7] = [21, 3, 1, 0, 2, 2, 49];
+
+const ESTABLISHED: &[u8] = b"HTTP/1.1 200 Connection established\r\n\r\n";
+
+type Writer = Box<dyn AsyncWrite + Unpin>;
+
+/// What passes, and who ended it.
+struct Flow {
+    out: Cell<u64>,
+    back: Cell<u64>,
+    active: Cell<Instant>,
+    ended_by: Cell<Option<Close>>,
+    sniffed: RefCell<Option<Sniffed>>,
+}
+
+/// Why a tunnel was cut.
+enum Cut {
+    Client,
+    Server,
+    Idle,
+    Drain,
+    Refused(Refused),
+}
+
+/// How a tunnel ended.
+struct End {
+    close: Close,
+    refused: Option<Refused>,
+}
+
+/// Judges, records, opens, and records the end. True when it was refused and the connection goes on.
+pub(super) async fn tunnel(
+    session: &mut Session<'_>,
+    client: &mut Client,
+    head: &RequestHead,
+) -> Result<bool, Close> {
+    let to = match authority_form(&head.target, head.fields.all("host").next()) {
+        Ok(to) => to,
+        Err(error) => return refuse_head(session, client, head, error.into()).await,
+    };
+    let started_us = session.mono_us();
+    let mut opened = HttpTunnelOpened {
+        request_no: session.next_request(),
+        verdict: "allow".to_owned(),
+        refusal: None,
+        host: to.host.to_string(),
+        port: i64::from(to.port),
+        address: None,
+        address_class: None,
+        correlation: session.correlation(),
+    };
+    let reached = session.reach(&to).await?;
+    let (address, refused) = match &reached {
+        Reached::Connected(dialed) => (Some((dialed.address, dialed.class)), None),
+        Reached::Denied(refused) => (refused.address, Some(refused)),
+        Reached::Failed(refused) => (None, Some(refused)),
+        Reached::Cut(_) => (None, None),
+    };
+    opened.address = address.map(|(address, _)| address.to_string());
+    opened.address_class = address.map(|(_, class)| class.name().to_owned());
+    let refusal = match &reached {
+        Reached::Denied(refused) => Some(refused.code),
+        Reached::Cut(close) => Some(close.outcome()),
+        Reached::Connected(_) | Reached::Failed(_) => None,
+    };
+    if let Some(refusal) = refusal {
+        opened.verdict = "deny".to_owned();
+        opened.refusal = Some(refusal.to_owned());
+    }
+    session.count(&opened.verdict);
+    let content = session.request_content(head, to.to_string().as_bytes(), refused)?;
+    let parent = session.record(opened.clone().into(), None, Some(content))?;
+    session.persist().await?;
+
+    let flow = Flow::new();
+    let end = match reached {
+        Reached::Denied(refused) => return respond(client, &Answer::refusal(&refused), head, true).await,
+        Reached::Cut(close) => return Err(close),
+        Reached::Failed(refused) => {
+            let close = if refused.status == 504 { Close::Timeout } else { Close::Server };
+            let end = End { close, refused: Some(refused) };
+            record_end(session, &opened, &flow, &end, parent, started_us).await?;
+            let Some(refused) = end.refused else { return Err(close) };
+            return respond(client, &Answer::refusal(&refused), head, true).await;
+        }
+        Reached::Connected(dialed) => {
+            let (reader, writer) = dialed.stream.into_split();
+            carry(session, client, &to, (Box::new(reader), Box::new(writer)), &flow).await
+        }
+    };
+    session.left();
+    if end.close == Close::Spool {
+        return Err(end.close);
+    }
+    if let Some(refused) = &end.refused {
+        session.decide_in("tunnel", refused, None, Some(parent))?;
+    }
+    record_end(session, &opened, &flow, &end, parent, started_us).await?;
+    if end.refused.is_some() && session.guarded(client.sink.write(&ACCESS_DENIED)).await?.is_ok() {
+        client.finish().await;
+    }
+    client.sink.shutdown().await;
+    Err(end.close)
+}
+
+/// Records what passed unseen, and that the tunnel is closed.
+async fn record_end(
+    session: &mut Session<'_>,
+    opened: &HttpTunnelOpened,
+    flow: &Flow,
+    end: &End,
+    parent: i64,
+    started_us: i64,
+) -> Result<(), Close> {
+    let (out, back) = (int(flow.out.get()), int(flow.back.get()));
+    if out + back > 0 {
+        let gap = Gap { reason: "opaque-tunnel".to_owned(), dropped_events: 0, opaque_bytes: out + back };
+        session.record(gap.into(), Some(parent), None)?;
+    }
+    let sniffed = flow.sniffed.borrow().clone();
+    let (tls, hello) = match sniffed {
+        Some(Sniffed::Hello(hello)) => (true, hello),
+        Some(Sniffed::Malformed) => (true, ClientHello::default()),
+        Some(Sniffed::NotTls | Sniffed::NeedMore) | None => (false, ClientHello::default()),
+    };
+    let mut content = session.pen().content();
+    session.put_pairs(&mut content, ContentKind::Detail, &detail(&hello, end.refused.as_ref()))?;
+    let closed = HttpTunnelClosed {
+        request_no: opened.request_no,
+        verdict: opened.verdict.clone(),
+        host: opened.host.clone(),
+        port: opened.port,
+        outcome: match &end.refused {
+            Some(refused) if refused.status < 500 => "refused",
+            _ => end.close.outcome(),
+        }
+        .to_owned(),
+        bytes_out: out,
+        bytes_in: back,
+        tls,
+        sni: hello.server_name.as_deref().and_then(inspect::server_name),
+        alpn: inspect::protocols(&hello.alpn),
+        duration_us: session.mono_us() - started_us,
+        correlation: opened.correlation,
+    };
+    session.record(closed.into(), Some(parent), Some(content))?;
+    session.persist().await
+}
+
+/// What a hello says beside the closed lists.
+fn detail(hello: &ClientHello, refused: Option<&Refused>) -> Vec<(String, Vec<u8>)> {
+    let mut pairs = Vec::new();
+    if let Some(name) = &hello.server_name {
+        pairs.push(("server_name".to_owned(), name.clone()));
+    }
+    for protocol in &hello.alpn {
+        pairs.push(("alpn".to_owned(), protocol.clone()));
+    }
+    if hello.encrypted {
+        pairs.push(("encrypted_client_hello".to_owned(), b"offered".to_vec()));
+    }
+    if let Some(refused) = refused {
+        pairs.push((refused.code.to_owned(), refused.detail.clone().into_bytes()));
+    }
+    pairs
+}
+
+/// Relays until both sides have ended, one side fails, or nothing has moved for too long.
+async fn carry(
+    session: &mut Session<'_>,
+    client: &mut Client,
+    to: &Authority,
+    (mut from_server, mut to_server): (Reader, Writer),
+    flow: &Flow,
+) -> End {
+    let end = |close| End { close, refused: None };
+    match session.guarded(client.sink.write(ESTABLISHED)).await {
+        Ok(Ok(())) => {}
+        Ok(Err(_)) => return end(Close::Client),
+        Err(close) => return end(close),
+    }
+    let idle = Duration::from_secs(session.service.config.tunnel_idle_seconds);
+    let (hosts, drain) = (Arc::clone(&session.hosts), session.drain());
+    let Client { source, sink, .. } = client;
+    let outward = async {
+        first_flight(source, &mut to_server, to, &hosts, flow).await?;
+        let (reader, read) = source.parts();
+        let passed = |n: usize| {
+            *read += n as u64;
+            flow.passed(&flow.out, n);
+        };
+        pump(reader, &mut to_server, passed).await.map_err(|e| e.cut(Cut::Client, Cut::Server))?;
+        if flow.side_ends(Close::Client) {
+            let _ = to_server.shutdown().await;
+        }
+        Ok(())
+    };
+    let back = async {
+        let (writer, sent) = sink.parts();
+        let passed = |n: usize| {
+            *sent += n as u64;
+            flow.passed(&flow.back, n);
+        };
+        pump(&mut from_server, writer, passed).await.map_err(|e| e.cut(Cut::Server, Cut::Client))?;
+        if flow.side_ends(Close::Server) {
+            let _ = writer.shutdown().await;
+        }
+        Ok(())
+    };
+    let both = session.guarded(async {
+        tokio::select! {
+            ended = async { tokio::try_join!(outward, back) } => ended.map(|_| ()),
+            cut = flow.idles(idle, drain) => Err(cut),
+        }
+    });
+    match both.await {
+        Ok(Ok(())) => end(flow.ended_by.get().unwrap_or(Close::Client)),
+        Ok(Err(Cut::Client)) => end(Close::Client),
+        Ok(Err(Cut::Server)) => end(Close::Server),
+        Ok(Err(Cut::Idle)) => end(Close::Timeout),
+        Ok(Err(Cut::Drain)) => end(Close::Drain),
+        Ok(Err(Cut::Refused(refused))) => End { close: Close::Protocol, refused: Some(refused) },
+        Err(close) => end(close),
+    }
+}
+
+impl Flow {
+    fn new() -> Self {
+        Self {
+            out: Cell::new(0),
+            back: Cell::new(0),
+            active: Cell::new(Instant::now()),
+            ended_by: Cell::new(None),
+            sniffed: RefCell::new(None),
+        }
+    }
+
+    fn passed(&self, count: &Cell<u64>, n: usize) {
+        count.set(count.get() + n as u64);
+        self.active.set(Instant::now());
+    }
+
+    /// One side sends no more. True when the other still may: only then is it told before the record knows.
+    fn side_ends(&self, side: Close) -> bool {
+        self.active.set(Instant::now());
+        let first = self.ended_by.get().is_none();
+        if first {
+            self.ended_by.set(Some(side));
+        }
+        first
+    }
+
+    /// Returns when nothing has moved for `limit`, or for a moment when the gateway stops: most tunnels that
+    /// stand open then are a client's pool.
+    async fn idles(&self, limit: Duration, mut drain: watch::Receiver<bool>) -> Cut {
+        let mut draining = false;
+        loop {
+            let at = self.active.get() + if draining { limit.min(QUIET) } else { limit };
+            if Instant::now() >= at {
+                return if draining { Cut::Drain } else { Cut::Idle };
+            }
+            tokio::select! {
+                () = sleep_until(at) => {}
+                _ = drain.wait_for(|d| *d), if !draining => draining = true,
+            }
+        }
+    }
+}
+
+/// Reads the client's first bytes as far as they are a ClientHello, judges the name in it, and sends them on.
+async fn first_flight(
+    source: &mut Source,
+    to_server: &mut Writer,
+    to: &Authority,
+    hosts: &HostLists,
+    flow: &Flow,
+) -> Result<(), Cut> {
+    let (mut reader, mut seen) = (HelloReader::default(), 0);
+    loop {
+        let sniffed = reader.push(source.buf.get(seen..).unwrap_or_default());
+        seen = source.buf.len();
+        let verdict = match &sniffed {
+            Sniffed::NeedMore => None,
+            Sniffed::NotTls => Some(Ok(())),
+            Sniffed::Malformed => Some(Err(Refused::new(
+                403,
+                "malformed-client-hello",
+                "the tunnel begins like TLS, but not with a ClientHello that can be read",
+            ))),
+            Sniffed::Hello(hello) => Some(judge_server_name(hello, to, hosts)),
+        };
+        if verdict.is_some() {
+            flow.sniffed.replace(Some(sniffed));
+        }
+        match verdict {
+            Some(Ok(())) => break,
+            Some(Err(refused)) => return Err(Cut::Refused(refused)),
+            None => {}
+        }
+        let n = source.fill().await.map_err(|_| Cut::Client)?;
+        flow.active.set(Instant::now());
+        if n == 0 && seen > 0 {
+            // Half a hello is not sent on: nobody has read the name in it.
+            return Err(Cut::Client);
+        }
+        if n == 0 {
+            break;
+        }
+    }
+    to_server.write_all(&source.buf).await.map_err(|_| Cut::Server)?;
+    flow.passed(&flow.out, source.buf.len());
+    source.buf = bytes::BytesMut::new();
+    Ok(())
+}
+
+/// A client that asks the target for another name than the one it was allowed would reach whatever the target
+/// serves under that name (domain fronting).
+fn judge_server_name(hello: &ClientHello, to: &Authority, hosts: &HostLists) -> Result<(), Refused> {
+    let Some(name) = &hello.server_name else { return Ok(()) };
+    let named = Host::parse(name).ok().map(|host| Authority { host, port: to.port });
+    match named {
+        Some(named) if named.host == to.host => Ok(()),
+        Some(named) if matches!(named.host, Host::Name(_)) && hosts.allow(&named).is_ok() => Ok(()),
+        _ => {
+            let detail = format!(
+                "the TLS client in the tunnel to {to} asks for server '{}', which is not in the egress list",
+                String::from_utf8_lossy(name)
+            );
+            Err(Refused::new(403, "sni-not-allowed", bodycam_record::shown(&detail)))
+        }
+    }
+}
+
+/// Which side of a pump failed.
+enum PumpError {
+    Read,
+    Write,
+}
+
+impl PumpError {
+    fn cut(self, reader: Cut, writer: Cut) -> Cut {
+        match self {
+            PumpError::Read => reader,
+            PumpError::Write => writer,
+        }
+    }
+}
+
+/// Passes bytes on until the reader ends. What the writer takes at once is never copied.
+async fn pump(
+    reader: &mut Reader,
+    writer: &mut Writer,
+    mut passed: impl FnMut(usize),
+) -> Result<(), PumpError> {
+    let (mut turn, mut rest) = (0, Vec::new());
+    loop {
+        let n = std::future::poll_fn(|cx| poll_pass(reader, writer, &mut rest, cx)).await?;
+        if n == 0 {
+            return Ok(());
+        }
+        if !rest.is_empty() {
+            writer.write_all(&rest).await.map_err(|_| PumpError::Write)?;
+            rest = Vec::new();
+        }
+        passed(n);
+        turn += n;
+        if turn >= TURN {
+            turn = 0;
+            tokio::task::yield_now().await;
+        }
+    }
+}
+
+/// Reads once and writes once; what the writer did not take is left in `rest`.
+fn poll_pass(
+    reader: &mut Reader,
+    writer: &mut Writer,
+    rest: &mut Vec<u8>,
+    cx: &mut Context<'_>,
+) -> Poll<Result<usize, PumpError>> {
+    let passed = poll_scratch(reader, cx, |cx, bytes| {
+        if bytes.is_empty() {
+            return Ok(0);
+        }
+        let taken = match Pin::new(writer).poll_write(cx, bytes) {
+            Poll::Ready(Ok(0) | Err(_)) => return Err(PumpError::Write),
+            Poll::Ready(Ok(n)) => n,
+            Poll::Pending => 0,
+        };
+        rest.extend_from_slice(bytes.get(taken..).unwrap_or_default());
+        Ok(bytes.len())
+    });
+    passed.map(|read: io::Result<_>| read.map_err(|_| PumpError::Read)?)
+}

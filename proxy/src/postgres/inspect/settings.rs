@@ -1,0 +1,113 @@
+//! What a session has set that changes what a text means: `search_path`, `standard_conforming_strings`.
+//!
+//! Only PostgreSQL 18 reports `search_path` to clients, so it is followed through the statements. Invariant:
+//! as soon as it may be something else than what was followed, it is [`SearchPath::Unknown`], and a name then
+//! stands for every relation that bears it.
+
+use std::sync::Arc;
+
+use super::facts::{Facts, SettingChange};
+use super::lexer::{Kind, Lexer, name_of};
+
+/// Where unqualified names are looked up.
+#[derive(Debug, Clone, PartialEq, Eq, Hash)]
+pub enum SearchPath {
+    /// These schemas, in order (`pg_catalog` comes first unless it is listed).
+    Known(Arc<[String]>),
+    /// Not known.
+    Unknown,
+}
+
+/// The settings under which a session's next statement is read.
+#[derive(Debug, Clone, PartialEq, Eq, Hash)]
+pub struct Settings {
+    /// Where unqualified names are looked up.
+    pub search_path: SearchPath,
+    /// `standard_conforming_strings`, as the server last reported it.
+    pub standard_conforming_strings: bool,
+}
+
+impl SearchPath {
+    /// The path that a value of the setting means for a session of `role`.
+    pub fn parse(value: &str, role: &str) -> Self {
+        let mut schemas = Vec::new();
+        for token in Lexer::new(value, true) {
+            let Some(word) = value.get(token.start..token.end) else { return SearchPath::Unknown };
+            match token.kind {
+                Kind::Word | Kind::Quoted => schemas.push(name_of(token.kind, word)),
+                Kind::Mark if word == "," => {}
+                _ => return SearchPath::Unknown,
+            }
+        }
+        Self::of(schemas, role)
+    }
+
+    fn of(schemas: Vec<String>, role: &str) -> Self {
+        let own = |schema: String| if schema == "$user" { role.to_owned() } else { schema };
+        SearchPath::Known(schemas.into_iter().map(own).collect())
+    }
+}
+
+impl Settings {
+    /// What a session of `role` starts with when neither it nor the target sets anything.
+    pub fn initial(role: &str) -> Self {
+        let search_path = SearchPath::parse("\"$user\", public", role);
+        Self { search_path, standard_conforming_strings: true }
+    }
+
+    /// Follows a statement that was sent on. `in_transaction` says that a later ROLLBACK can undo it.
+    /// `standard_conforming_strings` is left alone: the server reports it.
+    pub fn follow(&mut self, facts: &Facts, role: &str, in_transaction: bool) {
+        for change in &facts.setting_changes {
+            self.search_path = match change {
+                SettingChange::SearchPath(schemas) if !in_transaction && facts.statement_count == 1 => {
+                    SearchPath::of(schemas.clone(), role)
+                }
+                _ => SearchPath::Unknown,
+            };
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn known(schemas: &[&str]) -> SearchPath {
+        SearchPath::Known(schemas.iter().map(|s| (*s).to_owned()).collect())
+    }
+
+    #[test]
+    fn a_search_path_is_read_as_the_server_spells_it() {
+        assert_eq!(SearchPath::parse("\"$user\", public", "bob"), known(&["bob", "public"]));
+        assert_eq!(
+            SearchPath::parse("Sales,\"Sales\" , pg_temp", "bob"),
+            known(&["sales", "Sales", "pg_temp"])
+        );
+        assert_eq!(SearchPath::parse("", "bob"), known(&[]));
+        assert_eq!(SearchPath::parse("'sales'", "bob"), SearchPath::Unknown);
+    }
+
+    #[test]
+    fn a_path_that_may_be_rolled_back_is_unknown_until_it_is_set_again() {
+        let set = |schemas: &[&str]| Facts {
+            statement_count: 1,
+            setting_changes: vec![SettingChange::SearchPath(
+                schemas.iter().map(|s| (*s).to_owned()).collect(),
+            )],
+            ..Facts::default()
+        };
+        let mut settings = Settings::initial("bob");
+        settings.follow(&set(&["sales"]), "bob", false);
+        assert_eq!(settings.search_path, known(&["sales"]));
+        settings.follow(&set(&["hr"]), "bob", true);
+        assert_eq!(settings.search_path, SearchPath::Unknown);
+        settings.follow(&Facts::default(), "bob", false);
+        assert_eq!(settings.search_path, SearchPath::Unknown);
+        settings.follow(&set(&["$user"]), "bob", false);
+        assert_eq!(settings.search_path, known(&["bob"]));
+        let unknown = Facts { setting_changes: vec![SettingChange::Unknown], ..Facts::default() };
+        settings.follow(&unknown, "bob", false);
+        assert_eq!(settings.search_path, SearchPath::Unknown);
+    }
+}

@@ -1,0 +1,412 @@
+//! A connection from its first byte to its end. One task serves both directions: it reads big, walks what
+//! came in, makes the record durable, and writes what was passed, as much at once as there is.
+//!
+//! Invariant: no byte that was walked leaves before [`SessionPen::persist`](crate::recording::SessionPen) has
+//! returned for the walk that passed it; and when recording fails, both sides are closed.
+
+use std::future::{Future, poll_fn};
+use std::io;
+use std::net::SocketAddr;
+use std::pin::Pin;
+use std::sync::atomic::Ordering;
+use std::task::{Context, Poll, ready};
+use std::time::Duration;
+
+use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
+use tokio::net::TcpStream;
+use tokio::sync::watch;
+use tokio::time::{Instant, Sleep};
+
+use super::Service;
+use super::codec::{backend, frontend};
+use super::socket::Socket;
+use crate::recording::Lane;
+
+mod answers;
+pub(super) mod cancel;
+mod client;
+mod copy;
+mod end;
+mod open;
+mod pipe;
+mod record;
+mod server;
+mod session;
+mod slots;
+mod spill;
+mod startup;
+
+use client::Walked;
+use end::End;
+use open::Opened;
+use pipe::Pipe;
+use startup::Outcome;
+
+/// How long the last bytes of a session may take to leave.
+const LAST_BYTES: Duration = Duration::from_secs(2);
+
+/// Serves a connection.
+pub(super) async fn serve(
+    service: &Service,
+    stream: TcpStream,
+    peer: SocketAddr,
+    lane: &Lane,
+    drain: watch::Receiver<bool>,
+) {
+    super::tune(&stream);
+    let patience = Duration::from_secs(service.config.startup_timeout_seconds);
+    let clock = lane.producer().clock().clone();
+    let accepted = tokio::time::timeout(patience, startup::accept(service, stream, peer, || clock.wall_ns()));
+    let client = match accepted.await {
+        Ok(Outcome::Client(client)) => client,
+        Ok(Outcome::Cancel { process, key }) => {
+            if let Some(session) = service.cancel_keys.find(process, &key) {
+                session.cancel().await;
+            }
+            return;
+        }
+        Ok(Outcome::Refused(why)) => return refused(lane, peer, why),
+        Err(_) => return refused(lane, peer, "startup-timeout"),
+    };
+    match open::open(service, client, peer, lane).await {
+        Ok(None) => {}
+        Ok(Some(opened)) => Relay::new(service, opened, drain).run().await,
+        Err(error) => {
+            tracing::error!(event = "session_not_opened", error = %error, "a client is turned away");
+        }
+    }
+}
+
+fn refused(lane: &Lane, peer: SocketAddr, why: &'static str) {
+    lane.producer().counters().refused.fetch_add(1, Ordering::Relaxed);
+    tracing::info!(event = "client_refused", address = %peer.ip(), why, "a client did not log in");
+}
+
+/// A running session.
+struct Relay<'a> {
+    service: &'a Service,
+    opened: Opened,
+    /// What is known of the sockets.
+    client_ended: bool,
+    server_ended: bool,
+    /// Whether the target was told that the client sends no more.
+    server_told: bool,
+    /// Whether writing to the target has failed: its last words are still read.
+    server_deaf: bool,
+    client_unflushed: bool,
+    server_unflushed: bool,
+    more: bool,
+    sleep: Pin<Box<Sleep>>,
+    draining: Pin<Box<dyn Future<Output = ()> + 'a>>,
+}
+
+/// What woke the relay.
+enum Woken {
+    /// Bytes moved.
+    Moved,
+    /// A look at the clock is due.
+    Tick,
+    /// The gateway stops.
+    Draining,
+}
+
+/// What the relay looks at from time to time.
+struct Watch {
+    recheck: Instant,
+    every: Duration,
+    last_heard: Instant,
+    heard: u64,
+    idle: Option<Duration>,
+    drain_until: Option<Instant>,
+}
+
+impl<'a> Relay<'a> {
+    fn new(service: &'a Service, opened: Opened, mut drain: watch::Receiver<bool>) -> Self {
+        Self {
+            service,
+            opened,
+            sleep: Box::pin(tokio::time::sleep(Duration::ZERO)),
+            draining: Box::pin(async move {
+                if drain.wait_for(|stop| *stop).await.is_err() {
+                    // Whoever could say stop is gone, and with it the gateway: that comes to the same.
+                    tracing::debug!(event = "drain_sender_gone", "closing a session");
+                }
+            }),
+            client_ended: false,
+            server_ended: false,
+            server_told: false,
+            server_deaf: false,
+            client_unflushed: false,
+            server_unflushed: false,
+            more: true,
+        }
+    }
+
+    async fn run(mut self) {
+        let end = match self.relay().await {
+            Ok(end) | Err(end) => end,
+        };
+        self.finish(end).await;
+    }
+
+    /// Moves bytes until the session ends.
+    async fn relay(&mut self) -> Result<End, End> {
+        let every = Duration::from_secs(self.service.config.recheck_seconds);
+        let mut watch = Watch {
+            recheck: Instant::now() + every,
+            every,
+            last_heard: Instant::now(),
+            heard: 0,
+            idle: self.service.config.idle_timeout_seconds.map(Duration::from_secs),
+            drain_until: None,
+        };
+        loop {
+            let Opened { session, up, down, .. } = &mut self.opened;
+            let client = session.walk_client(up).await?;
+            let target = session.walk_target(down)?;
+            if session.dirty {
+                session.pen.persist().await?;
+                session.dirty = false;
+            }
+            self.more = client == Walked::More || target == Walked::More;
+            if self.more {
+                // Others on this core get their turn every 256 KiB.
+                tokio::task::yield_now().await;
+            }
+            if self.server_ended && self.opened.down.outgoing().is_empty() {
+                return Ok(if self.client_ended || self.opened.session.terminated {
+                    End::Client
+                } else {
+                    End::Server
+                });
+            }
+            match self.wait(&watch).await? {
+                Woken::Moved => {}
+                Woken::Tick => {
+                    self.look(&mut watch)?;
+                    self.sleep.as_mut().reset(watch.next());
+                }
+                Woken::Draining => {
+                    let patience = Duration::from_secs(self.service.config.drain_seconds);
+                    watch.drain_until = Some(Instant::now() + patience);
+                    self.sleep.as_mut().reset(watch.next());
+                }
+            }
+            if let Some(until) = watch.drain_until
+                && (self.opened.session.is_idle() || Instant::now() >= until)
+            {
+                return Err(End::Drain);
+            }
+        }
+    }
+
+    /// Waits until bytes can move and moves them, or until something else wants attention.
+    async fn wait(&mut self, watch: &Watch) -> Result<Woken, End> {
+        poll_fn(|cx| {
+            if self.poll_move(cx)? || self.more {
+                return Poll::Ready(Ok(Woken::Moved));
+            }
+            if watch.drain_until.is_none() && self.draining.as_mut().poll(cx).is_ready() {
+                return Poll::Ready(Ok(Woken::Draining));
+            }
+            ready!(self.sleep.as_mut().poll(cx));
+            Poll::Ready(Ok(Woken::Tick))
+        })
+        .await
+    }
+
+    /// Writes what may leave, reads what fits; says whether anything moved.
+    fn poll_move(&mut self, cx: &mut Context<'_>) -> Result<bool, End> {
+        let mut moved = false;
+        let Opened { client, server, up, down, .. } = &mut self.opened;
+        if !self.server_deaf {
+            match push(server, up, &mut self.server_unflushed, cx) {
+                Ok(sent) => moved |= sent,
+                Err(_) => self.server_deaf = true,
+            }
+        }
+        if self.server_deaf && !up.outgoing().is_empty() {
+            let n = up.outgoing().len();
+            up.sent(n);
+            moved = true;
+        }
+        match push(client, down, &mut self.client_unflushed, cx) {
+            Ok(sent) => moved |= sent,
+            Err(_) => return Err(End::Client),
+        }
+        if !self.client_ended {
+            match pull(client, up, cx) {
+                Ok(Pulled::Bytes) => moved = true,
+                Ok(Pulled::Nothing) => {}
+                Ok(Pulled::End) | Err(_) => {
+                    self.client_ended = true;
+                    moved = true;
+                }
+            }
+        }
+        if !self.server_ended {
+            match pull(server, down, cx) {
+                Ok(Pulled::Bytes) => moved = true,
+                Ok(Pulled::Nothing) => {}
+                Ok(Pulled::End) | Err(_) => {
+                    self.server_ended = true;
+                    moved = true;
+                }
+            }
+        }
+        if self.client_ended && !self.server_told && up.outgoing().is_empty() {
+            // What the client has sent is with the target; it may finish it and then close.
+            match Pin::new(&mut *server).poll_shutdown(cx) {
+                Poll::Pending => {}
+                Poll::Ready(_) => self.server_told = true,
+            }
+        }
+        Ok(moved)
+    }
+
+    /// What is looked at once in a while.
+    fn look(&mut self, watch: &mut Watch) -> Result<(), End> {
+        let now = Instant::now();
+        let heard = self.opened.up.received();
+        let session = &mut self.opened.session;
+        if heard != watch.heard || !session.is_quiet() {
+            watch.heard = heard;
+            watch.last_heard = now;
+        }
+        if let Some(idle) = watch.idle
+            && session.is_idle()
+            && now.duration_since(watch.last_heard) >= idle
+        {
+            return Err(End::Idle { seconds: idle.as_secs() });
+        }
+        if now >= watch.recheck {
+            watch.recheck = now + watch.every;
+            let wall = session.pen.lane().producer().clock().wall_ns();
+            session.still_valid(&self.service.directory, wall).map_err(End::Identity)?;
+            session.pen.tick()?;
+            session.dirty = true;
+        }
+        Ok(())
+    }
+
+    /// Records the end, tells both sides, seals the session.
+    async fn finish(self, end: End) {
+        let Opened { mut client, mut server, up, mut down, mut session, cancel_key, cancel, slot } =
+            self.opened;
+        let reason = end.reason();
+        let running = !session.is_quiet();
+        let recorded = async {
+            session.conclude()?;
+            session.explain(&end)?;
+            session.pen.persist().await
+        };
+        if let Err(error) = recorded.await {
+            tracing::error!(event = "end_not_recorded", session = %session.pen.session(), error = %error, "the session is closed all the same");
+        }
+        if let End::Recording(error) = &end {
+            tracing::error!(event = "session_not_recorded", session = %session.pen.session(), error = %error, "closing both sides");
+        }
+        drop(cancel_key);
+        if !matches!(end, End::Client | End::Server) {
+            tracing::info!(event = "session_closed", session = %session.pen.session(), reason, end = ?end, "the gateway closed a session");
+        }
+        // The target must not go on with what nobody records any more.
+        if running && !matches!(end, End::Client | End::Server) {
+            cancel.cancel().await;
+        }
+        if matches!(end, End::Client | End::Server) || !session.at_boundary() {
+            if !matches!(end, End::Client) {
+                let _ = tokio::time::timeout(LAST_BYTES, poll_fn(|cx| poll_shutdown(&mut client, cx))).await;
+            }
+        } else if let Some((sqlstate, message, hint)) = end.farewell() {
+            let mut last = Vec::new();
+            backend::put_error(&mut last, "FATAL", sqlstate, &message, hint);
+            let left = async {
+                // What was recorded and passed belongs to the client, unless recording itself has failed.
+                while !down.outgoing().is_empty() && !matches!(end, End::Recording(_)) {
+                    let sent = poll_fn(|cx| Pin::new(&mut client).poll_write(cx, down.outgoing())).await?;
+                    down.sent(sent);
+                }
+                Ok::<bool, io::Error>(down.outgoing().is_empty())
+            };
+            if let Ok(Ok(true)) = tokio::time::timeout(LAST_BYTES, left).await {
+                client.farewell(&last).await;
+            }
+        }
+        let mut goodbye = Vec::new();
+        if up.outgoing().is_empty() && session.at_client_boundary() {
+            frontend::put_terminate(&mut goodbye);
+        }
+        let _ = tokio::time::timeout(LAST_BYTES, server.send(&goodbye)).await;
+        drop(server);
+        let as_count = |n: u64| i64::try_from(n).unwrap_or(i64::MAX);
+        session.pen.totals().bytes_in = as_count(up.received());
+        session.pen.totals().bytes_out = as_count(down.departed());
+        if let Err(error) = session.into_pen().close(reason).await {
+            tracing::error!(event = "session_not_sealed", error = %error, "the next start seals it as a crash");
+        }
+        drop(slot);
+    }
+}
+
+impl Watch {
+    /// When to look again.
+    fn next(&self) -> Instant {
+        let idle = self.idle.map(|idle| self.last_heard + idle.min(self.every));
+        let soon = Instant::now() + Duration::from_millis(10);
+        [idle, self.drain_until].into_iter().flatten().fold(self.recheck, Instant::min).max(soon)
+    }
+}
+
+enum Pulled {
+    Bytes,
+    Nothing,
+    End,
+}
+
+/// Writes what may leave; says whether anything did.
+fn push(
+    socket: &mut Socket,
+    pipe: &mut Pipe,
+    unflushed: &mut bool,
+    cx: &mut Context<'_>,
+) -> io::Result<bool> {
+    let mut moved = false;
+    while !pipe.outgoing().is_empty() {
+        match Pin::new(&mut *socket).poll_write(cx, pipe.outgoing()) {
+            Poll::Pending => break,
+            Poll::Ready(Ok(0)) => return Err(io::ErrorKind::WriteZero.into()),
+            Poll::Ready(Ok(n)) => {
+                pipe.sent(n);
+                moved = true;
+                *unflushed = socket.is_tls();
+            }
+            Poll::Ready(Err(error)) => return Err(error),
+        }
+    }
+    if *unflushed && Pin::new(socket).poll_flush(cx)?.is_ready() {
+        *unflushed = false;
+    }
+    Ok(moved)
+}
+
+/// Reads what fits.
+fn pull(socket: &mut Socket, pipe: &mut Pipe, cx: &mut Context<'_>) -> io::Result<Pulled> {
+    let Some(room) = pipe.room() else { return Ok(Pulled::Nothing) };
+    let mut buf = ReadBuf::new(room);
+    match Pin::new(socket).poll_read(cx, &mut buf) {
+        Poll::Pending => Ok(Pulled::Nothing),
+        Poll::Ready(Err(error)) => Err(error),
+        Poll::Ready(Ok(())) => match buf.filled().len() {
+            0 => Ok(Pulled::End),
+            n => {
+                pipe.filled(n);
+                Ok(Pulled::Bytes)
+            }
+        },
+    }
+}
+
+fn poll_shutdown(socket: &mut Socket, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+    Pin::new(socket).poll_shutdown(cx)
+}

@@ -1,0 +1,225 @@
+//! COPY: data counts, is digested and, with `rows = "clear"`, stored within the limits of results.
+//!
+//! The client may send data before the target has said that it reads any. Invariant: data that the target
+//! ignores (after an error, or outside a COPY) has an event all the same, which says `failed`.
+
+use std::collections::VecDeque;
+use std::rc::Rc;
+
+use bodycam_record::kinds::sql::SqlCopy;
+use bodycam_record::{ContentKind, Digest};
+
+use super::record::{Recorded, count};
+use super::session::Session;
+use crate::recording::{ContentWriter, RecordingError, Rows};
+
+const MARK_EVERY: i64 = 16 << 20;
+
+/// How the client ended its data.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum CopyEnd {
+    Done,
+    Failed,
+}
+
+/// Data of one COPY in one direction.
+struct Stream {
+    hasher: Box<blake3::Hasher>,
+    messages: i64,
+    bytes: i64,
+    stored: i64,
+    marked: i64,
+    content: Option<ContentWriter>,
+    full: bool,
+    started_ns: i64,
+}
+
+/// Data towards the target, oldest first.
+#[derive(Default)]
+pub(super) struct Copies {
+    streams: VecDeque<CopyIn>,
+}
+
+struct CopyIn {
+    stream: Stream,
+    /// The statement that reads it and the format, once the target has said so.
+    reader: Option<(Rc<Recorded>, i64)>,
+    end: Option<CopyEnd>,
+    /// Requests sent when the client ended it.
+    ended_at: u64,
+}
+
+/// Data towards the client.
+pub(super) struct CopyOut {
+    stream: Stream,
+    recorded: Rc<Recorded>,
+    format: i64,
+}
+
+impl Copies {
+    /// Whether nothing is being copied.
+    pub fn is_empty(&self) -> bool {
+        self.streams.is_empty()
+    }
+
+    /// Whether the target reads COPY data that the client has not ended.
+    pub fn client_copies(&self) -> bool {
+        self.streams.back().is_some_and(|c| c.reader.is_some() && c.end.is_none())
+    }
+
+    /// The client ended its data.
+    pub fn client_ended(&mut self, end: CopyEnd, sent: u64) {
+        if let Some(copy) = self.streams.back_mut().filter(|c| c.end.is_none()) {
+            copy.end = Some(end);
+            copy.ended_at = sent;
+        }
+    }
+}
+
+impl Session {
+    /// COPY data from the client; `messages` counts those that begin here.
+    pub(super) fn copy_in_data(&mut self, bytes: &[u8], messages: i64) -> Result<(), RecordingError> {
+        if self.copies.streams.back().is_none_or(|c| c.end.is_some()) {
+            self.open_copy_in(None);
+        }
+        let Some(mut copy) = self.copies.streams.pop_back() else { return Ok(()) };
+        let done = self.stream(&mut copy.stream, bytes, messages);
+        self.copies.streams.push_back(copy);
+        done
+    }
+
+    /// The target reads COPY data for the statement at the front.
+    pub(super) fn copy_in_started(&mut self, recorded: &Rc<Recorded>, format: i64) {
+        let waiting = self.copies.streams.iter_mut().find(|c| c.reader.is_none());
+        match waiting {
+            Some(copy) => copy.reader = Some((Rc::clone(recorded), format)),
+            None => self.open_copy_in(Some((Rc::clone(recorded), format))),
+        }
+        let reader = |c: &&CopyIn| c.reader.as_ref().is_some_and(|(r, _)| Rc::ptr_eq(r, recorded));
+        let ended = self.copies.streams.iter().find(reader).filter(|c| c.end.is_some()).map(|c| c.ended_at);
+        self.answers.copying(ended.unwrap_or(u64::MAX));
+    }
+
+    /// The target sends COPY data for the statement at the front.
+    pub(super) fn copy_out_started(&mut self, recorded: &Rc<Recorded>, format: i64) {
+        let stream = self.new_stream();
+        self.copy_out = Some(CopyOut { stream, recorded: Rc::clone(recorded), format });
+    }
+
+    /// COPY data from the target; false when none is expected.
+    pub(super) fn copy_out_data(&mut self, bytes: &[u8], messages: i64) -> Result<bool, RecordingError> {
+        let Some(mut copy) = self.copy_out.take() else { return Ok(false) };
+        let done = self.stream(&mut copy.stream, bytes, messages);
+        self.copy_out = Some(copy);
+        done.map(|()| true)
+    }
+
+    /// The statement `recorded` has ended: so has its COPY, if it had one. `failed` says that it ended in an
+    /// error. Gives whether there was a COPY in.
+    pub(super) fn copy_ended(
+        &mut self,
+        recorded: &Rc<Recorded>,
+        failed: bool,
+    ) -> Result<bool, RecordingError> {
+        let outcome = if failed { "failed" } else { "done" };
+        if let Some(out) = self.copy_out.take() {
+            let (bytes, digest) = (out.stream.bytes, Digest(*out.stream.hasher.finalize().as_bytes()));
+            self.current.bytes = bytes;
+            self.current.copied = (bytes > 0).then_some(digest);
+            self.current.rows = if out.format == 0 { out.stream.messages } else { 0 };
+            self.copy_event(out.stream, Some((&out.recorded, out.format)), "out", outcome)?;
+        }
+        let reader = |c: &CopyIn| c.reader.as_ref().is_some_and(|(r, _)| Rc::ptr_eq(r, recorded));
+        let Some(at) = self.copies.streams.iter().position(reader) else { return Ok(false) };
+        if let Some(copy) = self.copies.streams.remove(at) {
+            let reader = copy.reader.as_ref().map(|(r, f)| (&**r, *f));
+            self.copy_event(copy.stream, reader, "in", outcome)?;
+        }
+        Ok(true)
+    }
+
+    /// Nothing reads what is left, or the session is over: `outcome` says which.
+    pub(super) fn end_copies(&mut self, outcome: &str) -> Result<(), RecordingError> {
+        if let Some(out) = self.copy_out.take() {
+            self.copy_event(out.stream, Some((&out.recorded, out.format)), "out", outcome)?;
+        }
+        for copy in std::mem::take(&mut self.copies.streams) {
+            let reader = copy.reader.as_ref().map(|(r, f)| (&**r, *f));
+            self.copy_event(copy.stream, reader, "in", outcome)?;
+        }
+        Ok(())
+    }
+
+    fn open_copy_in(&mut self, reader: Option<(Rc<Recorded>, i64)>) {
+        let stream = self.new_stream();
+        self.copies.streams.push_back(CopyIn { stream, reader, end: None, ended_at: 0 });
+    }
+
+    fn new_stream(&self) -> Stream {
+        Stream {
+            hasher: Box::new(self.pen.key().hasher()),
+            messages: 0,
+            bytes: 0,
+            stored: 0,
+            marked: 0,
+            content: None,
+            full: self.recording.rows == Rows::Digest,
+            started_ns: self.pen.lane().producer().clock().mono_ns(),
+        }
+    }
+
+    fn stream(&mut self, stream: &mut Stream, bytes: &[u8], messages: i64) -> Result<(), RecordingError> {
+        stream.hasher.update(bytes);
+        stream.messages += messages;
+        stream.bytes += count(bytes.len());
+        if !stream.full {
+            let limit = |n: u64| i64::try_from(n).unwrap_or(i64::MAX);
+            let room = (limit(self.recording.max_bytes_per_result) - stream.stored)
+                .min(limit(self.recording.max_bytes_per_session) - self.stored_bytes);
+            let fitting = usize::try_from(room.max(0)).unwrap_or(usize::MAX);
+            let part = bytes.get(..fitting).unwrap_or(bytes);
+            stream.full = part.len() < bytes.len();
+            if !part.is_empty() {
+                let mut content = stream.content.take().unwrap_or_else(|| self.pen.content());
+                self.pen.put(&mut content, ContentKind::CopyData, part)?;
+                self.dirty = true;
+                stream.content = Some(content);
+                stream.stored += count(part.len());
+                self.stored_bytes += count(part.len());
+            }
+        }
+        if stream.bytes - stream.stored - stream.marked >= MARK_EVERY {
+            stream.marked = stream.bytes - stream.stored;
+            let digest = Digest(*stream.hasher.finalize().as_bytes());
+            self.mark(stream.bytes, digest)?;
+        }
+        Ok(())
+    }
+
+    fn copy_event(
+        &mut self,
+        stream: Stream,
+        reader: Option<(&Recorded, i64)>,
+        direction: &str,
+        outcome: &str,
+    ) -> Result<(), RecordingError> {
+        let now = self.pen.lane().producer().clock().mono_ns();
+        let statement = reader.map(|(r, _)| r);
+        let body = SqlCopy {
+            statement_no: statement.map_or(0, |r| r.statement_no),
+            direction: direction.to_owned(),
+            format: reader.map_or(0, |(_, format)| format),
+            messages: stream.messages,
+            bytes: stream.bytes,
+            outcome: if statement.is_some() { outcome } else { "failed" }.to_owned(),
+            data_digest: (stream.bytes > 0).then(|| Digest(*stream.hasher.finalize().as_bytes())),
+            bytes_stored: stream.stored,
+            main_relation: statement.and_then(|r| r.facts.main_relation.clone()),
+            fingerprint: statement.and_then(|r| r.facts.fingerprint),
+            duration_us: (now - stream.started_ns) / 1000,
+        };
+        self.pen.event(body.into(), statement.map(|r| r.seq), stream.content)?;
+        self.dirty = true;
+        Ok(())
+    }
+}

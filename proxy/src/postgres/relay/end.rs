@@ -1,0 +1,123 @@
+//! How a session ends, and what client and record are told about it.
+
+use bodycam_record::kinds::Body;
+use bodycam_record::kinds::control::{ControlDecision, ControlLimit};
+
+use crate::identity::Ended;
+use crate::postgres::codec::FrameError;
+use crate::recording::RecordingError;
+
+/// Why a session ends.
+#[derive(Debug)]
+pub(super) enum End {
+    /// The client left.
+    Client,
+    /// The target left.
+    Server,
+    /// A frame that cannot be.
+    Frame { from: &'static str, error: FrameError },
+    /// The target answered what nobody asked.
+    Accounting { what: String },
+    /// Something that cannot be recorded.
+    Refused { reason: &'static str, what: String },
+    /// The principal may not go on.
+    Identity(Ended),
+    /// The gateway stops.
+    Drain,
+    /// The client was silent for too long.
+    Idle { seconds: u64 },
+    /// More names than a session may have.
+    Names { limit: usize },
+    /// Nothing can be recorded any more.
+    Recording(RecordingError),
+    /// A large message could not be kept aside.
+    Spill(std::io::Error),
+}
+
+impl From<RecordingError> for End {
+    fn from(error: RecordingError) -> Self {
+        End::Recording(error)
+    }
+}
+
+impl End {
+    /// `reason` of `session.closed`.
+    pub fn reason(&self) -> &'static str {
+        match self {
+            End::Client => "client",
+            End::Server => "server",
+            End::Frame { .. } | End::Accounting { .. } | End::Refused { .. } => "protocol-violation",
+            End::Identity(Ended::Revoked) => "revoked",
+            End::Identity(Ended::Expired) => "expired",
+            End::Identity(_) => "ended",
+            End::Drain => "drain",
+            End::Idle { .. } => "timeout",
+            End::Names { .. } => "limit",
+            End::Recording(_) => "spool",
+            End::Spill(_) => "error",
+        }
+    }
+
+    /// SQLSTATE, message and hint for the client; none when there is nothing to say.
+    pub fn farewell(&self) -> Option<(&'static str, String, Option<&'static str>)> {
+        Some(match self {
+            End::Client | End::Server => return None,
+            End::Frame { from: "client", error } => ("08P01", format!("bodycam: {error}"), None),
+            End::Frame { error, .. } => {
+                ("08P01", format!("bodycam: the target broke the protocol: {error}"), None)
+            }
+            End::Accounting { .. } => ("08P01", "bodycam: the target answered out of order".to_owned(), None),
+            End::Refused { what, .. } => {
+                let hint = "bodycam refuses what it cannot record";
+                ("08P01", format!("bodycam: {what} is not supported"), Some(hint))
+            }
+            End::Identity(ended) => {
+                ("57P01", format!("bodycam: session closed: {ended}"), Some("ask who issued your token"))
+            }
+            End::Drain => ("57P01", "bodycam: the gateway is stopping".to_owned(), Some("connect again")),
+            End::Idle { seconds } => {
+                ("57P05", format!("bodycam: session closed after {seconds} s without a statement"), None)
+            }
+            End::Names { limit } => {
+                ("54000", format!("bodycam: more than {limit} prepared statements or portals"), None)
+            }
+            End::Recording(_) | End::Spill(_) => (
+                "58030",
+                "bodycam: this session cannot be recorded and is closed".to_owned(),
+                Some("the gateway's log says why"),
+            ),
+        })
+    }
+
+    /// The event that says why, and its explanation.
+    pub fn event(&self) -> Option<(Body, String)> {
+        let decision = |subject: &str, reason: &str, tag: Option<u8>| {
+            Body::from(ControlDecision {
+                subject: subject.to_owned(),
+                verdict: "deny".to_owned(),
+                reason: reason.to_owned(),
+                code: self.farewell().map(|(code, ..)| code.to_owned()).unwrap_or_default(),
+                message_type: tag.map(i64::from),
+            })
+        };
+        let limit = |name: &str, value: u64, observed: u64| {
+            let as_int = |n: u64| i64::try_from(n).unwrap_or(i64::MAX);
+            Body::from(ControlLimit {
+                limit_name: name.to_owned(),
+                limit_value: as_int(value),
+                observed: as_int(observed),
+                action: "closed".to_owned(),
+            })
+        };
+        Some(match self {
+            End::Client | End::Server | End::Drain | End::Recording(_) => return None,
+            End::Frame { error, .. } => (decision("message", error.reason(), error.tag()), error.to_string()),
+            End::Accounting { what } => (decision("message", "out-of-order", None), what.clone()),
+            End::Refused { reason, what } => (decision("message", reason, None), what.clone()),
+            End::Identity(ended) => (decision("session", self.reason(), None), ended.to_string()),
+            End::Idle { seconds } => (limit("idle", *seconds, *seconds), "no statement".to_owned()),
+            End::Names { limit: n } => (limit("names", *n as u64, *n as u64 + 1), "names".to_owned()),
+            End::Spill(error) => (decision("message", "spill", None), error.to_string()),
+        })
+    }
+}

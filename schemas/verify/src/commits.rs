@@ -1,0 +1,261 @@
+//! The commits of a lake, walked by name: which files are part of it, and whether any commit is missing,
+//! damaged, or does not follow on the one before it.
+
+use std::collections::{BTreeMap, BTreeSet, HashMap};
+use std::sync::Arc;
+
+use bodycam_lake::file::RowSum;
+use bodycam_lake::{Commit, FileEntry, LakeError, LedgerState, StreamEntry, StreamName, Table, layout};
+use bodycam_record::{Digest, SessionId};
+use bytes::Bytes;
+
+use crate::Files;
+use crate::fault::{Class, Fault};
+use crate::files::{DataFile, unreadable};
+use crate::trust::Trust;
+
+/// What the commits say.
+#[derive(Debug, Default)]
+pub struct Walk {
+    /// The files that are part of the lake, in the order of the hours that they hold.
+    pub files: Vec<DataFile>,
+    /// Number of events of every session that the newest commit calls open.
+    pub open: HashMap<SessionId, i64>,
+    /// Where the ledgers stand.
+    pub ledgers: Vec<LedgerState>,
+    /// Time of the newest commit of each producer's streams, Unix ns.
+    pub newest_ns: HashMap<String, i64>,
+    /// Streams.
+    pub streams: u64,
+    /// Commits.
+    pub commits: u64,
+    /// Keys that signed commits.
+    pub recorders: BTreeSet<Digest>,
+    /// What is wrong.
+    pub faults: Vec<Fault>,
+}
+
+/// Walks all commits. None when there is no lake.
+pub fn walk(files: &dyn Files, trust: Option<&Trust>) -> Option<Walk> {
+    let mut out = Walk::default();
+    let mut streams = streams(files, &mut out)?;
+    out.streams = streams.len() as u64;
+    // In this order, what a later stream holds covers all that an earlier one speaks of, even while a recorder
+    // writes: rows are committed before they are compacted, and events before the ledger that names them.
+    let rank = |s: &StreamName| match (s.as_str().contains('/'), s.lane()) {
+        (false, _) => 0,
+        (true, "ledger") => 1,
+        _ => 2,
+    };
+    streams.sort_by_key(|s| rank(&s.stream));
+    let mut commits = Vec::new();
+    for stream in &streams {
+        let walked = walk_stream(files, stream, trust, &mut out);
+        if let Some(ledger) = walked.iter().rev().find_map(|(_, c)| c.ledger.clone()) {
+            out.ledgers.push(ledger);
+        }
+        commits.extend(walked);
+    }
+    out.commits = commits.len() as u64;
+    // Compaction was read first and is applied last.
+    let (replacing, adding): (Vec<_>, Vec<_>) =
+        commits.into_iter().partition(|(_, c)| !c.replaces.is_empty());
+    let mut live: BTreeMap<String, DataFile> = BTreeMap::new();
+    for (path, commit) in adding.into_iter().chain(replacing) {
+        apply(&path, commit, &mut live, &mut out);
+    }
+    out.files = live.into_values().collect();
+    out.files.sort_by_cached_key(|f| order(&f.entry));
+    Some(out)
+}
+
+/// Files of one hour together, what is small in it first: sessions can then be settled hour by hour.
+fn order(entry: &FileEntry) -> (String, u8, String) {
+    let hour = entry.path.find("/dt=").and_then(|at| entry.path.get(at + 1..at + 20)).unwrap_or_default();
+    let rank = match entry.table.0 {
+        Table::Events(bodycam_record::Family::Session) => 0,
+        Table::Events(_) => 1,
+        _ => 2,
+    };
+    (hour.to_owned(), rank, entry.path.clone())
+}
+
+fn read(files: &dyn Files, path: &str, out: &mut Walk) -> Option<Bytes> {
+    files.read(path).unwrap_or_else(|why| {
+        out.faults.push(unreadable(path, &why));
+        None
+    })
+}
+
+fn streams(files: &dyn Files, out: &mut Walk) -> Option<Vec<StreamEntry>> {
+    let mut streams = Vec::new();
+    let listed = files.list("streams/");
+    let listed: BTreeSet<u64> = listed.iter().flatten().filter_map(|name| number(name)).collect();
+    let mut n = 0;
+    loop {
+        let path = layout::stream(n);
+        match read(files, &path, out) {
+            Some(bytes) => match StreamEntry::parse(&path, &bytes) {
+                Ok(entry) => streams.push(entry),
+                Err(error) => out.faults.push(object_fault(&path, &error)),
+            },
+            None => {
+                let Some(next) = listed.range(n.saturating_add(1)..).next() else { break };
+                let detail = format!("missing, though the list of streams goes on at {next}");
+                out.faults.push(Fault::new(Class::CommitGap, detail).at(&path));
+                n = *next;
+                continue;
+            }
+        }
+        n = n.saturating_add(1);
+    }
+    if n == 0 && out.faults.is_empty() {
+        return None;
+    }
+    unlisted(files, &streams, out);
+    Some(streams)
+}
+
+/// Commits of streams that the list of streams does not know.
+fn unlisted(files: &dyn Files, streams: &[StreamEntry], out: &mut Walk) {
+    let folder = |path: &str| path.rsplit_once('/').map(|(folder, _)| folder.to_owned());
+    let known: BTreeSet<String> =
+        streams.iter().filter_map(|s| folder(&layout::commit(&s.stream, s.generation, 0))).collect();
+    let names = files.list("commits/").unwrap_or_default();
+    let found: BTreeSet<String> = names.iter().filter(|n| number(n).is_some()).filter_map(|n| folder(n)).collect();
+    for stray in found.difference(&known) {
+        let detail = "commits of a stream that the list of streams does not know";
+        out.faults.push(Fault::new(Class::CommitGap, detail).at(stray));
+    }
+}
+
+/// The number in `<folder>/<number>.json`.
+fn number(path: &str) -> Option<u64> {
+    path.rsplit('/').next()?.strip_suffix(".json")?.parse().ok()
+}
+
+fn object_fault(path: &str, error: &LakeError) -> Fault {
+    let class =
+        if matches!(error, LakeError::Unsupported { .. }) { Class::Unsupported } else { Class::Commit };
+    let reason = match error {
+        LakeError::Damaged { reason, .. } => reason.clone(),
+        other => other.to_string(),
+    };
+    Fault::new(class, reason).at(path)
+}
+
+fn walk_stream(
+    files: &dyn Files,
+    stream: &StreamEntry,
+    trust: Option<&Trust>,
+    out: &mut Walk,
+) -> Vec<(Arc<str>, Commit)> {
+    let mut commits: Vec<(Arc<str>, Commit)> = Vec::new();
+    let StreamEntry { stream: name, generation, .. } = stream;
+    let mut position = stream.from;
+    let mut previous = Some(None);
+    loop {
+        let path = layout::commit(name, *generation, position);
+        let Some(bytes) = read(files, &path, out) else {
+            match later(files, name, *generation, position) {
+                Some(next) => {
+                    let detail = format!("missing; the stream goes on at position {next}");
+                    out.faults.push(Fault::new(Class::CommitGap, detail).at(&path));
+                    (position, previous) = (next, None);
+                    continue;
+                }
+                None => return commits,
+            }
+        };
+        let parsed = Commit::parse(&path, &bytes).or_else(|error| {
+            out.faults.push(object_fault(&path, &error));
+            // What a damaged commit says is still followed, so that more than its damage is found.
+            serde_json::from_slice::<Commit>(&bytes).map_err(|_| error)
+        });
+        let commit = match parsed {
+            Ok(commit) => commit,
+            Err(_) => match later(files, name, *generation, position) {
+                Some(next) => {
+                    (position, previous) = (next, None);
+                    continue;
+                }
+                None => return commits,
+            },
+        };
+        let mut wrong = |detail: &str| out.faults.push(Fault::new(Class::Commit, detail).at(&path));
+        if (&commit.stream, commit.generation, commit.from) != (name, *generation, position) {
+            wrong("it is of another stream or position than its name says");
+        }
+        if previous.is_some_and(|previous| previous != commit.previous) {
+            wrong("it does not name the commit before it");
+        }
+        if trust.is_some_and(|t| !t.recorders.is_empty() && !t.recorders.contains(&commit.recorder)) {
+            let detail = format!("signed with key {}, which is not pinned", commit.recorder);
+            out.faults.push(Fault::new(Class::CommitKey, detail).at(&path));
+        }
+        out.recorders.insert(commit.recorder);
+        let newest = out.newest_ns.entry(name.producer().to_owned()).or_insert(commit.created_ns);
+        *newest = commit.created_ns.max(*newest);
+        for session in &commit.sessions {
+            match session.open {
+                true => out.open.insert(session.session, session.next_seq),
+                false => out.open.remove(&session.session),
+            };
+        }
+        previous = Some(Some(commit.digest()));
+        let advanced = commit.to > position;
+        position = commit.to;
+        commits.push((path.into(), commit));
+        if !advanced {
+            return commits;
+        }
+    }
+}
+
+/// The first commit after `position`, when the store can list.
+fn later(files: &dyn Files, stream: &StreamName, generation: u64, position: u64) -> Option<u64> {
+    let path = layout::commit(stream, generation, position);
+    let folder = path.rsplit_once('/').map(|(folder, _)| format!("{folder}/"))?;
+    files.list(&folder)?.iter().filter_map(|name| number(name)).filter(|n| *n > position).min()
+}
+
+fn apply(path: &Arc<str>, commit: Commit, live: &mut BTreeMap<String, DataFile>, out: &mut Walk) {
+    let mut sums: BTreeMap<Table, [(u64, RowSum); 2]> = BTreeMap::new();
+    let mut count = |entry: &FileEntry, side: usize| {
+        let (Some(sum), both) = (entry.row_sum, sums.entry(entry.table.0).or_default()) else { return };
+        if let Some((rows, total)) = both.get_mut(side) {
+            *rows += entry.rows;
+            total.add(sum);
+        }
+    };
+    for replaced in &commit.replaces {
+        match live.remove(replaced) {
+            Some(file) => count(&file.entry, 0),
+            None => {
+                let detail = format!("it replaces {replaced}, which is not part of the lake");
+                out.faults.push(Fault::new(Class::Commit, detail).at(path));
+            }
+        }
+    }
+    for entry in &commit.files {
+        count(entry, 1);
+    }
+    if !commit.replaces.is_empty() {
+        for (table, [before, after]) in sums.iter().filter(|(_, [before, after])| before != after) {
+            let (table, before, after) = (table.name(), before.0, after.0);
+            let detail = format!(
+                "the rows of table {table} that it writes ({after}) are not those that it replaces ({before})"
+            );
+            out.faults.push(Fault::new(Class::Compaction, detail).at(path));
+        }
+    }
+    let committed_ns = commit.created_ns;
+    for entry in commit.files {
+        let known = entry.path.clone();
+        let file = DataFile { entry: Arc::new(entry), committed_ns, named_by: Arc::clone(path) };
+        if live.insert(known.clone(), file).is_some() {
+            let detail = format!("it adds {known}, which is part of the lake already");
+            out.faults.push(Fault::new(Class::Commit, detail).at(path));
+        }
+    }
+}

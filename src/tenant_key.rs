@@ -1,0 +1,28 @@
+//! The tenant key: where it lies, and how it is made.
+
+use std::fs;
+use std::io::ErrorKind;
+use std::path::Path;
+
+use anyhow::{Context, Result, bail};
+use bodycam_proxy::recording::load_or_create_key_file;
+use bodycam_record::TenantKey;
+use bodycam_record::ids::from_hex;
+
+/// The tenant key that `reference` names: `file:PATH` or `env:NAME`, 64 hex digits. With `create`, a missing
+/// file is made (mode 0600).
+pub fn load(reference: &str, create: bool) -> Result<TenantKey> {
+    let text = match reference.split_once(':') {
+        Some(("env", name)) => std::env::var(name)
+            .with_context(|| format!("tenant key: the environment variable {name} must hold 64 hex digits"))?,
+        Some(("file", path)) => match fs::read_to_string(path) {
+            Ok(text) => text,
+            Err(e) if e.kind() == ErrorKind::NotFound && create => {
+                return Ok(TenantKey::new(*load_or_create_key_file(Path::new(path))?));
+            }
+            Err(e) => return Err(e).with_context(|| format!("tenant key: cannot read {path}")),
+        },
+        _ => bail!("tenant key '{}': want file:PATH or env:NAME", bodycam_record::shown(reference)),
+    };
+    from_hex(text.trim()).map(TenantKey::new).context("tenant key: want 64 hex digits")
+}

@@ -1,0 +1,123 @@
+//! Gateway and recorder are killed (SIGKILL) at random moments under busy clients. Afterwards three logs must
+//! agree: what clients saw acknowledged, what the target table holds, what the lake holds.
+//!
+//! `BODYCAM_CRASH_SEED` repeats a run, `BODYCAM_CRASH_KILLS` makes it longer.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::time::Duration;
+
+use crate::support::stack::{Process, Stack};
+
+const CLIENTS: u64 = 8;
+
+/// SplitMix64 (Steele, Lea, Flood 2014): small, seedable, good enough to choose moments.
+struct Random(u64);
+
+impl Random {
+    fn below(&mut self, n: u64) -> u64 {
+        self.0 = self.0.wrapping_add(0x9e37_79b9_7f4a_7c15);
+        let mut z = self.0;
+        z = (z ^ (z >> 30)).wrapping_mul(0xbf58_476d_1ce4_e5b9);
+        z = (z ^ (z >> 27)).wrapping_mul(0x94d0_49bb_1331_11eb);
+        (z ^ (z >> 31)) % n
+    }
+}
+
+fn setting(name: &str, default: u64) -> u64 {
+    std::env::var(name).ok().map_or(default, |v| v.parse().unwrap())
+}
+
+/// Inserts nonces until told to stop, reconnecting whenever the gateway is gone; gives those acknowledged.
+async fn client(client: u64, port: u16, token: String, stop: Arc<AtomicBool>) -> Vec<i64> {
+    let (mut acknowledged, mut n) = (Vec::new(), 0);
+    while !stop.load(Ordering::SeqCst) {
+        let mut config = tokio_postgres::Config::new();
+        config.host("127.0.0.1").port(port).user("robot").password(&token).dbname("app");
+        config.connect_timeout(Duration::from_secs(2));
+        let Ok((session, connection)) = config.connect(tokio_postgres::NoTls).await else {
+            tokio::time::sleep(Duration::from_millis(50)).await;
+            continue;
+        };
+        let driver = tokio::spawn(connection);
+        while !stop.load(Ordering::SeqCst) {
+            n += 1;
+            let nonce = i64::try_from(client * 1_000_000_000 + n).unwrap();
+            let sent = session.execute("INSERT INTO nonces VALUES ($1)", &[&nonce]).await;
+            match sent {
+                Ok(_) => acknowledged.push(nonce),
+                Err(_) => break,
+            }
+        }
+        driver.abort();
+    }
+    acknowledged
+}
+
+#[test]
+fn after_kills_of_gateway_and_recorder_clients_table_and_lake_agree() {
+    let seed = setting("BODYCAM_CRASH_SEED", u64::from(std::process::id()));
+    let kills = setting("BODYCAM_CRASH_KILLS", 20);
+    eprintln!("crash test: BODYCAM_CRASH_SEED={seed} BODYCAM_CRASH_KILLS={kills}");
+    let mut random = Random(seed);
+    let stack = Stack::new("");
+    stack.cluster.run("app", "CREATE TABLE nonces (nonce bigint); GRANT ALL ON nonces TO app").unwrap();
+    let token = stack.token("robot");
+    let mut running: BTreeMap<&str, Process> =
+        ["gateway", "recorder"].into_iter().map(|part| (part, stack.start(part))).collect();
+
+    let runtime = tokio::runtime::Builder::new_multi_thread().worker_threads(2).enable_all().build().unwrap();
+    let stop = Arc::new(AtomicBool::new(false));
+    let clients: Vec<_> = (0..CLIENTS)
+        .map(|n| runtime.spawn(client(n, stack.postgres.port(), token.clone(), Arc::clone(&stop))))
+        .collect();
+    for _ in 0..kills {
+        std::thread::sleep(Duration::from_millis(150 + random.below(700)));
+        let part = if random.below(2) == 0 { "gateway" } else { "recorder" };
+        running.remove(part).unwrap().kill();
+        std::thread::sleep(Duration::from_millis(random.below(300)));
+        running.insert(part, stack.start(part));
+    }
+    std::thread::sleep(Duration::from_millis(500));
+    stop.store(true, Ordering::SeqCst);
+    let acknowledged: BTreeSet<i64> =
+        runtime.block_on(async { let mut all = BTreeSet::new(); for c in clients { all.extend(c.await.unwrap()); } all });
+    assert!(running.remove("gateway").unwrap().terminate().success(), "{}", stack.log("gateway"));
+    assert!(running.remove("recorder").unwrap().terminate().success(), "{}", stack.log("recorder"));
+
+    let table: BTreeSet<i64> = runtime.block_on(async {
+        let mut config = tokio_postgres::Config::new();
+        config.host("127.0.0.1").port(stack.cluster.port()).user("postgres").password("superuser-password").dbname("app");
+        let (session, connection) = config.connect(tokio_postgres::NoTls).await.unwrap();
+        tokio::spawn(connection);
+        let rows = session.query("SELECT nonce FROM nonces", &[]).await.unwrap();
+        rows.iter().map(|r| r.get(0)).collect()
+    });
+    let recorded = recorded_nonces(&stack);
+    assert!(acknowledged.len() > 100, "only {} statements were acknowledged", acknowledged.len());
+    let lost: Vec<_> = acknowledged.difference(&table).collect();
+    assert!(lost.is_empty(), "seed {seed}: acknowledged but not in the table: {lost:?}");
+    let unrecorded: Vec<_> = table.difference(&recorded).collect();
+    assert!(unrecorded.is_empty(), "seed {seed}: in the table but not in the lake: {unrecorded:?}");
+
+    let (code, report) = stack.verify();
+    assert_eq!(code, 3, "seed {seed}: crashes are declared, nothing is tampered: {report:#}");
+    let twice = stack.run(&["query", "SELECT count(*) - count(DISTINCT encode(hash, 'hex')) FROM events", "--format", "csv"]);
+    assert_eq!(String::from_utf8(twice.stdout).unwrap().lines().nth(1), Some("0"), "an event stands twice in the lake");
+}
+
+/// The nonces in the binds of all recorded statements.
+fn recorded_nonces(stack: &Stack) -> BTreeSet<i64> {
+    let sessions = stack.run(&["sessions", "ls", "--format", "json", "--limit", "100000"]);
+    let sessions: serde_json::Value = serde_json::from_slice(&sessions.stdout).unwrap();
+    let mut nonces = BTreeSet::new();
+    for session in sessions["items"].as_array().unwrap() {
+        let id = session["session"].as_str().unwrap();
+        let replay = stack.run(&["replay", id, "--format", "text"]);
+        for line in String::from_utf8(replay.stdout).unwrap().lines().filter(|l| l.contains("INSERT INTO nonces")) {
+            nonces.extend(line.split(|c: char| !c.is_ascii_digit()).filter_map(|w| w.parse::<i64>().ok()).filter(|n| *n > 0));
+        }
+    }
+    nonces
+}

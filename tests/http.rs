@@ -1,0 +1,5 @@
+//! Egress over HTTP: requests, tunnels, and the clients that people use.
+
+mod clients;
+mod requests;
+mod tunnels;

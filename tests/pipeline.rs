@@ -1,0 +1,140 @@
+//! One query from the wire to proof, with the real binary: psql → gateway → spool → lake → query, replay,
+//! verify; then a cell is altered and named.
+
+use std::time::Duration;
+
+use crate::support::stack::{Stack, python};
+
+fn count(stack: &Stack, sql: &str) -> i64 {
+    let output = stack.run(&["query", sql, "--format", "csv"]);
+    assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
+    String::from_utf8(output.stdout).unwrap().lines().nth(1).unwrap().parse().unwrap()
+}
+
+#[test]
+fn a_psql_session_is_recorded_stored_verified_and_replayed_and_an_altered_cell_is_named() {
+    let stack = Stack::new("");
+    let up = stack.start("up");
+    let token = stack.token("robot");
+    let made = stack.psql("robot", &token, "CREATE TABLE people (id int, name text); INSERT INTO people VALUES (1, 'Ada'), (2, 'Bo')");
+    assert!(made.status.success(), "{}", String::from_utf8_lossy(&made.stderr));
+    let read = stack.psql("robot", &token, "SELECT name FROM people WHERE id = 2");
+    assert_eq!(String::from_utf8(read.stdout).unwrap().trim(), "Bo");
+
+    stack.wait_for("the sessions' seals in the lake", Duration::from_secs(20), || {
+        count(&stack, "SELECT count(*) FROM sessions WHERE state = 'sealed'") == 2
+    });
+    assert_eq!(count(&stack, "SELECT count(*) FROM statements WHERE main_relation = 'public.people' AND has_predicate"), 1);
+    assert_eq!(count(&stack, "SELECT sum(rows) FROM results WHERE statement_kind = 'select'"), 1);
+
+    let sessions = stack.run(&["sessions", "ls", "--format", "json"]);
+    let sessions: serde_json::Value = serde_json::from_slice(&sessions.stdout).unwrap();
+    assert_eq!(sessions["total"], 2);
+    let replayed: String = sessions["items"]
+        .as_array()
+        .unwrap()
+        .iter()
+        .map(|s| {
+            let id = s["session"].as_str().unwrap();
+            String::from_utf8(stack.run(&["replay", id, "--format", "text"]).stdout).unwrap()
+        })
+        .collect();
+    let replayed = replayed.split_whitespace().collect::<Vec<_>>().join(" ");
+    for wanted in ["SELECT name FROM people WHERE id = 2", "Bo", "robot"] {
+        assert!(replayed.contains(wanted), "no '{wanted}' in:\n{replayed}");
+    }
+
+    assert!(up.terminate().success(), "{}", stack.log("up"));
+    let (code, report) = stack.verify();
+    assert_eq!(code, 4, "consistent, not anchored: {report:#}");
+
+    // One cell of one row, re-encoded as a valid file by somebody who can write the lake but has no key.
+    let altered = python()
+        .args(["-c", ALTER, stack.path("lake").to_str().unwrap()])
+        .output()
+        .unwrap();
+    assert!(altered.status.success(), "{}", String::from_utf8_lossy(&altered.stderr));
+    let named: Vec<String> = String::from_utf8(altered.stdout).unwrap().split_whitespace().map(str::to_owned).collect();
+    let [session, seq] = named.as_slice() else { panic!("{named:?}") };
+    let (code, report) = stack.verify();
+    assert_eq!(code, 2, "{report:#}");
+    let text = report.to_string();
+    assert!(text.contains(session) && text.contains(&format!("\"seq\":{seq}")), "{session} {seq}: {report:#}");
+}
+
+/// Changes the row count of one recorded result; prints session and seq of the event.
+const ALTER: &str = r#"
+import pathlib, sys, uuid
+import pyarrow as pa, pyarrow.parquet as pq
+for path in sorted(pathlib.Path(sys.argv[1]).glob("tables/sql/**/*.parquet")):
+    table = pq.read_table(path)
+    rows = table.column("rows").to_pylist()
+    hit = [i for i, r in enumerate(rows) if r == 1]
+    if hit:
+        rows[hit[0]] = 1000
+        at = table.schema.get_field_index("rows")
+        changed = table.set_column(at, table.schema.field(at), pa.array(rows, table.schema.field(at).type))
+        pq.write_table(changed, path, compression="zstd")
+        print(uuid.UUID(bytes=table.column("session_id")[hit[0]].as_py()), table.column("seq")[hit[0]].as_py())
+        break
+"#;
+
+#[test]
+fn sigterm_seals_every_session_and_commits_everything() {
+    let stack = Stack::new("");
+    let up = stack.start("up");
+    let token = stack.token("ada");
+    let mut idle = std::process::Command::new("psql")
+        .args(["-X", "-h", "127.0.0.1", "-U", "ada", "-d", "app", "-p", &stack.postgres.port().to_string()])
+        .args(["-c", "SELECT pg_sleep(60)"])
+        .env("PGPASSWORD", &token)
+        .stdout(std::process::Stdio::null())
+        .stderr(std::process::Stdio::null())
+        .spawn()
+        .unwrap();
+    stack.wait_for("the session", Duration::from_secs(20), || {
+        count(&stack, "SELECT count(*) FROM sessions") == 1
+    });
+    assert!(up.terminate().success(), "{}", stack.log("up"));
+    idle.wait().unwrap();
+    assert_eq!(count(&stack, "SELECT count(*) FROM sessions WHERE state = 'sealed'"), 1);
+    assert_eq!(count(&stack, "SELECT count(*) FROM ledger WHERE kind_name = 'ledger.stop'"), 1);
+    assert_eq!(stack.verify().0, 4);
+}
+
+#[test]
+fn a_revoked_token_logs_nobody_in_and_the_lake_holds_no_secret() {
+    let stack = Stack::new("");
+    let up = stack.start("up");
+    let token = stack.token("ada");
+    assert!(stack.psql("ada", &token, "SELECT 'canary-9f3e77'").status.success());
+    let listed = String::from_utf8(stack.run(&["token", "ls"]).stdout).unwrap();
+    assert!(!listed.contains(&token));
+    let id = listed.lines().nth(1).unwrap().split_whitespace().next().unwrap().to_owned();
+    assert!(stack.run(&["token", "revoke", &id]).status.success());
+    // Changes of the state store are read within half a second.
+    std::thread::sleep(Duration::from_secs(1));
+    let refused = stack.psql("ada", &token, "SELECT 1");
+    assert!(!refused.status.success());
+    let message = String::from_utf8_lossy(&refused.stderr).into_owned();
+    assert!(message.contains("FATAL"), "{message}");
+    assert!(up.terminate().success());
+    for name in ["lake", "spool", "state.db"] {
+        let hit = std::process::Command::new("grep")
+            .args(["-r", "-a", "-l", "-e", &token, "-e", "app-password", "-e", "canary-9f3e77"])
+            .arg(stack.path(name))
+            .output()
+            .unwrap();
+        assert_eq!(String::from_utf8_lossy(&hit.stdout), "", "secrets in clear");
+    }
+}
+
+#[test]
+fn a_second_gateway_on_the_same_spool_is_refused() {
+    let stack = Stack::new("");
+    let _gateway = stack.start("gateway");
+    let second = stack.run(&["gateway"]);
+    assert_eq!(second.status.code(), Some(2));
+    let message = String::from_utf8_lossy(&second.stderr).into_owned();
+    assert!(message.contains("in use by another gateway") || message.contains("cannot listen"), "{message}");
+}

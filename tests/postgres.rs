@@ -1,0 +1,6 @@
+//! The gateway before real PostgreSQL servers, with real clients.
+
+mod clients;
+mod large;
+mod recording;
+mod sessions;

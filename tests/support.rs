@@ -1,0 +1,10 @@
+//! Servers on free ports, and the real binary in front of them.
+
+#[path = "../src/demo/cluster.rs"]
+pub mod cluster;
+pub mod egress;
+pub mod stack;
+pub mod web;
+pub mod gateway;
+pub mod postgres;
+pub mod wire;
