@@ -129,10 +129,10 @@ pub(crate) async fn evaluate(
     let frame = context.execute_logical_plan(plan).await.map_err(failed)?;
     let mut hits = Vec::new();
     for batch in frame.collect().await.map_err(failed)? {
-        hits.extend(decode(&rule.rule, &batch).map_err(|reason| RuleError {
-            id: rule.rule.id.to_string(),
-            reason,
-        })?);
+        hits.extend(
+            decode(&rule.rule, &batch)
+                .map_err(|reason| RuleError { id: rule.rule.id.to_string(), reason })?,
+        );
     }
     hits.sort();
     let asked = |hit: &&Hit| (batch.from_ns..batch.to_ns).contains(&hit.window_start_ns);
@@ -144,10 +144,16 @@ pub(crate) async fn evaluate(
         );
         return Err(RuleError { id: rule.rule.id.to_string(), reason }.into());
     }
-    if let Some([a, _]) = hits.array_windows().find(|[a, b]| (a.window_start_ns, &a.entity) == (b.window_start_ns, &b.entity)) {
+    if let Some([a, _]) =
+        hits.array_windows().find(|[a, b]| (a.window_start_ns, &a.entity) == (b.window_start_ns, &b.entity))
+    {
         let reason = format!(
             "its query gave two rows for one entity ({}): group by the entity columns",
-            a.entity.iter().map(|v| bodycam_record::shown(v.as_deref().unwrap_or("NULL"))).collect::<Vec<_>>().join(", ")
+            a.entity
+                .iter()
+                .map(|v| bodycam_record::shown(v.as_deref().unwrap_or("NULL")))
+                .collect::<Vec<_>>()
+                .join(", ")
         );
         return Err(RuleError { id: rule.rule.id.to_string(), reason }.into());
     }
@@ -214,7 +220,8 @@ pub(super) fn scope(
 }
 
 fn texts(columns: Vec<(&str, ArrayRef)>) -> Result<Arc<MemTable>, AnalyzerError> {
-    let fields: Vec<Field> = columns.iter().map(|(name, _)| Field::new(*name, DataType::Utf8, false)).collect();
+    let fields: Vec<Field> =
+        columns.iter().map(|(name, _)| Field::new(*name, DataType::Utf8, false)).collect();
     let schema = Arc::new(Schema::new(fields));
     let arrays = columns.into_iter().map(|(_, array)| array).collect();
     let table = RecordBatch::try_new(schema.clone(), arrays)
@@ -241,8 +248,7 @@ fn decode(rule: &Rule, batch: &RecordBatch) -> Result<Vec<Hit>, String> {
     let wrong = |name: &str| format!("column {name} has another type than when the rule was checked");
     let integer = |name: &str| cast(column(name)?, &DataType::Int64).map_err(|e| e.to_string());
     let starts = column("window_start")?;
-    let starts =
-        starts.as_primitive_opt::<TimestampNanosecondType>().ok_or_else(|| wrong("window_start"))?;
+    let starts = starts.as_primitive_opt::<TimestampNanosecondType>().ok_or_else(|| wrong("window_start"))?;
     let (measure, threshold) = (integer("measure")?, integer("threshold")?);
     let whole = |array: &ArrayRef, row: usize| {
         array.as_primitive_opt::<Int64Type>().filter(|a| a.is_valid(row)).map(|a| a.value(row))
@@ -255,7 +261,10 @@ fn decode(rule: &Rule, batch: &RecordBatch) -> Result<Vec<Hit>, String> {
     }
     for name in ["principal_ref", "target", "severity"] {
         if let Some(array) = batch.column_by_name(name) {
-            named.insert(name.to_owned(), ArrayFormatter::try_new(array, &options).map_err(|e| e.to_string())?);
+            named.insert(
+                name.to_owned(),
+                ArrayFormatter::try_new(array, &options).map_err(|e| e.to_string())?,
+            );
         }
     }
     let evidence = column("evidence")?.as_list_opt::<i32>().ok_or_else(|| wrong("evidence"))?;

@@ -86,20 +86,21 @@ impl Remove {
 
     fn join(&mut self, operator: &mut JoinOperator) {
         match operator {
-            JoinOperator::Join(c) | JoinOperator::Inner(c) | JoinOperator::Left(c) | JoinOperator::LeftOuter(c) => {
-                match c {
-                    JoinConstraint::On(expr) => self.condition(expr),
-                    JoinConstraint::Using(columns) => {
-                        for at in 0..columns.len() {
-                            if self.is_next(format!("USING {}", columns[at])) {
-                                columns.remove(at);
-                                break;
-                            }
+            JoinOperator::Join(c)
+            | JoinOperator::Inner(c)
+            | JoinOperator::Left(c)
+            | JoinOperator::LeftOuter(c) => match c {
+                JoinConstraint::On(expr) => self.condition(expr),
+                JoinConstraint::Using(columns) => {
+                    for at in 0..columns.len() {
+                        if self.is_next(format!("USING {}", columns[at])) {
+                            columns.remove(at);
+                            break;
                         }
                     }
-                    _ => {}
                 }
-            }
+                _ => {}
+            },
             other => panic!("the rules use no {other:?}"),
         }
     }
