@@ -19,6 +19,7 @@ mod evaluate;
 pub mod fixtures;
 mod lint;
 
+pub(crate) use evaluate::{Batch, evaluate};
 pub use evaluate::{Hit, Sensitive};
 pub use fixtures::Fixture;
 

@@ -13,7 +13,9 @@ use arrow::util::display::{ArrayFormatter, FormatOptions};
 use bodycam_lake::columns::findings::FindingRow;
 use bodycam_record::rule::{ParamValue, Rule, RuleError, Severity, finding_id};
 use bodycam_record::{Id16, SessionId};
-use datafusion::datasource::MemTable;
+use datafusion::common::DFSchema;
+use datafusion::datasource::{MemTable, TableProvider, ViewTable};
+use datafusion::logical_expr::{EmptyRelation, LogicalPlan};
 use datafusion::sql::parser::Statement;
 use datafusion::sql::sqlparser::ast::{Statement as SqlStatement, With};
 
@@ -114,15 +116,14 @@ pub(crate) async fn evaluate(
     for (name, statement) in steps {
         let plan = guard::plan(&context, statement, &what).await?;
         let frame = context.execute_logical_plan(plan).await.map_err(failed)?;
-        let schema = Arc::new(frame.schema().as_arrow().clone());
+        let schema = frame.schema().clone();
         let batches = frame.collect().await.map_err(failed)?;
         let bytes = batches.iter().map(RecordBatch::get_array_memory_size).sum::<usize>();
         left = left.checked_sub(bytes).ok_or_else(|| AnalyzerError::OutOfMemory {
             limit,
             reason: format!("{what}, WITH {}", bodycam_record::shown(&name)),
         })?;
-        let table = MemTable::try_new(schema, vec![batches]).map_err(failed)?;
-        scope.add_step(&name, Arc::new(table));
+        scope.add_step(&name, step(schema, batches).map_err(failed)?);
     }
     let plan = guard::plan(&context, last, &what).await?;
     let frame = context.execute_logical_plan(plan).await.map_err(failed)?;
@@ -157,6 +158,17 @@ pub(crate) async fn evaluate(
         return Err(RuleError { id: rule.rule.id.to_string(), reason }.into());
     }
     Ok(hits)
+}
+
+/// The result of a step as a table. An empty one is a plan that says so: whatever depends on it alone is then
+/// left out.
+fn step(schema: DFSchema, batches: Vec<RecordBatch>) -> datafusion::common::Result<Arc<dyn TableProvider>> {
+    if batches.iter().all(|batch| batch.num_rows() == 0) {
+        let schema = Arc::new(schema.strip_qualifiers());
+        let nothing = LogicalPlan::EmptyRelation(EmptyRelation { produce_one_row: false, schema });
+        return Ok(Arc::new(ViewTable::new(nothing, None)));
+    }
+    Ok(Arc::new(MemTable::try_new(Arc::new(schema.as_arrow().clone()), vec![batches])?))
 }
 
 /// The queries of a statement's WITH clause, in order, and what is left of it. Each is evaluated once and kept:

@@ -22,8 +22,8 @@ use crate::error::AnalyzerError;
 
 /// Memory for one fixture.
 const MEMORY: usize = 256 << 20;
-/// Most windows of a fixture that are evaluated one by one as well.
-const SINGLE_WINDOWS: i64 = 48;
+/// Windows at the end of a fixture that are evaluated one by one as well, beside those with findings.
+const SINGLE_WINDOWS: i64 = 3;
 
 /// Events, and what a rule must find in them.
 #[derive(Debug, Clone, Deserialize)]
