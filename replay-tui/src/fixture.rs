@@ -202,7 +202,6 @@ impl Recording {
             relations_read: tables.iter().map(|t| (*t).into()).collect(),
             relations_written: vec![],
             output_columns: vec![],
-            functions: vec![],
             has_predicate: true,
             limit_rows: None,
             offset_rows: None,

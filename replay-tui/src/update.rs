@@ -8,7 +8,7 @@ use crate::commands::{Args, Meaning};
 use crate::key::Key;
 use crate::layout::{layout, list_height};
 use crate::matcher::Matcher;
-use crate::source::{EvidenceBySeq, SessionItem};
+use crate::source::{EvidenceBySeq, SessionItem, attach};
 use crate::text::SESSIONS_ONLY;
 
 pub mod evidence;
@@ -39,8 +39,7 @@ pub fn update(state: &mut State, msg: Msg) -> Vec<Cmd> {
             state.sessions.loading = false;
             state.sessions.truncated = truncated;
             state.sessions.all = Arc::new(sessions);
-            refresh_open(state);
-            show_sessions(state)
+            with_findings(state)
         }
         Msg::SessionsShown { generation, shown } if generation == state.sessions.generation => {
             lists::sessions_shown(state, shown);
@@ -78,7 +77,7 @@ pub fn update(state: &mut State, msg: Msg) -> Vec<Cmd> {
             state.findings.all = Arc::new(findings);
             lists::show_findings(state);
             add_evidence(state);
-            Vec::new()
+            with_findings(state)
         }
         Msg::Failed { generation, error } => {
             if generation == state.sessions.generation {
@@ -150,6 +149,17 @@ pub(crate) fn scan_on(state: &mut State) -> Option<Cmd> {
         ticker: session.ticker,
         chain: Box::new(session.chain.clone()),
     })
+}
+
+/// Puts the findings beside the sessions, and has them filtered and ordered anew.
+fn with_findings(state: &mut State) -> Vec<Cmd> {
+    let findings = state.findings.all.clone();
+    attach(Arc::make_mut(&mut state.sessions.all).as_mut_slice(), &findings);
+    if let Some(session) = &mut state.session {
+        attach(std::slice::from_mut(&mut session.item), &findings);
+    }
+    refresh_open(state);
+    show_sessions(state)
 }
 
 /// Takes over the newer row of the open session.
