@@ -38,17 +38,7 @@ pub struct LakeArg {
 /// Every subcommand.
 #[derive(Debug, Subcommand)]
 pub enum Command {
-    /// Show the whole pipeline on a throw-away PostgreSQL and a small local internet
-    #[command(after_help = "Example:\n  bodycam demo --dir /tmp/bodycam-demo")]
-    Demo {
-        /// Where to put the demonstration's files; a new temporary directory without it.
-        #[arg(long)]
-        dir: Option<PathBuf>,
-        /// Do not offer the replay at the end.
-        #[arg(long)]
-        no_replay: bool,
-    },
-    /// Run gateway, recorder and scheduled detection in one process
+    /// Run gateway and recorder in one process
     #[command(after_help = "Example:\n  bodycam up --config bodycam.toml")]
     Up(ConfigArg),
     /// Run only the gateway; events wait in the spool
@@ -57,9 +47,6 @@ pub enum Command {
     /// Run only the recorder: from the spool to the lake
     #[command(after_help = "Example:\n  bodycam recorder --config bodycam.toml")]
     Recorder(ConfigArg),
-    /// Hunt exfiltration in the lake
-    #[command(subcommand)]
-    Detect(Detect),
     /// Ask the lake in SQL (read-only)
     #[command(
         after_help = "Tables: sessions events statements results copies messages http control gaps ledger findings templates content\n\nExample:\n  bodycam query --lake lake \"SELECT target, count(*) FROM sessions GROUP BY 1\""
@@ -82,20 +69,18 @@ pub enum Command {
         #[command(flatten)]
         lake: LakeArg,
     },
-    /// Replay recorded sessions: a terminal UI, or text with `--format`
-    #[command(
-        after_help = "Examples:\n  bodycam replay --lake lake\n  bodycam replay --lake lake 019a… --format text --from +1:30"
-    )]
+    /// Replay a recorded session as text
+    #[command(after_help = "Example:\n  bodycam replay 019a3f2c --lake lake --at +1:30")]
     Replay {
-        /// The session to open; the list of sessions without it.
-        session: Option<bodycam_record::SessionId>,
-        /// Print instead of opening the terminal UI.
-        #[arg(long, value_enum)]
-        format: Option<ReplayFormat>,
-        /// Start here: `+MM:SS` or `#SEQ`.
-        #[arg(long, alias = "from")]
+        /// The session: its id, or the beginning of it.
+        session: String,
+        /// How to print.
+        #[arg(long, value_enum, default_value_t)]
+        format: ReplayFormat,
+        /// Start here: `+12:31`, `14:02:11`, `#812` or `50%`.
+        #[arg(long)]
         at: Option<String>,
-        /// Stop here: `+MM:SS` or `#SEQ`.
+        /// Stop here, included.
         #[arg(long)]
         to: Option<String>,
         #[command(flatten)]
@@ -133,12 +118,6 @@ pub enum Command {
         #[command(flatten)]
         lake: LakeArg,
     },
-    /// Print the keys of the replay
-    #[command(after_help = "Example:\n  bodycam keys")]
-    Keys,
-    /// Check the set-up, and list target sessions that did not come through the gateway
-    #[command(after_help = "Example:\n  bodycam doctor --config bodycam.toml")]
-    Doctor(ConfigArg),
     /// Check or explain the configuration
     #[command(subcommand)]
     Config(ConfigCommand),
@@ -164,46 +143,13 @@ pub enum ListFormat {
 }
 
 /// How `replay` prints.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, ValueEnum)]
 pub enum ReplayFormat {
+    /// For people.
+    #[default]
     Text,
+    /// One event a line.
     Jsonl,
-}
-
-/// `detect …`
-#[derive(Debug, Subcommand)]
-pub enum Detect {
-    /// Judge every window that is due, once
-    #[command(after_help = "Example:\n  bodycam detect run --lake lake")]
-    Run {
-        /// Print findings as JSON lines.
-        #[arg(long)]
-        json: bool,
-        #[command(flatten)]
-        lake: LakeArg,
-    },
-    /// Judge windows as they become due, until stopped
-    #[command(after_help = "Example:\n  bodycam detect watch --lake lake --json")]
-    Watch {
-        /// Print findings as JSON lines.
-        #[arg(long)]
-        json: bool,
-        #[command(flatten)]
-        lake: LakeArg,
-    },
-    /// Run the fixtures of the rules
-    #[command(after_help = "Example:\n  bodycam detect test rules/")]
-    Test {
-        /// A directory of rules with fixtures; the built-in ones without it.
-        dir: Option<PathBuf>,
-    },
-    /// List the rules
-    #[command(after_help = "Example:\n  bodycam detect ls")]
-    Ls {
-        /// A directory of further rules.
-        #[arg(long)]
-        rules: Option<PathBuf>,
-    },
 }
 
 /// `sessions …`
@@ -227,8 +173,8 @@ pub enum Sessions {
     /// Show one session: who, what, how much, chain
     #[command(after_help = "Example:\n  bodycam sessions show 019a… --lake lake")]
     Show {
-        /// The session.
-        session: bodycam_record::SessionId,
+        /// The session: its id, or the beginning of it.
+        session: String,
         /// How to print.
         #[arg(long, value_enum, default_value_t)]
         format: ListFormat,
@@ -243,22 +189,34 @@ pub enum Events {
     /// List the events of a session
     #[command(after_help = "Example:\n  bodycam events ls 019a… --lake lake --format jsonl")]
     Ls {
-        /// The session.
-        session: bodycam_record::SessionId,
+        /// The session: its id, or the beginning of it.
+        session: String,
         /// Keep what this filter matches.
         #[arg(long, short)]
         filter: Option<String>,
         /// How to print.
         #[arg(long, value_enum, default_value_t)]
         format: ListFormat,
+        /// Most rows.
+        #[arg(long, default_value_t = 100_000)]
+        limit: usize,
         #[command(flatten)]
         lake: LakeArg,
     },
-    /// Search the events of all sessions
-    #[command(after_help = "Example:\n  bodycam events grep 'table:customers rows>100' --lake lake")]
+    /// Search the texts of events: statements, URLs, errors, hosts, relations
+    #[command(after_help = "Example:\n  bodycam events grep customers -f 'rows>100' --lake lake")]
     Grep {
-        /// The filter.
-        filter: String,
+        /// The text, without regard to case.
+        pattern: String,
+        /// Whether the pattern is a regular expression.
+        #[arg(long)]
+        regex: bool,
+        /// Keep what this filter matches.
+        #[arg(long, short)]
+        filter: Option<String>,
+        /// Only in this session.
+        #[arg(long)]
+        session: Option<String>,
         /// How to print.
         #[arg(long, value_enum, default_value_t)]
         format: ListFormat,
@@ -276,9 +234,15 @@ pub enum Findings {
     /// List findings, newest first
     #[command(after_help = "Example:\n  bodycam findings ls --lake lake --format json")]
     Ls {
+        /// Keep what this filter matches.
+        #[arg(long, short)]
+        filter: Option<String>,
         /// How to print.
         #[arg(long, value_enum, default_value_t)]
         format: ListFormat,
+        /// Most rows.
+        #[arg(long, default_value_t = 1000)]
+        limit: usize,
         #[command(flatten)]
         lake: LakeArg,
     },

@@ -8,9 +8,6 @@ use bodycam_record::TenantKey;
 use crate::cli::{Cli, Command, ConfigArg, ConfigCommand, LakeArg};
 use crate::config::Config;
 
-mod demo;
-mod detect;
-mod doctor;
 mod query;
 mod replay;
 mod service;
@@ -20,11 +17,9 @@ mod verify;
 /// Runs the command; the exit code is the command's verdict.
 pub fn run(cli: Cli) -> Result<ExitCode> {
     match cli.command {
-        Command::Demo { dir, no_replay } => demo::run(dir, no_replay),
         Command::Up(arg) => service::run(&load(&arg)?, service::Parts::ALL),
         Command::Gateway(arg) => service::run(&load(&arg)?, service::Parts::GATEWAY),
         Command::Recorder(arg) => service::run(&load(&arg)?, service::Parts::RECORDER),
-        Command::Detect(command) => detect::run(command),
         Command::Query { sql, format, output, timeout, memory, lake } => {
             query::run(&sql, format, output, timeout, memory, &lake)
         }
@@ -35,8 +30,6 @@ pub fn run(cli: Cli) -> Result<ExitCode> {
         Command::Principals(arg) => token::principals(&load(&arg)?),
         Command::Token(command) => token::run(command),
         Command::Verify { json, as_of, trust, lake } => verify::run(json, as_of, trust, &lake),
-        Command::Keys => replay::keys(),
-        Command::Doctor(arg) => doctor::run(&arg),
         Command::Config(ConfigCommand::Check(arg)) => {
             load(&arg)?;
             println!("{}: usable", arg.config.display());

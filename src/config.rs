@@ -4,7 +4,6 @@
 use std::path::{Path, PathBuf};
 
 use anyhow::{Context, Result, bail};
-use bodycam_analyzer::DetectConfig;
 use bodycam_bus::SpoolConfig;
 use bodycam_proxy::admin::AdminConfig;
 use bodycam_proxy::gateway::GatewayConfig;
@@ -13,6 +12,7 @@ use bodycam_proxy::identity::PrincipalConfig;
 use bodycam_proxy::postgres::{PostgresConfig, TargetConfig};
 use bodycam_proxy::recording::RecordingConfig;
 use bodycam_recorder::RecorderConfig;
+pub use bodycam_replay_tui::config::ReplayConfig;
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
@@ -49,8 +49,8 @@ pub struct Config {
     pub lake: LakeConfig,
     /// From the spool to the lake.
     pub recorder: RecorderConfig,
-    /// Scheduled detection.
-    pub detect: DetectConfig,
+    /// How recordings are shown.
+    pub replay: ReplayConfig,
     /// Health and metrics.
     pub admin: AdminConfig,
 }
@@ -144,7 +144,6 @@ impl Config {
             http.check(&self.principals)?;
         }
         self.recorder.check()?;
-        self.detect.check()?;
         Ok(())
     }
 

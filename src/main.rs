@@ -3,7 +3,6 @@
 mod cli;
 mod commands;
 mod config;
-mod demo;
 mod tenant_key;
 
 use std::process::ExitCode;

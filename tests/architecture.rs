@@ -17,8 +17,14 @@ const ARROWS: &[(&str, &[&str])] = &[
     (
         "bodycam",
         &[
-            "bodycam-record", "bodycam-bus", "bodycam-lake", "bodycam-verify", "bodycam-proxy", "bodycam-recorder",
-            "bodycam-analyzer", "bodycam-replay-tui",
+            "bodycam-record",
+            "bodycam-bus",
+            "bodycam-lake",
+            "bodycam-verify",
+            "bodycam-proxy",
+            "bodycam-recorder",
+            "bodycam-analyzer",
+            "bodycam-replay-tui",
         ],
     ),
 ];
@@ -45,7 +51,10 @@ fn dependencies() -> BTreeMap<String, BTreeSet<String>> {
         .iter()
         .map(|p| {
             let names = p["dependencies"].as_array().unwrap().iter().filter(normal);
-            (p["name"].as_str().unwrap().to_owned(), names.map(|d| d["name"].as_str().unwrap().to_owned()).collect())
+            (
+                p["name"].as_str().unwrap().to_owned(),
+                names.map(|d| d["name"].as_str().unwrap().to_owned()).collect(),
+            )
         })
         .collect()
 }
@@ -54,10 +63,16 @@ fn dependencies() -> BTreeMap<String, BTreeSet<String>> {
 fn crates_depend_only_along_the_arrows() {
     let found = dependencies();
     let allowed: BTreeMap<_, _> = ARROWS.iter().copied().collect();
-    assert_eq!(found.keys().map(String::as_str).collect::<Vec<_>>(), allowed.keys().copied().collect::<Vec<_>>());
+    assert_eq!(
+        found.keys().map(String::as_str).collect::<Vec<_>>(),
+        allowed.keys().copied().collect::<Vec<_>>()
+    );
     for (name, dependencies) in &found {
         for dependency in dependencies.iter().filter(|d| d.starts_with("bodycam")) {
-            assert!(allowed[name.as_str()].contains(&dependency.as_str()), "{name} must not depend on {dependency}");
+            assert!(
+                allowed[name.as_str()].contains(&dependency.as_str()),
+                "{name} must not depend on {dependency}"
+            );
         }
     }
 }
@@ -66,7 +81,10 @@ fn crates_depend_only_along_the_arrows() {
 fn heavy_dependencies_stay_in_one_crate() {
     for (name, dependencies) in dependencies() {
         for (dependency, owner) in EXCLUSIVE {
-            assert!(!dependencies.contains(*dependency) || name == *owner, "{name} must not name {dependency}");
+            assert!(
+                !dependencies.contains(*dependency) || name == *owner,
+                "{name} must not name {dependency}"
+            );
         }
     }
 }
@@ -74,7 +92,18 @@ fn heavy_dependencies_stay_in_one_crate() {
 #[test]
 fn the_verifier_links_no_runtime_and_no_object_store() {
     let output = Command::new(env!("CARGO"))
-        .args(["tree", "--offline", "-e", "normal", "-p", "bodycam-verify", "--prefix", "none", "--format", "{p}"])
+        .args([
+            "tree",
+            "--offline",
+            "-e",
+            "normal",
+            "-p",
+            "bodycam-verify",
+            "--prefix",
+            "none",
+            "--format",
+            "{p}",
+        ])
         .current_dir(env!("CARGO_MANIFEST_DIR"))
         .output()
         .unwrap();

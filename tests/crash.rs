@@ -112,8 +112,8 @@ fn recorded_nonces(stack: &Stack) -> BTreeSet<i64> {
     let sessions = stack.run(&["sessions", "ls", "--format", "json", "--limit", "100000"]);
     let sessions: serde_json::Value = serde_json::from_slice(&sessions.stdout).unwrap();
     let mut nonces = BTreeSet::new();
-    for session in sessions["sessions"].as_array().unwrap() {
-        let id = session["session"].as_str().or(session["session_id"].as_str()).unwrap();
+    for session in sessions["items"].as_array().unwrap() {
+        let id = session["session"].as_str().unwrap();
         let replay = stack.run(&["replay", id, "--format", "text"]);
         for line in String::from_utf8(replay.stdout).unwrap().lines().filter(|l| l.contains("INSERT INTO nonces")) {
             nonces.extend(line.split(|c: char| !c.is_ascii_digit()).filter_map(|w| w.parse::<i64>().ok()).filter(|n| *n > 0));

@@ -1,6 +1,18 @@
 //! Everything that needs more than one crate, or a real server, in one test binary.
 
+// clippy exempts only `#[test]` functions; here everything is a test.
+#![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic, clippy::indexing_slicing)]
+
 mod architecture;
+mod crash;
+mod facts;
 mod http;
-mod support;
+mod pipeline;
 mod postgres;
+mod support;
+mod tamper;
+
+/// Every bypass that anyone thought of.
+mod attack {
+    mod http_egress;
+}

@@ -5,7 +5,7 @@
 //! and nothing is spilled, so clear content never reaches a disk.
 
 use std::collections::BTreeMap;
-use std::sync::Arc;
+use std::sync::{Arc, PoisonError};
 
 use arrow::array::RecordBatch;
 use bodycam_lake::{FileEntry, Store, Table, View};
@@ -30,7 +30,7 @@ mod functions;
 mod pool;
 mod pushdown;
 
-pub use catalog::tables;
+pub use catalog::{Bounds, tables};
 pub(crate) use pool::{Job, spawn};
 
 pub(crate) use catalog::{HOURLY_DESTINATIONS, HOURLY_PULLS, families_of, timestamp};
@@ -54,13 +54,16 @@ pub struct Engine {
 pub struct Scope {
     schema: LakeSchema,
     memory_bytes: usize,
+    window_ns: Option<i64>,
 }
 
 impl Engine {
     /// An engine that reads from `store`.
     pub fn new(store: &Store) -> Result<Self, AnalyzerError> {
         let engine = Self::without_store()?;
-        engine.runtime.register_object_store(ObjectStoreUrl::local_filesystem().as_ref(), store.object_store());
+        engine
+            .runtime
+            .register_object_store(ObjectStoreUrl::local_filesystem().as_ref(), store.object_store());
         Ok(engine)
     }
 
@@ -112,6 +115,9 @@ impl Engine {
         if let Some(tenant) = &scope.schema.tenant {
             functions::pseudonyms(tenant).into_iter().for_each(|f| context.register_udf(f));
         }
+        if let Some(window_ns) = scope.window_ns {
+            context.register_udf(functions::window_of(window_ns));
+        }
         Ok(context)
     }
 }
@@ -128,13 +134,24 @@ impl Scope {
     }
 
     fn of(rows: Rows, memory_bytes: usize) -> Self {
-        let schema = LakeSchema { rows, bounds: None, tenant: None, extra: BTreeMap::new() };
-        Self { schema, memory_bytes }
+        let schema = LakeSchema { rows, bounds: None, tenant: None, extra: BTreeMap::new(), steps: Arc::default() };
+        Self { schema, memory_bytes, window_ns: None }
     }
 
-    /// Only events with a time in `[from_ns, to_ns)`.
-    pub fn between(mut self, from_ns: i64, to_ns: i64) -> Self {
-        self.schema.bounds = Some((from_ns, to_ns));
+    /// Most memory that a query may use.
+    pub(crate) fn memory_bytes(&self) -> usize {
+        self.memory_bytes
+    }
+
+    /// Only what lies in `bounds`.
+    pub fn within(mut self, bounds: Bounds) -> Self {
+        self.schema.bounds = Some(bounds);
+        self
+    }
+
+    /// With the function `window_of` for windows of this length.
+    pub fn with_window(mut self, window_ns: i64) -> Self {
+        self.window_ns = Some(window_ns);
         self
     }
 
@@ -142,6 +159,12 @@ impl Scope {
     pub fn with_tenant(mut self, tenant: Option<TenantKey>) -> Self {
         self.schema.tenant = tenant;
         self
+    }
+
+    /// Adds the result of a step: contexts of this scope see it from now on.
+    pub(crate) fn add_step(&self, name: &str, table: Arc<dyn TableProvider>) {
+        let mut steps = self.schema.steps.write().unwrap_or_else(PoisonError::into_inner);
+        steps.insert(name.to_owned(), table);
     }
 
     /// With one more table, or one in the place of a table of the lake.

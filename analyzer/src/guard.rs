@@ -91,7 +91,10 @@ fn is_operator(token: &Token) -> bool {
         Token::Word(word) => {
             let keyword = word.value.to_ascii_uppercase();
             word.quote_style.is_none()
-                && matches!(keyword.as_str(), "AND" | "OR" | "NOT" | "LIKE" | "ILIKE" | "IS" | "UNION" | "EXCEPT" | "INTERSECT")
+                && matches!(
+                    keyword.as_str(),
+                    "AND" | "OR" | "NOT" | "LIKE" | "ILIKE" | "IS" | "UNION" | "EXCEPT" | "INTERSECT"
+                )
         }
         Token::Number(..)
         | Token::SingleQuotedString(_)
@@ -114,14 +117,18 @@ fn check(statement: &Statement) -> Result<(), AnalyzerError> {
             Statement::Statement(inner) if matches!(**inner, SqlStatement::Query(_)) => check_sql(inner),
             _ => Err(AnalyzerError::Refused("EXPLAIN works on queries only".to_owned())),
         },
-        Statement::CreateExternalTable(_) | Statement::CopyTo(_) | Statement::Reset(_) => Err(not_a_query(statement)),
+        Statement::CreateExternalTable(_) | Statement::CopyTo(_) | Statement::Reset(_) => {
+            Err(not_a_query(statement))
+        }
     }
 }
 
 fn check_sql(statement: &SqlStatement) -> Result<(), AnalyzerError> {
     match statement {
         SqlStatement::Query(_) => {}
-        SqlStatement::ShowTables { .. } | SqlStatement::ShowColumns { .. } | SqlStatement::ExplainTable { .. } => {
+        SqlStatement::ShowTables { .. }
+        | SqlStatement::ShowColumns { .. }
+        | SqlStatement::ExplainTable { .. } => {
             return Ok(());
         }
         _ => return Err(not_a_query(statement)),
@@ -162,7 +169,9 @@ impl Visitor for OnlyReads {
             _ => false,
         };
         match (writes, query.locks.is_empty()) {
-            (true, _) => ControlFlow::Break("a query may not write (INTO, INSERT, UPDATE, DELETE, MERGE)".into()),
+            (true, _) => {
+                ControlFlow::Break("a query may not write (INTO, INSERT, UPDATE, DELETE, MERGE)".into())
+            }
             (_, false) => ControlFlow::Break("a query may not lock rows".into()),
             _ => ControlFlow::Continue(()),
         }
@@ -170,7 +179,9 @@ impl Visitor for OnlyReads {
 
     fn pre_visit_table_factor(&mut self, factor: &TableFactor) -> ControlFlow<String> {
         let function = match factor {
-            TableFactor::Table { name, args: Some(_), .. } | TableFactor::Function { name, .. } => name.to_string(),
+            TableFactor::Table { name, args: Some(_), .. } | TableFactor::Function { name, .. } => {
+                name.to_string()
+            }
             TableFactor::TableFunction { expr, .. } => expr.to_string(),
             TableFactor::Table { name, args: None, .. } => {
                 let parts = || name.0.iter().filter_map(|part| part.as_ident());
@@ -219,7 +230,10 @@ mod tests {
         for (sql, rows) in [
             ("SELECT 1", 1),
             ("select count(*) from sessions;", 1),
-            ("WITH a AS (SELECT seq FROM events) SELECT * FROM a WHERE seq IN (SELECT seq FROM statements)", 0),
+            (
+                "WITH a AS (SELECT seq FROM events) SELECT * FROM a WHERE seq IN (SELECT seq FROM statements)",
+                0,
+            ),
             ("VALUES (1), (2)", 2),
             ("SELECT * FROM generate_series(1, 3)", 3),
             ("SELECT unnest([1, 2])", 2),
@@ -251,7 +265,10 @@ mod tests {
             ("CREATE TABLE t AS SELECT 1", "CREATE is not a query"),
             ("CREATE VIEW v AS SELECT 1", "CREATE is not a query"),
             ("CREATE EXTERNAL TABLE t STORED AS CSV LOCATION '/etc/passwd'", "CREATE is not a query"),
-            ("CREATE UNBOUNDED EXTERNAL TABLE t STORED AS PARQUET LOCATION 's3://b/x'", "CREATE is not a query"),
+            (
+                "CREATE UNBOUNDED EXTERNAL TABLE t STORED AS PARQUET LOCATION 's3://b/x'",
+                "CREATE is not a query",
+            ),
             ("CREATE FUNCTION f() RETURNS INT RETURN 1", "CREATE is not a query"),
             ("CREATE SCHEMA s", "CREATE is not a query"),
             ("CREATE DATABASE d", "CREATE is not a query"),
@@ -326,7 +343,8 @@ mod tests {
     async fn the_longest_chain_that_is_let_through_does_not_exhaust_the_stack() {
         let chain = format!("SELECT {}1", "1+".repeat(MAX_OPERATORS - 1));
         assert_eq!(attempt(&chain).await.unwrap(), 1);
-        let ors = format!("SELECT seq FROM events WHERE {}seq = 1", "seq = 2 OR ".repeat(MAX_OPERATORS / 2 - 1));
+        let ors =
+            format!("SELECT seq FROM events WHERE {}seq = 1", "seq = 2 OR ".repeat(MAX_OPERATORS / 2 - 1));
         assert_eq!(attempt(&ors).await.unwrap(), 0);
         let unions = format!("SELECT 1 {}", "UNION ALL SELECT 1 ".repeat(MAX_OPERATORS));
         assert!(attempt(&unions).await.is_ok_and(|rows| rows == MAX_OPERATORS + 1));

@@ -3,5 +3,7 @@
 pub mod engine;
 pub mod error;
 mod guard;
+pub mod query;
+pub mod rules;
 
 pub use error::AnalyzerError;

@@ -20,7 +20,7 @@ use tokio::sync::mpsc;
 use crate::engine::{Engine, Scope, is_out_of_memory, spawn};
 use crate::error::AnalyzerError;
 use crate::guard;
-use crate::windows::Windows;
+use bodycam_lake::Windows;
 
 mod output;
 mod progress;

@@ -133,7 +133,14 @@ impl Gateway {
             .name("accept".to_owned())
             .spawn(move || accept_loop(bound, &targets, &heart, draining, limit))
             .map_err(|source| GatewayError::Start { what: "the accept thread", source })?;
-        Ok(Self { producer, cores, accept: Some(accept), addresses, drain, drain_seconds: config.drain_seconds })
+        Ok(Self {
+            producer,
+            cores,
+            accept: Some(accept),
+            addresses,
+            drain,
+            drain_seconds: config.drain_seconds,
+        })
     }
 
     /// The addresses listened on, in the order of the listeners.

@@ -6,6 +6,7 @@
 
 use std::collections::{BTreeMap, HashMap};
 use std::net::{IpAddr, Ipv4Addr, SocketAddr};
+use std::path::PathBuf;
 use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
 use std::time::Duration;
 
@@ -14,6 +15,7 @@ use serde::{Deserialize, Serialize};
 use thiserror::Error;
 use tokio::net::TcpStream;
 use tokio::sync::watch;
+use tokio_rustls::TlsAcceptor;
 
 use crate::identity::{Directory, PrincipalConfig};
 use crate::recording::Lane;
@@ -23,6 +25,7 @@ pub mod codec;
 pub mod hosts;
 mod inspect;
 mod relay;
+mod tls;
 pub mod upstream;
 
 use codec::authority::Host;
@@ -40,8 +43,11 @@ pub struct HttpConfig {
     pub name: String,
     /// Addresses of names that the system's resolver does not know, or must not be asked for. They are judged like resolved ones.
     pub hosts: BTreeMap<String, Vec<IpAddr>>,
-    /// Connections that may be open at the same time, over all principals.
-    pub max_connections: usize,
+    /// Encryption of the client's side: clients then name the proxy with `https://`. Without it they connect in clear.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub tls: Option<TlsConfig>,
+    /// Whether a token in clear is taken from an address that is not loopback: for networks that nobody else can listen on.
+    pub allow_cleartext: bool,
     /// Sessions that one principal may have open at the same time, unless the roster says otherwise.
     pub max_sessions_per_principal: u32,
     /// Bytes of a request or response head.
@@ -65,7 +71,7 @@ pub struct HttpConfig {
     /// Seconds for connecting to a target.
     pub connect_seconds: u64,
     /// Seconds between two looks at whether a session's principal is still valid, at most 60.
-    pub check_seconds: u64,
+    pub recheck_seconds: u64,
 }
 
 impl Default for HttpConfig {
@@ -74,11 +80,12 @@ impl Default for HttpConfig {
             listen: SocketAddr::new(IpAddr::V4(Ipv4Addr::LOCALHOST), 3128),
             name: "egress".to_owned(),
             hosts: BTreeMap::new(),
-            max_connections: 8192,
+            tls: None,
+            allow_cleartext: false,
             max_sessions_per_principal: 256,
-            max_head_bytes: 64 << 10,
-            max_head_fields: 128,
-            max_url_bytes: 16 << 10,
+            max_head_bytes: Limits::default().bytes,
+            max_head_fields: Limits::default().fields,
+            max_url_bytes: Limits::default().url,
             head_seconds: 10,
             idle_seconds: 120,
             stall_seconds: 60,
@@ -86,9 +93,19 @@ impl Default for HttpConfig {
             tunnel_idle_seconds: 900,
             resolve_seconds: 5,
             connect_seconds: 10,
-            check_seconds: 60,
+            recheck_seconds: 60,
         }
     }
+}
+
+/// Encryption of the client's side.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+#[serde(deny_unknown_fields)]
+pub struct TlsConfig {
+    /// File with the certificate chain (PEM).
+    pub cert: PathBuf,
+    /// File with the private key (PEM).
+    pub key: PathBuf,
 }
 
 /// A setting that cannot be meant.
@@ -126,6 +143,7 @@ pub struct Service {
     slots: SessionSlots,
     dialer: Dialer,
     drain: Duration,
+    tls: Option<TlsAcceptor>,
     counters: Counters,
     open: AtomicUsize,
 }
@@ -151,7 +169,6 @@ impl HttpConfig {
             return fault("name", "must be 1 to 63 of the characters A-Z a-z 0-9 . _ -".to_owned());
         }
         for (setting, value) in [
-            ("max_connections", self.max_connections),
             ("max_sessions_per_principal", self.max_sessions_per_principal as usize),
             ("max_head_fields", self.max_head_fields),
         ] {
@@ -180,11 +197,15 @@ impl HttpConfig {
             ("tunnel_idle_seconds", self.tunnel_idle_seconds, 86_400),
             ("resolve_seconds", self.resolve_seconds, 300),
             ("connect_seconds", self.connect_seconds, 300),
-            ("check_seconds", self.check_seconds, 60),
+            ("recheck_seconds", self.recheck_seconds, 60),
         ] {
             if !(1..=most).contains(&value) {
                 return fault(setting, format!("{value} is not between 1 and {most}"));
             }
+        }
+        if !self.listen.ip().is_loopback() && self.tls.is_none() && !self.allow_cleartext {
+            let problem = "tokens would travel in clear: set tls, or allow_cleartext = true on a network that nobody else can listen on";
+            return fault("listen", problem.to_owned());
         }
         self.known_hosts().map(|_| ())
     }
@@ -218,7 +239,7 @@ impl HttpConfig {
 
 impl Service {
     /// A forward proxy. `own` are the addresses that this process listens on, whatever the protocol: no client
-    /// reaches them through it. `drain` is how long requests and tunnels may go on when the gateway stops.
+    /// reaches them through it. `drain` is how long the gateway waits for sessions when it stops.
     pub fn new(
         config: HttpConfig,
         directory: Directory,
@@ -231,7 +252,10 @@ impl Service {
         let connect = Duration::from_secs(config.connect_seconds);
         let dialer = Dialer::new(config.known_hosts()?, own, resolve, connect);
         let (counters, open) = (Counters::default(), AtomicUsize::new(0));
-        Ok(Self { config, directory, slots, dialer, drain, counters, open })
+        // What goes on until then is cut and recorded in the last second, before the gateway drops it.
+        let drain = drain.saturating_sub(Duration::from_secs(1)).max(drain / 2);
+        let tls = config.tls.as_ref().map(tls::acceptor).transpose()?;
+        Ok(Self { config, directory, slots, dialer, drain, tls, counters, open })
     }
 
     /// The settings.
@@ -244,9 +268,36 @@ impl Service {
         &self.counters
     }
 
-    /// Connections open now.
-    pub fn open_connections(&self) -> usize {
-        self.open.load(Ordering::Relaxed)
+    /// The text that Prometheus scrapes.
+    pub fn prometheus(&self) -> String {
+        use std::fmt::Write as _;
+        let c = &self.counters;
+        let load = |counter: &AtomicU64| counter.load(Ordering::Relaxed);
+        let open = self.open.load(Ordering::Relaxed) as u64;
+        let mut out = String::new();
+        for (name, kind, help, rows) in [
+            ("connections_total", "counter", "Connections accepted.", &[("", load(&c.connections))][..]),
+            ("connections_open", "gauge", "Connections open now.", &[("", open)]),
+            ("refused_total", "counter", "Connections refused before a session.", &[("", load(&c.refused))]),
+            (
+                "requests_total",
+                "counter",
+                "Requests and tunnels.",
+                &[("{verdict=\"allow\"}", load(&c.allowed)), ("{verdict=\"deny\"}", load(&c.denied))],
+            ),
+            (
+                "bytes_total",
+                "counter",
+                "Bytes from and to clients, of sessions that are over.",
+                &[("{direction=\"in\"}", load(&c.bytes_in)), ("{direction=\"out\"}", load(&c.bytes_out))],
+            ),
+        ] {
+            let _ = writeln!(out, "# HELP bodycam_http_{name} {help}\n# TYPE bodycam_http_{name} {kind}");
+            for (labels, value) in rows {
+                let _ = writeln!(out, "bodycam_http_{name}{labels} {value}");
+            }
+        }
+        out
     }
 
     /// Serves one connection to its end. `drain` turns true when the gateway stops.
@@ -258,26 +309,24 @@ impl Service {
         drain: watch::Receiver<bool>,
     ) {
         self.counters.connections.fetch_add(1, Ordering::Relaxed);
-        let place = Place::take(self);
-        relay::serve(self, stream, peer, lane, drain, place.open <= self.config.max_connections).await;
+        let _place = Place::take(self);
+        relay::serve(self, stream, peer, lane, drain).await;
     }
 }
 
 /// A connection's place in the count.
-struct Place<'a> {
-    service: &'a Service,
-    open: usize,
-}
+struct Place<'a>(&'a Service);
 
 impl<'a> Place<'a> {
     fn take(service: &'a Service) -> Self {
-        Self { service, open: service.open.fetch_add(1, Ordering::Relaxed) + 1 }
+        service.open.fetch_add(1, Ordering::Relaxed);
+        Self(service)
     }
 }
 
 impl Drop for Place<'_> {
     fn drop(&mut self) {
-        self.service.open.fetch_sub(1, Ordering::Relaxed);
+        self.0.open.fetch_sub(1, Ordering::Relaxed);
     }
 }
 
@@ -299,10 +348,11 @@ mod tests {
         for (text, setting) in [
             ("name = \"\"", "name"),
             ("name = \"a b\"", "name"),
-            ("max_connections = 0", "max_connections"),
+            ("max_head_fields = 0", "max_head_fields"),
+            ("listen = \"0.0.0.0:3128\"", "listen"),
             ("max_head_bytes = 10", "max_head_bytes"),
             ("max_head_bytes = 1024", "max_url_bytes"),
-            ("check_seconds = 61", "check_seconds"),
+            ("recheck_seconds = 61", "recheck_seconds"),
             ("idle_seconds = 0", "idle_seconds"),
             ("hosts.\"10.0.0.1\" = [\"10.0.0.1\"]", "hosts"),
             ("hosts.\"a.example\" = []", "hosts"),

@@ -3,6 +3,7 @@
 //! Invariant: nothing moves on before the event that says so is in the spool, and what cannot be recorded is
 //! refused (`recording`).
 
+pub mod admin;
 pub mod clock;
 pub mod correlation;
 pub mod gateway;

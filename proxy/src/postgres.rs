@@ -86,7 +86,17 @@ impl Service {
         let inspector = Inspector::new(config.inspect.clone(), tenant).map_err(ServiceError::Inspect)?;
         let catalogs = Catalogs::new(Duration::from_secs(config.inspect.catalog_refresh_seconds));
         let cancel_keys = CancelKeys::default();
-        Ok(Self { config, recording, targets, directory, inspector, catalogs, slots, cancel_keys, client_tls })
+        Ok(Self {
+            config,
+            recording,
+            targets,
+            directory,
+            inspector,
+            catalogs,
+            slots,
+            cancel_keys,
+            client_tls,
+        })
     }
 
     /// Serves one connection to its end. `drain` turns true when the gateway stops.
@@ -112,7 +122,8 @@ impl Tls {
             .map_err(|e| read("certificate", &files.cert, &e))?;
         let first = chain.first().ok_or_else(|| read("certificate", &files.cert, &"there is none in it"))?;
         let end_point = tls_server_end_point(first);
-        let key = PrivateKeyDer::from_pem_file(&files.key).map_err(|e| read("private key", &files.key, &e))?;
+        let key =
+            PrivateKeyDer::from_pem_file(&files.key).map_err(|e| read("private key", &files.key, &e))?;
         let provider = Arc::new(rustls::crypto::ring::default_provider());
         let mut config = ServerConfig::builder_with_provider(provider)
             .with_safe_default_protocol_versions()

@@ -219,6 +219,8 @@ mod tests {
         }
         let Body::LedgerSeal(seal) = ledger[2].decode_body().unwrap() else { panic!("SEAL") };
         assert_eq!((seal.count, seal.head), (events.len() as i64, events.last().unwrap().hash));
+        let times = (events[0].envelope.ts_wall_ns, events.last().unwrap().envelope.ts_wall_ns);
+        assert_eq!((seal.first_ts_ns, seal.last_ts_ns), times);
     }
 
     #[tokio::test(flavor = "current_thread")]

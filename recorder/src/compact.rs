@@ -32,6 +32,9 @@ const AT_ONCE: u64 = 64 << 20;
 /// So many files of like size are merged even while more arrive.
 const FAN_IN: usize = 8;
 
+/// Age from which a file that no commit names counts as left behind by a killed writer.
+const LEFTOVER_AGE: Duration = Duration::from_secs(24 * 3600);
+
 /// Merges small files.
 pub struct Compactor {
     store: Store,
@@ -39,6 +42,8 @@ pub struct Compactor {
     every: Duration,
     grace: Duration,
     metrics: Arc<Metrics>,
+    /// The lake as the last turn left it.
+    lake: Option<Lake>,
     /// When each folder was last seen to change, and the number of small files in it then.
     quiet: HashMap<String, (usize, Instant)>,
     /// Files that are not what their commit says.
@@ -64,10 +69,30 @@ impl Compactor {
             every: Duration::from_secs(config.compact_seconds),
             grace: Duration::from_secs(config.compact_grace_seconds),
             metrics,
+            lake: None,
             quiet: HashMap::new(),
             damaged: Vec::new(),
             n: 0,
         }
+    }
+
+    /// Deletes data files that no commit ever named: what killed writers left behind. Gives their number.
+    pub async fn collect_leftovers(&self, older_than: Duration) -> Result<u64, RecorderError> {
+        let before = now_ns().saturating_sub(i64::try_from(older_than.as_nanos()).unwrap_or(i64::MAX));
+        let mut found = Vec::new();
+        // Findings are left out: those of rules are named by window records, not by commits.
+        for folder in ["tables", "content", "sessions", "templates"] {
+            found.extend(self.store.written_before(folder, before).await?);
+        }
+        // Read after the listing: a file that was committed meanwhile is named by it.
+        let lake = Lake::open(self.store.clone()).await?;
+        let state = lake.state();
+        found.retain(|path| state.file(path).is_none() && !state.tombstones.iter().any(|t| t.path == *path));
+        for path in &found {
+            self.store.delete(path).await?;
+            tracing::info!(file = %path, "leftover_deleted");
+        }
+        Ok(found.len() as u64)
     }
 
     /// Compacts until `stop` is true. A failure is logged and tried again at the next turn: nothing waits for
@@ -76,10 +101,17 @@ impl Compactor {
         if self.every.is_zero() {
             return;
         }
+        let mut collected: Option<Instant> = None;
         loop {
             tokio::select! {
                 _ = stop.wait_for(|stop| *stop) => return,
                 () = tokio::time::sleep(self.every) => {}
+            }
+            if collected.is_none_or(|at| at.elapsed() >= LEFTOVER_AGE) {
+                collected = Some(Instant::now());
+                if let Err(err) = self.collect_leftovers(LEFTOVER_AGE).await {
+                    tracing::warn!(error = %err, "leftovers_not_collected");
+                }
             }
             if let Err(err) = self.turn().await {
                 tracing::warn!(error = %err, "compaction_failed");
@@ -89,11 +121,19 @@ impl Compactor {
 
     /// Merges what has gathered enough files of like size or has been quiet since the last turn.
     async fn turn(&mut self) -> Result<(), RecorderError> {
-        let mut lake = Lake::open(self.store.clone()).await?;
+        let mut lake = match self.lake.take() {
+            Some(mut lake) => {
+                lake.refresh().await?;
+                lake
+            }
+            None => Lake::open(self.store.clone()).await?,
+        };
         for job in self.jobs(&lake, false) {
             self.try_merge(&mut lake, job).await?;
         }
-        self.delete_replaced(&lake).await
+        self.delete_replaced(&lake).await?;
+        self.lake = Some(lake);
+        Ok(())
     }
 
     /// Merges everything that can be merged, as if every folder were quiet; gives the number of commits.

@@ -24,6 +24,7 @@ mod ledger;
 pub use ledger::Ledgers;
 
 /// What was taken from one stream since its last commit.
+#[expect(clippy::vec_box, reason = "the bus gives boxes, and sorting then moves pointers, not events")]
 #[derive(Debug, Default)]
 pub struct Staged {
     /// Events by table and hour.

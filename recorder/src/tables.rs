@@ -16,12 +16,13 @@ use crate::sessions::Sessions;
 /// Files encoded at once.
 const PARALLEL: usize = 2;
 
-type Job = Box<dyn FnOnce() -> Result<EncodedFile, LakeError> + Send>;
+type Encoded = Result<EncodedFile, LakeError>;
+type Job = Box<dyn FnOnce() -> Encoded + Send>;
 
 /// The files of a commit, still to be encoded; each with its hour.
 pub struct Files {
     jobs: VecDeque<(Option<Hour>, Job)>,
-    running: VecDeque<(Option<Hour>, JoinHandle<Result<EncodedFile, LakeError>>)>,
+    running: VecDeque<(Option<Hour>, JoinHandle<Encoded>)>,
 }
 
 impl Files {

@@ -5,7 +5,6 @@ use std::process::ExitCode;
 use std::sync::Arc;
 
 use anyhow::{Context, Result};
-use bodycam_analyzer::detect;
 use bodycam_bus::spool::SpoolBus;
 use bodycam_lake::Store;
 use bodycam_proxy::admin::{self, Admin};
@@ -29,19 +28,17 @@ pub struct Parts {
     pub gateway: bool,
     /// The recorder.
     pub recorder: bool,
-    /// Scheduled detection.
-    pub detect: bool,
     /// Health and metrics.
     pub admin: bool,
 }
 
 impl Parts {
     /// `bodycam up`.
-    pub const ALL: Parts = Parts { gateway: true, recorder: true, detect: true, admin: true };
+    pub const ALL: Parts = Parts { gateway: true, recorder: true, admin: true };
     /// `bodycam gateway`.
-    pub const GATEWAY: Parts = Parts { recorder: false, detect: false, ..Self::ALL };
+    pub const GATEWAY: Parts = Parts { recorder: false, ..Self::ALL };
     /// `bodycam recorder`.
-    pub const RECORDER: Parts = Parts { gateway: false, detect: false, ..Self::ALL };
+    pub const RECORDER: Parts = Parts { gateway: false, ..Self::ALL };
 }
 
 /// Runs the parts until SIGTERM or SIGINT, then drains.
@@ -61,7 +58,6 @@ pub struct Running {
     runtime: tokio::runtime::Runtime,
     gateway: Option<Gateway>,
     recorder: Option<Background>,
-    detect: Option<Background>,
     admin: Option<Admin>,
     recorder_metrics: Arc<bodycam_recorder::Metrics>,
 }
@@ -87,10 +83,6 @@ impl Running {
             true => Some(start_gateway(config, clock, tenant_key.clone())?),
             false => None,
         };
-        let detect = match parts.detect {
-            true => Some(start_detect(&runtime, config)?),
-            false => None,
-        };
         let admin = match parts.admin {
             true => {
                 let producer = gateway.as_ref().map(|g| g.producer().clone());
@@ -104,13 +96,13 @@ impl Running {
             }
             false => None,
         };
-        Ok(Self { runtime, gateway, recorder, detect, admin, recorder_metrics })
+        Ok(Self { runtime, gateway, recorder, admin, recorder_metrics })
     }
 
     /// Returns on SIGTERM or SIGINT, or with the error of a part that ended by itself.
     fn wait_for_signal(&mut self) -> Result<Option<anyhow::Error>> {
         use tokio::signal::unix::{SignalKind, signal};
-        let (recorder, detect) = (&mut self.recorder, &mut self.detect);
+        let recorder = &mut self.recorder;
         self.runtime.block_on(async {
             let mut terminate = signal(SignalKind::terminate()).context("cannot listen for SIGTERM")?;
             let mut interrupt = signal(SignalKind::interrupt()).context("cannot listen for SIGINT")?;
@@ -118,7 +110,6 @@ impl Running {
                 _ = terminate.recv() => Ok(None),
                 _ = interrupt.recv() => Ok(None),
                 error = ended(recorder, "recorder") => Ok(Some(error)),
-                error = ended(detect, "detection") => Ok(Some(error)),
             }
         })
     }
@@ -134,9 +125,6 @@ impl Running {
         };
         if let Some(recorder) = self.recorder.take() {
             outcome = outcome.and(recorder.stop(&self.runtime, "recorder"));
-        }
-        if let Some(detect) = self.detect.take() {
-            outcome = outcome.and(detect.stop(&self.runtime, "detection"));
         }
         outcome?;
         Ok(self.recorder_metrics.events_total.load(std::sync::atomic::Ordering::Relaxed))
@@ -198,7 +186,8 @@ fn start_gateway(config: &Config, clock: Clock, tenant_key: bodycam_record::Tena
         listeners.push((postgres.listen.to_string(), Service::Postgres(Arc::new(service))));
     }
     if let Some(http) = &config.http {
-        let service = http::Service::new(http.clone(), directory, slots, own)?;
+        let drain = std::time::Duration::from_secs(config.gateway.drain_seconds);
+        let service = http::Service::new(http.clone(), directory, slots, own, drain)?;
         listeners.push((http.listen.to_string(), Service::Http(Arc::new(service))));
     }
     Ok(Gateway::start(&config.gateway, producer, listeners)?)
@@ -224,14 +213,6 @@ fn start_recorder(
         let shutdown = async move { drop(stopped.wait_for(|stop| *stop).await) };
         Ok(bodycam_recorder::run(spool, store, key, config, metrics, shutdown).await?)
     });
-    Ok(Background { stop, task })
-}
-
-fn start_detect(runtime: &tokio::runtime::Runtime, config: &Config) -> Result<Background> {
-    Store::create(&config.lake.url)?;
-    let options = super::detect::options(config, &config.lake.url)?;
-    let (stop, stopped) = watch::channel(false);
-    let task = runtime.spawn(async move { Ok(detect::watch(options, stopped, |_| {}).await?) });
     Ok(Background { stop, task })
 }
 

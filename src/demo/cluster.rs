@@ -38,7 +38,13 @@ impl Cluster {
         let data = dir.join("data");
         let mut initdb = as_server(&bin.join("initdb"));
         initdb
-            .args(["--auth=scram-sha-256", "--username=postgres", "--encoding=UTF8", "--locale=C", "--no-sync"])
+            .args([
+                "--auth=scram-sha-256",
+                "--username=postgres",
+                "--encoding=UTF8",
+                "--locale=C",
+                "--no-sync",
+            ])
             .arg("--pgdata")
             .arg(&data)
             .arg("--pwfile")
@@ -119,7 +125,10 @@ fn binaries() -> Result<PathBuf> {
         .filter(|(_, bin)| bin.join("initdb").exists())
         .collect();
     found.sort();
-    found.pop().map(|(_, bin)| bin).context("no PostgreSQL server on this machine: apt-get install postgresql")
+    found
+        .pop()
+        .map(|(_, bin)| bin)
+        .context("no PostgreSQL server on this machine: apt-get install postgresql")
 }
 
 /// A port that nobody listens on now.
@@ -142,7 +151,10 @@ fn as_server(program: &Path) -> Command {
         None => Command::new(program),
         Some((uid, gid)) => {
             let mut command = Command::new("setpriv");
-            command.args([format!("--reuid={uid}"), format!("--regid={gid}")]).arg("--clear-groups").arg(program);
+            command
+                .args([format!("--reuid={uid}"), format!("--regid={gid}")])
+                .arg("--clear-groups")
+                .arg(program);
             command.current_dir("/");
             command
         }

@@ -3,6 +3,9 @@
 use std::path::Path;
 use std::process::{Command, Output};
 
+use bodycam_proxy::http::TlsConfig;
+use bodycam_record::kinds::Body;
+
 use crate::support::egress::{Egress, Seen, closed, file, opened, requests, responses};
 use crate::support::stack::python;
 use crate::support::web::{Certificates, files, files_tls};
@@ -33,17 +36,27 @@ fn curl_fetches_and_uploads_in_clear_and_over_tls() {
     let (clear, tls) = (files(&root), files_tls(&root, &certificates));
     let curl = |args: &[&str]| {
         let authority = certificates.authority.to_str().unwrap();
-        egress.client("curl", &token).args(["-sS", "--fail", "--cacert", authority]).args(args).output().unwrap()
+        egress
+            .client("curl", &token)
+            .args(["-sS", "--fail", "--cacert", authority])
+            .args(args)
+            .output()
+            .unwrap()
     };
     let upload = file(&egress.dir, "upload", &[b'u'; 300_000]);
     let upload = format!("@{}", upload.display());
-    for base in [format!("http://origin.test:{}", clear.port()), format!("https://origin.test:{}", tls.port())] {
+    for base in
+        [format!("http://origin.test:{}", clear.port()), format!("https://origin.test:{}", tls.port())]
+    {
         let url = format!("{base}/hello.txt");
         assert_eq!(succeeded(curl(&[&url])), "hello over http\n");
         assert_eq!(succeeded(curl(&[&url, &url])), "hello over http\nhello over http\n");
         assert!(succeeded(curl(&["-I", &url])).contains("200 OK"));
         assert_eq!(succeeded(curl(&["--data-binary", &upload, &base])).len(), 300_000);
-        assert_eq!(succeeded(curl(&["-H", "Expect: 100-continue", "--data-binary", &upload, &base])).len(), 300_000);
+        assert_eq!(
+            succeeded(curl(&["-H", "Expect: 100-continue", "--data-binary", &upload, &base])).len(),
+            300_000
+        );
     }
     let refused = curl(&["https://unlisted.example/"]);
     let error = String::from_utf8_lossy(&refused.stderr).into_owned();
@@ -56,7 +69,44 @@ fn curl_fetches_and_uploads_in_clear_and_over_tls() {
     assert!(tunnels.iter().any(|t| t.bytes_out > 300_000 && t.bytes_in > 300_000));
     let uploads = responses(&events).into_iter().filter(|r| r.bytes_out == 300_000).count();
     assert_eq!(uploads, 2);
-    assert_eq!(opened(&events).iter().filter(|o| o.refusal.as_deref() == Some("host-not-allowed")).count(), 1);
+    assert_eq!(
+        opened(&events).iter().filter(|o| o.refusal.as_deref() == Some("host-not-allowed")).count(),
+        1
+    );
+}
+
+#[test]
+fn curl_and_requests_reach_the_proxy_itself_over_tls() {
+    let egress = Egress::custom(&["origin.test:*", "127.0.0.1:*"], |c| {
+        let certificates = Certificates::new(&c.dir, &["localhost", "origin.test"]);
+        c.http.tls = Some(TlsConfig { cert: certificates.cert, key: certificates.key });
+        c.peer = Some([192, 0, 2, 7].into());
+    });
+    let token = egress.token("robot");
+    file(&egress.dir, "www/hello.txt", b"hello");
+    let authority = egress.dir.path().join("authority.pem");
+    let other = Certificates::new(&egress.dir.path().join("www"), &["origin.test"]);
+    let root = egress.dir.path().join("www");
+    let (clear, tls) = (files(&root), files_tls(&root, &other));
+    let proxy = format!("https://robot:{token}@localhost:{}", egress.address.port());
+    for url in [
+        format!("http://origin.test:{}/hello.txt", clear.port()),
+        format!("https://origin.test:{}/hello.txt", tls.port()),
+    ] {
+        let mut curl = egress.client("curl", &token);
+        curl.args(["-sS", "--fail", "--proxy", &proxy, "--proxy-cacert"]).arg(&authority);
+        let output = curl.arg("--cacert").arg(&other.authority).arg(&url).output().unwrap();
+        assert_eq!(succeeded(output), "hello");
+    }
+    let script = format!(
+        "import requests; print(requests.get('http://origin.test:{}/hello.txt', proxies={{'http': '{proxy}'}}, verify='{}').text)",
+        clear.port(),
+        authority.display(),
+    );
+    assert_eq!(succeeded(python_client(&egress, &token).args(["-c", &script]).output().unwrap()), "hello\n");
+    let events = egress.closed(3);
+    let encrypted = |e: &&Seen| matches!(&e.body, Body::SessionOpened(o) if o.client_tls);
+    assert_eq!(events.iter().filter(encrypted).count(), 3);
 }
 
 #[test]
@@ -79,7 +129,10 @@ fn git_clones_after_a_407() {
     let certificates = Certificates::new(egress.dir.path(), &["git.test"]);
     let root = egress.dir.path().join("www");
     let (clear, tls) = (files(&root), files_tls(&root, &certificates));
-    for (name, base) in [("one", format!("http://git.test:{}", clear.port())), ("two", format!("https://git.test:{}", tls.port()))] {
+    for (name, base) in [
+        ("one", format!("http://git.test:{}", clear.port())),
+        ("two", format!("https://git.test:{}", tls.port())),
+    ] {
         let to = egress.dir.path().join(name);
         let mut clone = egress.client("git", &token);
         clone.args(["clone", "-q", &format!("{base}/repo.git")]).arg(&to);
@@ -102,10 +155,21 @@ fn pip_downloads_from_an_index() {
     let certificates = Certificates::new(egress.dir.path(), &["packages.test"]);
     let root = egress.dir.path().join("www");
     let (clear, tls) = (files(&root), files_tls(&root, &certificates));
-    for (to, base) in [("clear", format!("http://packages.test:{}", clear.port())), ("tls", format!("https://packages.test:{}", tls.port()))] {
+    for (to, base) in [
+        ("clear", format!("http://packages.test:{}", clear.port())),
+        ("tls", format!("https://packages.test:{}", tls.port())),
+    ] {
         let to = egress.dir.path().join(to);
         let mut pip = python_client(&egress, &token);
-        pip.args(["-m", "pip", "--isolated", "--no-cache-dir", "--disable-pip-version-check", "download", "--no-deps"]);
+        pip.args([
+            "-m",
+            "pip",
+            "--isolated",
+            "--no-cache-dir",
+            "--disable-pip-version-check",
+            "download",
+            "--no-deps",
+        ]);
         pip.args(["--trusted-host", "packages.test", "--cert"]).arg(&certificates.authority);
         pip.args(["--index-url", &format!("{base}/simple/"), "-d"]).arg(&to).arg("through-bodycam");
         succeeded(pip.output().unwrap());

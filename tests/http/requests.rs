@@ -31,7 +31,10 @@ fn a_request_is_recorded_judged_and_sent_on_without_the_credential() {
     assert!(answer.starts_with("HTTP/1.1 200 OK\r\n") && answer.ends_with("\r\n\r\nhello"), "{answer}");
     let got = String::from_utf8(got.recv_timeout(PATIENCE).unwrap()).unwrap();
     assert!(got.starts_with("POST /a?q=1&access_token=hush HTTP/1.1\r\nHost: origin.test:"), "{got}");
-    assert!(got.contains("\r\nAuthorization: Bearer secret\r\n") && got.ends_with("\r\n\r\n{\"a\":1}"), "{got}");
+    assert!(
+        got.contains("\r\nAuthorization: Bearer secret\r\n") && got.ends_with("\r\n\r\n{\"a\":1}"),
+        "{got}"
+    );
     assert!(!got.to_lowercase().contains("proxy-") && !got.contains(&token), "{got}");
 
     let events = egress.closed(1);
@@ -102,12 +105,19 @@ fn bodies_pass_in_every_framing_and_their_digests_do_not_depend_on_it() {
     let three = [
         ask(length, "Content-Length: 5\r\n\r\nworld"),
         ask(chunked, "Transfer-Encoding: chunked\r\n\r\n5\r\nworld\r\n0\r\n\r\n"),
-        ask(close, "Transfer-Encoding: chunked\r\nConnection: close\r\n\r\n1\r\nw\r\n4;e\r\norld\r\n0\r\nT: x\r\n\r\n"),
+        ask(
+            close,
+            "Transfer-Encoding: chunked\r\nConnection: close\r\n\r\n1\r\nw\r\n4;e\r\norld\r\n0\r\nT: x\r\n\r\n",
+        ),
     ];
     let answer = egress.exchange(three.concat().as_bytes());
     assert_eq!(answer.matches("HTTP/1.1 200 OK").count(), 3, "{answer}");
     assert_eq!(answer.matches("\r\n\r\nhello").count(), 1);
-    assert_eq!(answer.matches("\r\n\r\n5\r\nhello\r\n0\r\n\r\n").count(), 2, "re-chunked, without extension and trailer");
+    assert_eq!(
+        answer.matches("\r\n\r\n5\r\nhello\r\n0\r\n\r\n").count(),
+        2,
+        "re-chunked, without extension and trailer"
+    );
     let events = egress.closed(1);
     let responses = responses(&events);
     assert!(responses.iter().all(|r| (r.bytes_in, r.bytes_out, r.outcome.as_str()) == (5, 5, "complete")));
@@ -185,7 +195,9 @@ fn a_server_that_answers_early_is_heard_while_the_upload_still_runs() {
     let egress = Egress::start(&["127.0.0.1:*"]);
     let credential = Egress::credential(&egress.token("robot"));
     let mut stream = egress.connect();
-    let head = format!("PUT http://{origin}/ HTTP/1.1\r\nHost: {origin}\r\n{credential}Content-Length: 1000000000\r\n\r\n");
+    let head = format!(
+        "PUT http://{origin}/ HTTP/1.1\r\nHost: {origin}\r\n{credential}Content-Length: 1000000000\r\n\r\n"
+    );
     stream.write_all(head.as_bytes()).unwrap();
     stream.write_all(&[b'x'; 10_000]).unwrap();
     let answer = read_to_end(&mut stream);
@@ -209,7 +221,12 @@ fn events_that_stream_arrive_while_the_response_is_open() {
     let credential = Egress::credential(&egress.token("robot"));
     let mut stream = egress.connect();
     stream
-        .write_all(format!("GET http://{origin}/ HTTP/1.1\r\nHost: {origin}\r\n{credential}Connection: close\r\n\r\n").as_bytes())
+        .write_all(
+            format!(
+                "GET http://{origin}/ HTTP/1.1\r\nHost: {origin}\r\n{credential}Connection: close\r\n\r\n"
+            )
+            .as_bytes(),
+        )
         .unwrap();
     let mut got = Vec::new();
     while !got.ends_with(b"data: 1\n\n\r\n") {
@@ -228,7 +245,8 @@ fn a_refusal_says_which_host_and_which_list() {
     let credential = Egress::credential(&egress.token("robot"));
     let ask = |host: &str| {
         let text = egress.exchange(
-            format!("GET http://{host}/x HTTP/1.1\r\nHost: {host}\r\n{credential}Connection: close\r\n\r\n").as_bytes(),
+            format!("GET http://{host}/x HTTP/1.1\r\nHost: {host}\r\n{credential}Connection: close\r\n\r\n")
+                .as_bytes(),
         );
         let (head, body) = text.split_once("\r\n\r\n").map(|(a, b)| (a.to_owned(), b.to_owned())).unwrap();
         (head, serde_json::from_str::<serde_json::Value>(&body).unwrap())
@@ -236,7 +254,9 @@ fn a_refusal_says_which_host_and_which_list() {
     let (head, problem) = ask("unlisted.example");
     assert!(head.starts_with("HTTP/1.1 403 Forbidden (bodycam: host-not-allowed)\r\n"), "{head}");
     let detail = problem["detail"].as_str().unwrap();
-    for part in ["unlisted.example", "'robot' and 'ada'", "\"unlisted.example:80\"", "egress", "[[principals]]"] {
+    for part in
+        ["unlisted.example", "'robot' and 'ada'", "\"unlisted.example:80\"", "egress", "[[principals]]"]
+    {
         assert!(detail.contains(part), "{detail}");
     }
     let (_, problem) = ask("origin.test");
@@ -259,7 +279,8 @@ fn without_a_valid_credential_there_is_407_and_no_session() {
     let wrong = good.replace(|c: char| c.is_ascii_digit(), "7");
     let ask = |field: &str| {
         egress.exchange(
-            format!("GET http://{origin}/ HTTP/1.1\r\nHost: {origin}\r\n{field}Connection: close\r\n\r\n").as_bytes(),
+            format!("GET http://{origin}/ HTTP/1.1\r\nHost: {origin}\r\n{field}Connection: close\r\n\r\n")
+                .as_bytes(),
         )
     };
     let missing = ask("");
@@ -326,7 +347,8 @@ fn what_a_target_does_wrong_is_answered_and_recorded() {
     let credential = Egress::credential(&egress.token("robot"));
     let ask = |host: String| {
         egress.exchange(
-            format!("GET http://{host}/ HTTP/1.1\r\nHost: {host}\r\n{credential}Connection: close\r\n\r\n").as_bytes(),
+            format!("GET http://{host}/ HTTP/1.1\r\nHost: {host}\r\n{credential}Connection: close\r\n\r\n")
+                .as_bytes(),
         )
     };
     let silent = origin(|stream| {
@@ -342,13 +364,31 @@ fn what_a_target_does_wrong_is_answered_and_recorded() {
         (bad(b""), 502, "server-closed", "server-closed"),
         (bad(b"garbage"), 502, "first-line", "refused"),
         (bad(b"HTTP/1.1 200 OK\nX: y\n\n"), 502, "bare-lf", "refused"),
-        (bad(b"HTTP/1.1 200 OK\r\nContent-Length: 1\r\nTransfer-Encoding: chunked\r\n\r\n"), 502, "length-and-encoding", "refused"),
-        (bad(b"HTTP/1.1 101 Switching Protocols\r\nUpgrade: x\r\n\r\n"), 502, "upgrade-not-allowed", "refused"),
-        (bad(b"HTTP/1.1 407 Give\r\nProxy-Authenticate: Basic\r\nContent-Length: 0\r\n\r\n"), 502, "proxy-credentials-asked", "refused"),
+        (
+            bad(b"HTTP/1.1 200 OK\r\nContent-Length: 1\r\nTransfer-Encoding: chunked\r\n\r\n"),
+            502,
+            "length-and-encoding",
+            "refused",
+        ),
+        (
+            bad(b"HTTP/1.1 101 Switching Protocols\r\nUpgrade: x\r\n\r\n"),
+            502,
+            "upgrade-not-allowed",
+            "refused",
+        ),
+        (
+            bad(b"HTTP/1.1 407 Give\r\nProxy-Authenticate: Basic\r\nContent-Length: 0\r\n\r\n"),
+            502,
+            "proxy-credentials-asked",
+            "refused",
+        ),
     ] {
         let before = egress.events().len();
         let answer = ask(host.clone());
-        assert!(answer.starts_with(&format!("HTTP/1.1 {status} ")) && answer.contains(code), "{host}: {answer}");
+        assert!(
+            answer.starts_with(&format!("HTTP/1.1 {status} ")) && answer.contains(code),
+            "{host}: {answer}"
+        );
         let events = egress.wait_for("the response", |e| e.len() >= before + 4);
         let response = responses(&events).pop().unwrap();
         assert_eq!((response.status, response.outcome.as_str()), (Some(status), outcome), "{host}");
@@ -359,7 +399,10 @@ fn what_a_target_does_wrong_is_answered_and_recorded() {
     let cut = ask(bad(b"HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n4\r\nhalf\r\n"));
     assert!(cut.ends_with("half\r\n"), "{cut}");
     let events = egress.closed(11);
-    assert_eq!(responses(&events).iter().filter(|r| r.outcome == "server-closed" && r.status == Some(200)).count(), 2);
+    assert_eq!(
+        responses(&events).iter().filter(|r| r.outcome == "server-closed" && r.status == Some(200)).count(),
+        2
+    );
 }
 
 #[test]
@@ -369,7 +412,8 @@ fn interim_responses_are_not_taken_for_the_response() {
     let egress = Egress::start(&["127.0.0.1:*"]);
     let credential = Egress::credential(&egress.token("robot"));
     let answer = egress.exchange(
-        format!("GET http://{origin}/ HTTP/1.1\r\nHost: {origin}\r\n{credential}Connection: close\r\n\r\n").as_bytes(),
+        format!("GET http://{origin}/ HTTP/1.1\r\nHost: {origin}\r\n{credential}Connection: close\r\n\r\n")
+            .as_bytes(),
     );
     assert!(answer.starts_with("HTTP/1.1 200 OK\r\n") && answer.ends_with("\r\n\r\nok"), "{answer}");
 }
@@ -379,7 +423,8 @@ fn a_revoked_token_ends_its_sessions_and_a_stop_drains_them() {
     let (origin, _got) = scripted(OK);
     let mut egress = Egress::start(&["127.0.0.1:*"]);
     let token = egress.token("robot");
-    let ask = format!("GET http://{origin}/ HTTP/1.1\r\nHost: {origin}\r\n{}\r\n", Egress::credential(&token));
+    let ask =
+        format!("GET http://{origin}/ HTTP/1.1\r\nHost: {origin}\r\n{}\r\n", Egress::credential(&token));
     let mut stream = egress.connect();
     stream.write_all(ask.as_bytes()).unwrap();
     egress.wait_for("the response", |e| !responses(e).is_empty());
@@ -388,7 +433,8 @@ fn a_revoked_token_ends_its_sessions_and_a_stop_drains_them() {
     assert_eq!(close_reasons(&egress.closed(1)), ["revoked"]);
 
     let token = egress.token("robot");
-    let ask = format!("GET http://{origin}/ HTTP/1.1\r\nHost: {origin}\r\n{}\r\n", Egress::credential(&token));
+    let ask =
+        format!("GET http://{origin}/ HTTP/1.1\r\nHost: {origin}\r\n{}\r\n", Egress::credential(&token));
     let mut stream = egress.connect();
     stream.write_all(ask.as_bytes()).unwrap();
     egress.wait_for("the response", |e| responses(e).len() == 2);
@@ -421,7 +467,8 @@ fn a_client_that_stops_is_timed_out_and_costs_nobody_else_anything() {
     assert!(read_to_end(&mut idle).starts_with("HTTP/1.1 200 OK"));
     let events = egress.closed(3);
     assert!(close_reasons(&events).contains(&"timeout".to_owned()));
-    let limit = |e: &crate::support::egress::Seen| matches!(&e.body, Body::ControlLimit(l) if l.limit_name == "idle");
+    let limit =
+        |e: &crate::support::egress::Seen| matches!(&e.body, Body::ControlLimit(l) if l.limit_name == "idle");
     assert!(events.iter().any(limit));
 }
 
@@ -448,9 +495,10 @@ fn a_principal_has_only_so_many_sessions() {
 #[test]
 fn a_spool_that_is_full_lets_nothing_through() {
     let (origin, got) = scripted(OK);
-    let egress = Egress::with_spool(&["127.0.0.1:*"], 24 << 10, |_| {});
+    let egress = Egress::custom(&["127.0.0.1:*"], |c| c.spool_bytes = 24 << 10);
     let credential = Egress::credential(&egress.token("robot"));
-    let ask = format!("GET http://{origin}/ HTTP/1.1\r\nHost: {origin}\r\n{credential}Connection: close\r\n\r\n");
+    let ask =
+        format!("GET http://{origin}/ HTTP/1.1\r\nHost: {origin}\r\n{credential}Connection: close\r\n\r\n");
     let mut answered = 0;
     while egress.exchange(ask.as_bytes()).starts_with("HTTP/1.1 200 OK") {
         answered += 1;
@@ -464,4 +512,26 @@ fn a_spool_that_is_full_lets_nothing_through() {
     let events = egress.events();
     assert!(reached <= requests(&events).len(), "a request reached its target unrecorded");
     assert!(answered <= responses(&events).len(), "a response reached its client unrecorded");
+}
+
+#[test]
+fn a_token_in_clear_is_taken_from_loopback_only_unless_the_network_is_trusted() {
+    let (origin, _got) = scripted(OK);
+    let address = std::net::IpAddr::from([192, 0, 2, 7]);
+    let ask = |egress: &Egress| {
+        let credential = Egress::credential(&egress.token("robot"));
+        let head = format!(
+            "GET http://{origin}/ HTTP/1.1\r\nHost: {origin}\r\n{credential}Connection: close\r\n\r\n"
+        );
+        egress.exchange(head.as_bytes())
+    };
+    let far = Egress::custom(&["127.0.0.1:*"], |c| c.peer = Some(address));
+    let answer = ask(&far);
+    assert!(answer.starts_with("HTTP/1.1 403 Forbidden (bodycam: cleartext-credential)"), "{answer}");
+    assert!(far.events().is_empty());
+    let trusted = Egress::custom(&["127.0.0.1:*"], |c| {
+        c.peer = Some(address);
+        c.http.allow_cleartext = true;
+    });
+    assert!(ask(&trusted).starts_with("HTTP/1.1 200 OK"));
 }

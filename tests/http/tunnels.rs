@@ -69,9 +69,15 @@ fn a_tunnel_is_recorded_at_both_ends_with_its_bytes_and_its_gap() {
     assert_eq!(read_to_end(&mut stream), "");
     let events = egress.closed(1);
     let kinds: Vec<_> = events.iter().map(|e| e.body.table().name).collect();
-    assert_eq!(kinds, ["session.opened", "http.tunnel_opened", "gap", "http.tunnel_closed", "session.closed"]);
+    assert_eq!(
+        kinds,
+        ["session.opened", "http.tunnel_opened", "gap", "http.tunnel_closed", "session.closed"]
+    );
     let open = opened(&events)[0];
-    assert_eq!((open.host.as_str(), open.port, open.verdict.as_str()), ("origin.test", i64::from(echo.port()), "allow"));
+    assert_eq!(
+        (open.host.as_str(), open.port, open.verdict.as_str()),
+        ("origin.test", i64::from(echo.port()), "allow")
+    );
     assert_eq!(open.address.as_deref(), Some("127.0.0.1"));
     let close = closed(&events)[0];
     assert_eq!((close.bytes_out, close.bytes_in, close.outcome.as_str()), (7, 7, "client-closed"));
@@ -120,9 +126,7 @@ fn a_server_name_that_is_not_allowed_never_reaches_the_target() {
     let to = format!("origin.test:{}", target.port());
     let mut garbled = hello("origin.test");
     garbled[6] = 0xff;
-    for (bytes, reason) in
-        [(hello("evil.example"), "sni-not-allowed"), (garbled, "malformed-client-hello")]
-    {
+    for (bytes, reason) in [(hello("evil.example"), "sni-not-allowed"), (garbled, "malformed-client-hello")] {
         let mut stream = connect(&egress, &egress.token("robot"), &to);
         stream.write_all(&bytes).unwrap();
         let mut answer = Vec::new();
@@ -242,7 +246,12 @@ fn a_tunnel_that_cannot_be_opened_says_why_and_leaves_the_connection_usable() {
     let credential = Egress::credential(&egress.token("robot"));
     let ask = |to: &str| format!("CONNECT {to} HTTP/1.1\r\nHost: {to}\r\n{credential}\r\n");
     let mut stream = egress.connect();
-    let all = [ask("denied.example:443"), ask(&free.to_string()), ask(&egress.address.to_string()), ask(&echo.to_string())];
+    let all = [
+        ask("denied.example:443"),
+        ask(&free.to_string()),
+        ask(&egress.address.to_string()),
+        ask(&echo.to_string()),
+    ];
     stream.write_all(all.concat().as_bytes()).unwrap();
     stream.write_all(b"hi").unwrap();
     stream.shutdown(Shutdown::Write).unwrap();
@@ -261,7 +270,10 @@ fn a_tunnel_that_cannot_be_opened_says_why_and_leaves_the_connection_usable() {
     let events = egress.closed(1);
     let verdicts: Vec<_> = opened(&events).iter().map(|o| (o.request_no, o.verdict.as_str())).collect();
     assert_eq!(verdicts, [(1, "deny"), (2, "allow"), (3, "deny"), (4, "allow")]);
-    assert_eq!(closed(&events).iter().map(|c| c.outcome.as_str()).collect::<Vec<_>>(), ["server-closed", "client-closed"]);
+    assert_eq!(
+        closed(&events).iter().map(|c| c.outcome.as_str()).collect::<Vec<_>>(),
+        ["server-closed", "client-closed"]
+    );
     assert!(responses(&events).is_empty());
 }
 
@@ -273,5 +285,8 @@ fn an_old_client_opens_a_tunnel_too() {
     let mut stream = egress.connect();
     stream.write_all(format!("CONNECT {echo} HTTP/1.0\r\n{credential}\r\nhi").as_bytes()).unwrap();
     stream.shutdown(Shutdown::Write).unwrap();
-    assert!(read_to_end(&mut stream).ends_with("\r\n\r\nhi"), "as Python 3.11 does, with bytes behind the head");
+    assert!(
+        read_to_end(&mut stream).ends_with("\r\n\r\nhi"),
+        "as Python 3.11 does, with bytes behind the head"
+    );
 }

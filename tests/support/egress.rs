@@ -2,7 +2,7 @@
 
 use std::collections::BTreeMap;
 use std::io::{Read, Write};
-use std::net::{SocketAddr, TcpStream};
+use std::net::{IpAddr, SocketAddr, TcpStream};
 use std::path::PathBuf;
 use std::process::Command;
 use std::sync::Arc;
@@ -31,11 +31,21 @@ pub const PATIENCE: Duration = Duration::from_secs(20);
 pub struct Egress {
     pub dir: tempfile::TempDir,
     pub address: SocketAddr,
-    pub service: Arc<Service>,
     directory: Directory,
     state: Arc<SqliteState>,
     drain: watch::Sender<bool>,
     thread: Option<std::thread::JoinHandle<()>>,
+}
+
+/// What a test may change.
+pub struct Custom {
+    /// The proxy's directory.
+    pub dir: PathBuf,
+    pub http: HttpConfig,
+    /// Bytes after which the spool is full.
+    pub spool_bytes: u64,
+    /// Address that clients seem to come from.
+    pub peer: Option<IpAddr>,
 }
 
 /// An event with its content in clear.
@@ -56,17 +66,20 @@ impl Egress {
 
     /// As [`Egress::start`], with other settings.
     pub fn with(egress: &[&str], change: impl FnOnce(&mut HttpConfig)) -> Self {
-        Self::with_spool(egress, SpoolConfig::default().max_bytes, change)
+        Self::custom(egress, |custom| change(&mut custom.http))
     }
 
-    /// As [`Egress::with`], with a spool that is full after `spool_bytes`.
-    pub fn with_spool(egress: &[&str], spool_bytes: u64, change: impl FnOnce(&mut HttpConfig)) -> Self {
+    /// As [`Egress::start`], with other surroundings.
+    pub fn custom(egress: &[&str], change: impl FnOnce(&mut Custom)) -> Self {
         let dir = tempfile::Builder::new().prefix("bodycam-egress-").tempdir().unwrap();
-        let mut config = HttpConfig { check_seconds: 1, ..HttpConfig::default() };
+        let mut http = HttpConfig { recheck_seconds: 1, ..HttpConfig::default() };
         for name in ["origin.test", "www.origin.test", "other.test", "packages.test", "git.test"] {
-            config.hosts.insert(name.to_owned(), vec!["127.0.0.1".parse().unwrap()]);
+            http.hosts.insert(name.to_owned(), vec!["127.0.0.1".parse().unwrap()]);
         }
-        change(&mut config);
+        let spool_bytes = SpoolConfig::default().max_bytes;
+        let mut custom = Custom { dir: dir.path().to_owned(), http, spool_bytes, peer: None };
+        change(&mut custom);
+        let Custom { http: config, spool_bytes, peer, .. } = custom;
         let roster = Roster::new(&roster(egress)).unwrap();
         let state = Arc::new(SqliteState::open(&dir.path().join("state.db")).unwrap());
         let tenant = TenantKey::new(TENANT);
@@ -76,8 +89,9 @@ impl Egress {
         let address = listener.local_addr().unwrap();
         let drain_time = Duration::from_secs(2);
         let own = vec![address];
-        let service =
-            Arc::new(Service::new(config, directory.clone(), SessionSlots::default(), own, drain_time).unwrap());
+        let service = Arc::new(
+            Service::new(config, directory.clone(), SessionSlots::default(), own, drain_time).unwrap(),
+        );
         let producer = Producer::start(ProducerOptions {
             producer: "gw".to_owned(),
             tenant: "acme".to_owned(),
@@ -94,9 +108,8 @@ impl Egress {
         })
         .unwrap();
         let (drain, draining) = watch::channel(false);
-        let serving = Arc::clone(&service);
-        let thread = std::thread::spawn(move || run(listener, serving, producer, draining));
-        Self { dir, address, service, directory, state, drain, thread: Some(thread) }
+        let thread = std::thread::spawn(move || run(listener, service, producer, draining, peer));
+        Self { dir, address, directory, state, drain, thread: Some(thread) }
     }
 
     /// A token of `principal`.
@@ -277,12 +290,18 @@ pub fn responses(events: &[Seen]) -> Vec<&HttpResponse> {
 
 /// The openings of tunnels.
 pub fn opened(events: &[Seen]) -> Vec<&HttpTunnelOpened> {
-    events.iter().filter_map(|e| if let Body::HttpTunnelOpened(b) = &e.body { Some(b) } else { None }).collect()
+    events
+        .iter()
+        .filter_map(|e| if let Body::HttpTunnelOpened(b) = &e.body { Some(b) } else { None })
+        .collect()
 }
 
 /// The closings of tunnels.
 pub fn closed(events: &[Seen]) -> Vec<&HttpTunnelClosed> {
-    events.iter().filter_map(|e| if let Body::HttpTunnelClosed(b) = &e.body { Some(b) } else { None }).collect()
+    events
+        .iter()
+        .filter_map(|e| if let Body::HttpTunnelClosed(b) = &e.body { Some(b) } else { None })
+        .collect()
 }
 
 /// The reasons of decisions that are neither a request's nor a tunnel's.
@@ -340,6 +359,7 @@ fn run(
     service: Arc<Service>,
     producer: Producer,
     drain: watch::Receiver<bool>,
+    as_if_from: Option<IpAddr>,
 ) {
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
     let local = tokio::task::LocalSet::new();
@@ -350,7 +370,8 @@ fn run(
         loop {
             tokio::select! {
                 accepted = listener.accept() => {
-                    let (stream, peer) = accepted.unwrap();
+                    let (stream, mut peer) = accepted.unwrap();
+                    as_if_from.iter().for_each(|ip| peer.set_ip(*ip));
                     let (service, lane, drain) = (Arc::clone(&service), lane.clone(), drain.clone());
                     open.spawn_local(async move { service.serve(stream, peer, &lane, drain).await });
                 }

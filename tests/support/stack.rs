@@ -134,7 +134,11 @@ listen = "{admin}"
 
     /// Starts `bodycam SUBCOMMAND` and waits until it is ready.
     pub fn start(&self, subcommand: &str) -> Process {
-        let log = std::fs::File::options().create(true).append(true).open(self.path(&format!("{subcommand}.log"))).unwrap();
+        let log = std::fs::File::options()
+            .create(true)
+            .append(true)
+            .open(self.path(&format!("{subcommand}.log")))
+            .unwrap();
         let admin = if subcommand == "recorder" { self.recorder_admin } else { self.admin };
         let child = bodycam()
             .args([subcommand, "--config"])
@@ -151,7 +155,11 @@ listen = "{admin}"
             if let Some(status) = process.child.try_wait().unwrap() {
                 panic!("bodycam {subcommand} ended ({status}):\n{}", self.log(subcommand));
             }
-            assert!(Instant::now() < deadline, "bodycam {subcommand} is not ready:\n{}", self.log(subcommand));
+            assert!(
+                Instant::now() < deadline,
+                "bodycam {subcommand} is not ready:\n{}",
+                self.log(subcommand)
+            );
             std::thread::sleep(Duration::from_millis(20));
         }
         process
@@ -178,7 +186,11 @@ listen = "{admin}"
     pub fn verify(&self) -> (i32, serde_json::Value) {
         let output = self.run(&["verify", "--json"]);
         let report = serde_json::from_slice(&output.stdout).unwrap_or_else(|e| {
-            panic!("{e}: {} {}", String::from_utf8_lossy(&output.stdout), String::from_utf8_lossy(&output.stderr))
+            panic!(
+                "{e}: {} {}",
+                String::from_utf8_lossy(&output.stdout),
+                String::from_utf8_lossy(&output.stderr)
+            )
         });
         (output.status.code().unwrap(), report)
     }
@@ -227,7 +239,8 @@ pub fn get(admin: SocketAddr, path: &str) -> Option<String> {
 
 /// A Python with the packages of `tests/requirements.txt`, as `make test` prepares it.
 pub fn python() -> Command {
-    let path = std::env::var("BODYCAM_TEST_PYTHON")
-        .expect("BODYCAM_TEST_PYTHON names a Python with tests/requirements.txt installed; `make test` sets it");
+    let path = std::env::var("BODYCAM_TEST_PYTHON").expect(
+        "BODYCAM_TEST_PYTHON names a Python with tests/requirements.txt installed; `make test` sets it",
+    );
     Command::new(Path::new(&path))
 }

@@ -11,6 +11,9 @@ use super::egress::origin;
 pub struct Certificates {
     /// File with the authority's certificate, for clients.
     pub authority: PathBuf,
+    /// Files with the server's certificate and private key.
+    pub cert: PathBuf,
+    pub key: PathBuf,
     /// The server's side.
     pub server: Arc<rustls::ServerConfig>,
 }
@@ -42,16 +45,17 @@ impl Certificates {
             )
             .unwrap();
         config.alpn_protocols = vec![b"http/1.1".to_vec()];
-        Self { authority: file, server: Arc::new(config) }
+        let (cert_file, key_file) = (dir.join("server.pem"), dir.join("server.key"));
+        std::fs::write(&cert_file, leaf.pem()).unwrap();
+        std::fs::write(&key_file, key.serialize_pem()).unwrap();
+        Self { authority: file, cert: cert_file, key: key_file, server: Arc::new(config) }
     }
 }
 
 /// Serves the files below `root` over HTTP.
 pub fn files(root: &Path) -> SocketAddr {
     let root = root.to_owned();
-    origin(move |mut stream| {
-        while serve(&mut stream, &root).is_some() {}
-    })
+    origin(move |mut stream| while serve(&mut stream, &root).is_some() {})
 }
 
 /// Serves the files below `root` over HTTPS.
@@ -89,8 +93,11 @@ fn serve(stream: &mut (impl Read + Write), root: &Path) -> Option<()> {
     let (status, ty, answer) = if method == "POST" || method == "PUT" {
         ("200 OK", "application/octet-stream", body)
     } else if path.is_dir() {
-        let mut names: Vec<_> =
-            std::fs::read_dir(&path).ok()?.flatten().map(|e| e.file_name().to_string_lossy().into_owned()).collect();
+        let mut names: Vec<_> = std::fs::read_dir(&path)
+            .ok()?
+            .flatten()
+            .map(|e| e.file_name().to_string_lossy().into_owned())
+            .collect();
         names.sort();
         let links: String = names.iter().map(|n| format!("<a href=\"{n}\">{n}</a><br>\n")).collect();
         ("200 OK", "text/html", format!("<!DOCTYPE html><html><body>\n{links}</body></html>\n").into_bytes())

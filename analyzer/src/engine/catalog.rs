@@ -5,7 +5,7 @@
 //! `started`.
 
 use std::collections::BTreeMap;
-use std::sync::Arc;
+use std::sync::{Arc, PoisonError, RwLock};
 
 use arrow::array::RecordBatch;
 use arrow::datatypes::{DataType, Field, TimeUnit};
@@ -38,11 +38,24 @@ pub(super) enum Rows {
 #[derive(Debug, Clone)]
 pub(super) struct LakeSchema {
     pub rows: Rows,
-    /// Only events with a time in this range, the end excluded.
-    pub bounds: Option<(i64, i64)>,
+    /// What of the events is seen; everything when absent.
+    pub bounds: Option<Bounds>,
     pub tenant: Option<TenantKey>,
     /// Tables that stand before those of the lake.
     pub extra: BTreeMap<String, Arc<dyn TableProvider>>,
+    /// Results of the earlier steps of a statement, which stand before all others.
+    pub steps: Arc<RwLock<BTreeMap<String, Arc<dyn TableProvider>>>>,
+}
+
+/// A range of event time.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Bounds {
+    /// First time of which single events are seen, Unix ns.
+    pub events_from_ns: i64,
+    /// First time of which roll-ups are seen.
+    pub rollups_from_ns: i64,
+    /// First time of which nothing is seen.
+    pub to_ns: i64,
 }
 
 /// A table that SQL sees.
@@ -74,11 +87,23 @@ enum Shape {
 const TABLES: &[(&str, Shape, &str)] = &[
     ("sessions", Shape::Newest(Table::Sessions, "session_id"), "one row a session, as it stands now"),
     ("events", Shape::Events, "the envelope of every event"),
-    ("openings", Shape::Kinds(Family::Session, &["session.opened"]), "sessions opened: who, with what, from where"),
-    ("statements", Shape::Kinds(Family::Sql, &["sql.statement"]), "statements, with their verdicts and facts"),
+    (
+        "openings",
+        Shape::Kinds(Family::Session, &["session.opened"]),
+        "sessions opened: who, with what, from where",
+    ),
+    (
+        "statements",
+        Shape::Kinds(Family::Sql, &["sql.statement"]),
+        "statements, with their verdicts and facts",
+    ),
     ("results", Shape::Kinds(Family::Sql, &["sql.result"]), "how statements ended: rows, bytes, outcome"),
     ("copies", Shape::Kinds(Family::Sql, &["sql.copy"]), "COPY streams"),
-    ("messages", Shape::Kinds(Family::Sql, &["sql.message"]), "notices, notifications, parameters, errors outside statements"),
+    (
+        "messages",
+        Shape::Kinds(Family::Sql, &["sql.message"]),
+        "notices, notifications, parameters, errors outside statements",
+    ),
     ("http", Shape::Kinds(Family::Http, &[]), "requests, responses, tunnels"),
     ("control", Shape::Kinds(Family::Control, &[]), "what the gateway refused or limited"),
     ("gaps", Shape::Kinds(Family::Gap, &[]), "where the gateway could not see"),
@@ -108,10 +133,7 @@ pub(crate) fn families_of(table: &str) -> Option<&'static [Family]> {
         Shape::Kinds(Family::Gap, _) => &[Family::Gap],
         Shape::Events => &Family::EVENTS,
         Shape::Templates => &[],
-        Shape::Kinds(Family::Ledger, _)
-        | Shape::Ledger
-        | Shape::Newest(..)
-        | Shape::Content => return None,
+        Shape::Kinds(Family::Ledger, _) | Shape::Ledger | Shape::Newest(..) | Shape::Content => return None,
     })
 }
 
@@ -133,8 +155,8 @@ impl SchemaProvider for LakeSchema {
     }
 
     async fn table(&self, name: &str) -> Result<Option<Arc<dyn TableProvider>>> {
-        if let Some(table) = self.extra.get(name) {
-            return Ok(Some(table.clone()));
+        if let Some(table) = self.step(name).or_else(|| self.extra.get(name).cloned()) {
+            return Ok(Some(table));
         }
         let Some((_, shape, _)) = TABLES.iter().find(|(n, ..)| *n == name) else { return Ok(None) };
         let plan = self.plan(*shape)?;
@@ -142,19 +164,23 @@ impl SchemaProvider for LakeSchema {
     }
 
     fn table_exist(&self, name: &str) -> bool {
-        self.extra.contains_key(name) || TABLES.iter().any(|(n, ..)| *n == name)
+        self.step(name).is_some() || self.extra.contains_key(name) || TABLES.iter().any(|(n, ..)| *n == name)
     }
 }
 
 impl LakeSchema {
+    fn step(&self, name: &str) -> Option<Arc<dyn TableProvider>> {
+        self.steps.read().unwrap_or_else(PoisonError::into_inner).get(name).cloned()
+    }
+
     fn plan(&self, shape: Shape) -> Result<LogicalPlan> {
         match shape {
             Shape::Kinds(family, kinds) => self.kinds(family, kinds)?.build(),
             Shape::Events => self.events(),
             Shape::Pulls => self.pulls()?.build(),
             Shape::Egress => self.egress()?.build(),
-            Shape::HourlyPulls => self.hourly_pulls(),
-            Shape::HourlyDestinations => self.hourly_destinations(),
+            Shape::HourlyPulls => self.for_rollups().hourly_pulls(),
+            Shape::HourlyDestinations => self.for_rollups().hourly_destinations(),
             Shape::Ledger => {
                 let table = Table::Events(Family::Ledger);
                 self.scan(table)?.project(columns(table, |_| true))?.build()
@@ -176,6 +202,12 @@ impl LakeSchema {
             }
             Shape::Content => self.content(),
         }
+    }
+
+    /// The same tables, with as many events as roll-ups are made of.
+    fn for_rollups(&self) -> Self {
+        let wider = |b: Bounds| Bounds { events_from_ns: b.rollups_from_ns, ..b };
+        Self { bounds: self.bounds.map(wider), ..self.clone() }
     }
 
     /// A table as it rests.
@@ -206,8 +238,9 @@ impl LakeSchema {
     fn scan(&self, table: Table) -> Result<LogicalPlanBuilder> {
         let plan = LogicalPlanBuilder::scan(table.name(), provider_as_source(self.raw(table)?), None)?;
         match (self.bounds, table) {
-            (Some((from, to)), Table::Events(_)) => {
-                plan.filter(name("ts_wall_ns").gt_eq(lit(from)).and(name("ts_wall_ns").lt(lit(to))))
+            (Some(bounds), Table::Events(_)) => {
+                let from = name("ts_wall_ns").gt_eq(lit(bounds.events_from_ns));
+                plan.filter(from.and(name("ts_wall_ns").lt(lit(bounds.to_ns))))
             }
             _ => Ok(plan),
         }
@@ -256,11 +289,8 @@ impl LakeSchema {
             .kinds(Family::Sql, &["sql.copy"])?
             .filter(name("direction").eq(lit("out")).and(name("messages").gt(lit(0i64))))?
             .project(
-                [
-                    common(),
-                    vec![name("messages").alias("rows"), name("bytes"), null_id.alias("correlation")],
-                ]
-                .concat(),
+                [common(), vec![name("messages").alias("rows"), name("bytes"), null_id.alias("correlation")]]
+                    .concat(),
             )?;
         results.union(copies.build()?)
     }

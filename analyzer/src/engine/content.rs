@@ -156,7 +156,10 @@ impl ExecutionPlan for OpenContent {
                 Ok::<_, DataFusionError>(Some((opened, (input, keys))))
             }
         });
-        Ok(Box::pin(RecordBatchStreamAdapter::new(self.properties.eq_properties.schema().clone(), opened.boxed())))
+        Ok(Box::pin(RecordBatchStreamAdapter::new(
+            self.properties.eq_properties.schema().clone(),
+            opened.boxed(),
+        )))
     }
 }
 
@@ -188,7 +191,10 @@ impl Opener {
             };
             let opened = chunk.open(key).map_err(|_| {
                 failed(LakeError::Damaged {
-                    path: format!("chunk {} of content {} of session {}", chunk.index, chunk.content_no, chunk.session),
+                    path: format!(
+                        "chunk {} of content {} of session {}",
+                        chunk.index, chunk.content_no, chunk.session
+                    ),
                     reason: "it does not open under the session's key".to_owned(),
                 })
             })?;

@@ -3,8 +3,8 @@
 use std::hash::{Hash, Hasher};
 use std::sync::Arc;
 
-use arrow::array::{Array, ArrayRef, AsArray, StringBuilder};
-use arrow::datatypes::{DataType, Int64Type};
+use arrow::array::{Array, ArrayRef, AsArray, StringBuilder, TimestampNanosecondArray};
+use arrow::datatypes::{DataType, Int64Type, TimestampNanosecondType};
 use bodycam_record::content::{postgres, structured};
 use bodycam_record::{ContentKind, SessionId, TenantKey};
 use datafusion::common::{Result, exec_err};
@@ -12,6 +12,8 @@ use datafusion::logical_expr::{
     ColumnarValue, Expr, ScalarFunctionArgs, ScalarUDF, ScalarUDFImpl, Signature, Volatility,
 };
 use datafusion::scalar::ScalarValue;
+
+use super::catalog::timestamp;
 
 /// How the bytes of an id are written.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
@@ -91,6 +93,43 @@ fn bytes_at(array: &ArrayRef, row: usize) -> Option<&[u8]> {
         DataType::FixedSizeBinary(_) => array.as_fixed_size_binary_opt().map(|a| a.value(row)),
         DataType::Binary => array.as_binary_opt::<i32>().map(|a| a.value(row)),
         _ => None,
+    }
+}
+
+/// `window_of(ts)`: the start of the window, of this many nanoseconds, that holds a time.
+#[derive(Debug, PartialEq, Eq, Hash)]
+struct WindowOf {
+    window_ns: i64,
+    signature: Signature,
+}
+
+/// The function for windows of this length.
+pub(super) fn window_of(window_ns: i64) -> ScalarUDF {
+    let signature = Signature::exact(vec![timestamp()], Volatility::Immutable);
+    ScalarUDF::new_from_impl(WindowOf { window_ns: window_ns.max(1), signature })
+}
+
+impl ScalarUDFImpl for WindowOf {
+    fn name(&self) -> &str {
+        "window_of"
+    }
+
+    fn signature(&self) -> &Signature {
+        &self.signature
+    }
+
+    fn return_type(&self, _: &[DataType]) -> Result<DataType> {
+        Ok(timestamp())
+    }
+
+    fn invoke_with_args(&self, args: ScalarFunctionArgs) -> Result<ColumnarValue> {
+        let arrays = ColumnarValue::values_to_arrays(&args.args)?;
+        let Some(times) = arrays.first().and_then(|a| a.as_primitive_opt::<TimestampNanosecondType>()) else {
+            return exec_err!("window_of takes a time");
+        };
+        let start = |ts: i64| ts.div_euclid(self.window_ns).saturating_mul(self.window_ns);
+        let starts: TimestampNanosecondArray = times.unary(start);
+        Ok(ColumnarValue::Array(Arc::new(starts.with_timezone("+00:00"))))
     }
 }
 
@@ -210,7 +249,9 @@ impl ScalarUDFImpl for ContentText {
             let kind = code.and_then(|code| ContentKind::of(code).ok());
             match (self.with_bytes, clear) {
                 (false, _) => out.append_option(kind.map(ContentKind::name)),
-                (true, Some(clear)) if clear.is_valid(row) => out.append_value(text_of(kind, clear.value(row))),
+                (true, Some(clear)) if clear.is_valid(row) => {
+                    out.append_value(text_of(kind, clear.value(row)))
+                }
                 (true, _) => out.append_null(),
             }
         }
@@ -291,7 +332,11 @@ mod tests {
         let pairs = structured::encode_pairs([("host", b"a\"b".as_slice())]);
         for (kind, bytes, expected) in [
             (ContentKind::SqlText, b"SELECT 1\xff".to_vec(), "SELECT 1\u{fffd}"),
-            (ContentKind::Rows, [row.clone(), row].concat(), "[\"ab\",null,\"\u{fffd}\"]\n[\"ab\",null,\"\u{fffd}\"]"),
+            (
+                ContentKind::Rows,
+                [row.clone(), row].concat(),
+                "[\"ab\",null,\"\u{fffd}\"]\n[\"ab\",null,\"\u{fffd}\"]",
+            ),
             (ContentKind::RequestHead, pairs, r#"[["host","a\"b"]]"#),
             (ContentKind::Error, b"SERROR\0C42P01\0\0".to_vec(), r#"[["S","ERROR"],["C","42P01"]]"#),
         ] {

@@ -42,7 +42,9 @@ pub(super) fn is_needle(filter: &Expr) -> bool {
             (needle(left) && matches!(**right, Expr::Literal(..)))
                 || (needle(right) && matches!(**left, Expr::Literal(..)))
         }
-        Expr::BinaryExpr(BinaryExpr { left, op: Operator::And, right }) => is_needle(left) || is_needle(right),
+        Expr::BinaryExpr(BinaryExpr { left, op: Operator::And, right }) => {
+            is_needle(left) || is_needle(right)
+        }
         Expr::InList(InList { expr, negated: false, .. }) => needle(expr),
         _ => false,
     }
@@ -140,7 +142,11 @@ mod tests {
             (session().eq(lit(uuid)), "session_id = FixedSizeBinary(16".to_owned(), true),
             (lit(hex).eq(principal()), "principal_ref = FixedSizeBinary(16".to_owned(), true),
             (principal().not_eq(lit(hex)), "principal_ref != FixedSizeBinary(16".to_owned(), false),
-            (principal().in_list(vec![lit(hex)], false), "principal_ref IN ([FixedSizeBinary(16".to_owned(), true),
+            (
+                principal().in_list(vec![lit(hex)], false),
+                "principal_ref IN ([FixedSizeBinary(16".to_owned(),
+                true,
+            ),
             (ts().gt_eq(nanos(7)), "ts_wall_ns >= Int64(7)".to_owned(), false),
             (nanos(7).gt(ts()), "ts_wall_ns < Int64(7)".to_owned(), false),
             (session().eq(lit(uuid)).and(col("rows").gt(lit(1))), "session_id = Fixed".to_owned(), true),

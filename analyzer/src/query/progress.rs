@@ -1,8 +1,9 @@
 //! How far a query is: rows read from files, of how many.
 
+use std::any::Any;
 use std::time::Duration;
 
-use datafusion::common::stats::Precision;
+use datafusion::datasource::physical_plan::FileScanConfig;
 use datafusion::datasource::source::DataSourceExec;
 use datafusion::physical_plan::ExecutionPlan;
 
@@ -27,14 +28,11 @@ pub(super) fn of(plan: &dyn ExecutionPlan) -> Progress {
 }
 
 fn add(plan: &dyn ExecutionPlan, progress: &mut Progress) {
-    if (plan as &dyn std::any::Any).is::<DataSourceExec>() {
-        let read = plan.metrics().and_then(|m| m.output_rows()).unwrap_or(0) as u64;
-        let total = plan.partition_statistics(None).map(|s| s.num_rows);
-        progress.rows_read += read;
-        progress.rows_total += match total {
-            Ok(Precision::Exact(rows) | Precision::Inexact(rows)) => rows as u64,
-            _ => read,
-        };
+    if let Some(scan) = (plan as &dyn Any).downcast_ref::<DataSourceExec>() {
+        progress.rows_read += plan.metrics().and_then(|m| m.output_rows()).unwrap_or(0) as u64;
+        let files = (scan.data_source().as_ref() as &dyn Any).downcast_ref::<FileScanConfig>();
+        let files = files.into_iter().flat_map(|config| &config.file_groups).flat_map(|group| group.iter());
+        progress.rows_total += files.filter_map(|f| f.statistics.as_ref()?.num_rows.get_value()).sum::<usize>() as u64;
     }
     plan.children().into_iter().for_each(|child| add(child.as_ref(), progress));
 }

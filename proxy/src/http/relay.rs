@@ -10,7 +10,6 @@ use tokio::sync::watch;
 use tokio::time::Duration;
 
 use super::Service;
-use super::codec::credential::Credential;
 use super::codec::head::{Framing, RequestHead};
 use crate::recording::Lane;
 
@@ -18,107 +17,39 @@ mod answer;
 mod client;
 mod exchange;
 mod forward;
+mod login;
+mod reach;
 mod session;
 mod tunnel;
 
 use answer::{Answer, Refused};
 use client::{Client, HeadFailure};
-use session::{Close, Login, Session};
+use login::log_in;
+use session::{Close, Session};
 
-/// Heads that a connection may send before one logs it in: a client asks without credentials, then with them.
-const LOGIN_HEADS: usize = 8;
-
-/// Serves a connection; `admitted` says whether there is room for it.
+/// Serves a connection.
 pub(super) async fn serve(
     service: &Service,
     stream: TcpStream,
     peer: SocketAddr,
     lane: &Lane,
     mut drain: watch::Receiver<bool>,
-    admitted: bool,
 ) {
-    let mut client = Client::new(stream, service);
-    if !admitted {
-        tracing::warn!(
-            event = "http_connections_full",
-            limit = service.config.max_connections,
-            "refusing a connection"
-        );
-        refuse(service, lane);
-        let refused =
-            Refused::new(503, "connections", "the gateway has no room for more connections; try again later");
-        client.answer_and_close(&Answer::refusal(&refused), "GET").await;
-        return;
-    }
-    let peer = peer.ip().to_canonical();
-    let login = async {
-        tokio::select! {
-            biased;
-            _ = drain.wait_for(|d| *d) => None,
-            login = log_in(service, &mut client, peer, lane) => login,
-        }
+    let begun = async {
+        let mut client = Client::accept(stream, service).await?;
+        let (login, head) = log_in(service, &mut client, peer.ip().to_canonical(), lane).await?;
+        Some((client, login, head))
     };
-    if let Some((login, head)) = login.await {
+    let begun = tokio::select! {
+        biased;
+        _ = drain.wait_for(|d| *d) => None,
+        begun = begun => begun,
+    };
+    if let Some((mut client, login, head)) = begun {
         let mut session = Session::start(service, login, drain);
         let reason = run(&mut session, &mut client, head).await;
         session.close(reason, &client).await;
     }
-}
-
-fn refuse(service: &Service, lane: &Lane) {
-    use std::sync::atomic::Ordering::Relaxed;
-    service.counters.refused.fetch_add(1, Relaxed);
-    lane.producer().counters().refused.fetch_add(1, Relaxed);
-}
-
-/// Reads heads until one has a valid credential. The session is open and recorded when it comes back.
-async fn log_in(
-    service: &Service,
-    client: &mut Client,
-    peer: std::net::IpAddr,
-    lane: &Lane,
-) -> Option<(Login, RequestHead)> {
-    let whole = Duration::from_secs(service.config.head_seconds);
-    for _ in 0..LOGIN_HEADS {
-        let head = match client.read_head(service.config.head_limits(), whole, whole).await {
-            Ok(head) => head?,
-            Err(failure) => {
-                refuse(service, lane);
-                tracing::info!(event = "http_head_refused", peer = %peer, reason = failure.code(), "before login");
-                if let Some(refused) = failure.refused() {
-                    client.answer_and_close(&Answer::refusal(&refused), "GET").await;
-                }
-                return None;
-            }
-        };
-        let presented = head.fields.all("proxy-authorization").next();
-        let reason = match presented.map(Credential::parse) {
-            None => "missing",
-            Some(None) => "malformed-credential",
-            Some(Some(credential)) => match session::open(service, credential, &head, peer, lane).await {
-                Ok(login) => return Some((login, head)),
-                Err(session::LoginFailure::Refused(reason)) => reason,
-                Err(session::LoginFailure::Answer(refused)) => {
-                    refuse(service, lane);
-                    tracing::warn!(event = "http_login_failed", peer = %peer, reason = refused.code, "no session");
-                    client.answer_and_close(&Answer::refusal(&refused), &head.method).await;
-                    return None;
-                }
-            },
-        };
-        if reason != "missing" {
-            refuse(service, lane);
-            tracing::info!(event = "http_login_refused", peer = %peer, reason, "407");
-        }
-        let keep = head.body == Framing::None && !head.closes();
-        let answer = Answer::ask_for_credentials();
-        if !keep {
-            client.answer_and_close(&answer, &head.method).await;
-            return None;
-        }
-        client.answer(&answer, &head.method, true).await.ok()?;
-    }
-    None
 }
 
 /// Every exchange of a session; why it ended comes back.

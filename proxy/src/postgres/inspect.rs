@@ -215,6 +215,29 @@ mod tests {
         }
     }
 
+    /// Test threads have 2 MiB, as a core may have: what is analysed here must fit.
+    #[tokio::test]
+    async fn the_deepest_texts_that_stay_on_a_core_fit_its_stack() {
+        let inspector = inspector();
+        for n in 1..14 {
+            for (open, close) in [
+                ("(select ", ")"),
+                ("(select id from customers where id = (select ", "))"),
+                ("(select x from (select 1 as x union select ", ") y)"),
+                ("case when true then ", " end"),
+                ("card_of(id => ", ")"),
+                ("array[", "]"),
+                ("(with w as (select 1) select ", ")"),
+                ("exists (select 1 from customers c join orders o on ", ")"),
+                ("sum(1) filter (where ", ") over (partition by id)"),
+            ] {
+                let sql = format!("select {}1{} from customers", open.repeat(n), close.repeat(n));
+                let facts = facts(&inspector, &sql).await;
+                assert!(facts.relations_read.contains(&"public.customers".to_owned()), "{sql}");
+            }
+        }
+    }
+
     #[test]
     fn a_configuration_with_an_unknown_key_is_refused() {
         assert!(toml::from_str::<InspectConfig>("inline_bytes = 1024").is_ok());

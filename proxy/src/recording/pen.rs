@@ -300,6 +300,12 @@ impl SessionPen {
             self.chain.append(Draft { ts_wall_ns, ts_mono_ns, parent_seq, body: body.clone(), content });
         self.last_ts_ns = ts_wall_ns;
         let seq = event.envelope.seq;
+        if seq == 0 {
+            self.first_ts_ns = ts_wall_ns;
+        }
+        if seq == 0 {
+            self.first_ts_ns = ts_wall_ns;
+        }
         self.state.borrow_mut().saw(seq, event.hash, &body);
         self.lane.producer().counters().events.fetch_add(1, Ordering::Relaxed);
         self.lane.shared.append(&Record::Event(Box::new(event)))?;

@@ -67,7 +67,9 @@ impl SessionState {
         self.count = seq + 1;
         self.head = hash;
         match body {
-            Body::SqlStatement(s) if s.verdict == "allow" && s.form != "parse" => self.unanswered.push(s.statement_no),
+            Body::SqlStatement(s) if s.verdict == "allow" && s.form != "parse" => {
+                self.unanswered.push(s.statement_no)
+            }
             Body::SqlResult(r) if r.outcome != "suspended" => self.answered(r.statement_no),
             Body::HttpRequest(r) if r.verdict == "allow" => self.unanswered.push(r.request_no),
             Body::HttpTunnelOpened(t) if t.verdict == "allow" => self.unanswered.push(t.request_no),

@@ -1,10 +1,11 @@
 //! Compaction on a recorded lake: fewer files, the same rows, whatever happens when.
 
 use bodycam_record::Family;
+use object_store::memory::InMemory;
 
 use super::*;
 use crate::recorder::Recorder;
-use crate::scene::{Failing, Gateway, MemoryBus, assert_lake_is_bus, directory, memory, rows_of};
+use crate::scene::{Failing, Gateway, MemoryBus, assert_lake_is_bus, directory, in_memory, rows_of};
 
 fn key() -> Arc<EpochKey> {
     Arc::new(EpochKey::from_seed(&[7; 32]))
@@ -100,11 +101,12 @@ async fn replaced_files_stay_for_their_grace_and_then_go() {
 
 #[tokio::test]
 async fn a_compactor_that_dies_at_any_write_changes_no_row() {
+    let objects = Arc::new(InMemory::new());
+    let bus = recorded(&Store::on(objects.clone(), "memory"), 3).await;
     for after in [false, true] {
         let mut deaths = 0;
         for k in 1.. {
-            let store = memory();
-            let bus = recorded(&store, 4).await;
+            let store = in_memory(&objects);
             let died = compactor(&Failing::wrap(store.clone(), k, after), 0).compact_all().await;
             if died.is_ok() {
                 break;
@@ -138,6 +140,27 @@ async fn a_file_that_is_not_what_its_commit_says_is_left_alone() {
     assert!(after.state().file(&missing.path).is_some());
     assert_eq!(compactor.metrics.damaged_files_total.load(Ordering::Relaxed), 2);
     assert!(after.state().files(Table::Events(Family::Sql)).count() <= 2);
+}
+
+#[tokio::test]
+async fn what_a_killed_writer_left_behind_is_collected_by_age_and_nothing_else() {
+    let (_dir, store) = directory();
+    let bus = recorded(&store, 2).await;
+    let left = [
+        "tables/sql/dt=2026-11-21/hh=10/gw@0-0-0-0-deadbeef.parquet",
+        "templates/gw@0-0-9-9-deadbeef.parquet",
+    ];
+    for path in left {
+        store.put_new(path, Bytes::from_static(b"left")).await.unwrap();
+    }
+    let compactor = compactor(&store, 900);
+    assert_eq!(compactor.collect_leftovers(Duration::from_secs(3600)).await.unwrap(), 0, "too young");
+    tokio::time::sleep(Duration::from_millis(20)).await;
+    assert_eq!(compactor.collect_leftovers(Duration::ZERO).await.unwrap(), 2);
+    for path in left {
+        assert!(!store.exists(path).await.unwrap());
+    }
+    assert_lake_is_bus(&store, &bus).await;
 }
 
 #[test]

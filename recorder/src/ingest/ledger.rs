@@ -93,10 +93,10 @@ impl Ingest {
         if !key::verify_signature(epoch_key, record.hash, &record.signature) {
             fault(Fault::Ledger, "its signature is not that of the key of its epoch");
         }
-        if let Ok(Body::LedgerCrash(crash)) = &body {
-            if self.sessions.crash(crash) {
-                staged.sessions.insert(crash.session_id);
-            }
+        if let Ok(Body::LedgerCrash(crash)) = &body
+            && self.sessions.crash(crash)
+        {
+            staged.sessions.insert(crash.session_id);
         }
         let state = LedgerState {
             producer: record.producer.clone(),

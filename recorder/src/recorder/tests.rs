@@ -4,7 +4,7 @@ use bodycam_lake::columns::findings::FindingRow;
 use bodycam_record::SessionId;
 
 use super::*;
-use crate::scene::{Failing, Gateway, MemoryBus, SECOND, T0, assert_lake_is_bus, directory, memory};
+use crate::scene::{Failing, Gateway, MemoryBus, Mirror, SECOND, T0, assert_lake_is_bus, directory, memory};
 
 fn config() -> RecorderConfig {
     RecorderConfig { flush_rows: 20, snapshot_commits: 4, ..RecorderConfig::default() }
@@ -73,7 +73,7 @@ async fn a_recorder_that_dies_at_any_write_loses_nothing_and_repeats_nothing() {
             let store = memory();
             let bus = MemoryBus::default();
             let mut gateway = Gateway::start(&bus, "gw", None);
-            gateway.work(4);
+            gateway.work(3);
             let died = record(&bus, &Failing::wrap(store.clone(), k, after)).await;
             if died.is_ok() {
                 break;
@@ -236,7 +236,8 @@ async fn what_is_wrong_in_a_chain_is_stored_and_found() {
 
 #[tokio::test]
 async fn a_ledger_that_does_not_hold_together_is_stored_and_found() {
-    let cases: [(&str, fn(&mut bodycam_record::LedgerRecord)); 4] = [
+    type Change = fn(&mut bodycam_record::LedgerRecord);
+    let cases: [(&str, Change); 4] = [
         ("time", |r| r.ts_wall_ns += 1),
         ("body", |r| *r.body.last_mut().unwrap() ^= 1),
         ("signature", |r| r.signature[0] ^= 1),
@@ -415,4 +416,42 @@ async fn run_commits_as_it_goes_drains_at_the_end_and_survives_a_full_disk() {
     task.await.unwrap().unwrap();
     assert!(metrics.restarts_total.load(std::sync::atomic::Ordering::Relaxed) >= 1);
     assert_lake_is_bus(&store, &bus).await;
+}
+
+#[tokio::test]
+async fn from_a_spool_on_disk_with_compaction_beside_it_nothing_is_lost_or_repeated() {
+    let (dir, store) = directory();
+    let bus = MemoryBus::default();
+    let mut gateway = Gateway::start(&bus, "gw", None);
+    let mut mirror = Mirror::new(dir.path(), "gw");
+    let spool = bodycam_bus::spool::SpoolBus::new(&mirror.config);
+    let key = Arc::new(EpochKey::from_seed(&[7; 32]));
+    let metrics = Arc::new(Metrics::default());
+    let config = RecorderConfig {
+        flush_rows: 60,
+        compact_seconds: 1,
+        compact_grace_seconds: 1,
+        snapshot_commits: 20,
+        ..RecorderConfig::default()
+    };
+    for _ in 0..2 {
+        let (stop, stopped) = tokio::sync::oneshot::channel::<()>();
+        let shutdown = async move { drop(stopped.await) };
+        let task = run(spool.clone(), store.clone(), key.clone(), config.clone(), metrics.clone(), shutdown);
+        let task = tokio::spawn(task);
+        for _ in 0..25 {
+            gateway.work(4);
+            mirror.write(&bus);
+            tokio::time::sleep(Duration::from_millis(100)).await;
+        }
+        stop.send(()).unwrap();
+        task.await.unwrap().unwrap();
+        assert_lake_is_bus(&store, &bus).await;
+    }
+    let count = |counter: &std::sync::atomic::AtomicU64| counter.load(std::sync::atomic::Ordering::Relaxed);
+    assert!(count(&metrics.compactions_total) > 0 && count(&metrics.deleted_files_total) > 0);
+    assert_eq!(findings(&store).await, []);
+    let kept = spool.depth().unwrap();
+    let lane = &kept[&"gw/0".parse().unwrap()];
+    assert!(lane.0 > 0, "released segments are removed");
 }

@@ -6,7 +6,7 @@
 use std::fmt;
 use std::str::FromStr;
 
-use bodycam_record::{PrincipalRef, SessionId};
+use bodycam_record::{Digest, PrincipalRef, SessionId};
 use serde::{Deserialize, Serialize};
 
 use crate::columns::Table;
@@ -220,10 +220,26 @@ pub fn window(rule: &str, major: u64, window_start_ns: i64, n: u64) -> Result<St
     Ok(format!("windows/{rule}/{major}/{window_start_ns}/{n}.json"))
 }
 
-/// A findings file that a window record names.
-pub fn window_findings(rule: &str, major: u64, window_start_ns: i64, n: u64) -> Result<String, LakeError> {
+/// A findings file that a window record names. The digest of its content is in the name, so that an evaluation
+/// that was killed before its record leaves nothing that a later one would write over.
+pub fn window_findings(
+    rule: &str,
+    major: u64,
+    window_start_ns: i64,
+    n: u64,
+    sha256: Digest,
+) -> Result<String, LakeError> {
     let rule = safe_part("rule", rule)?;
-    Ok(format!("findings/{rule}-{major}-{window_start_ns}-{n}.parquet"))
+    let digest = sha256.to_hex();
+    let digest = digest.get(..16).unwrap_or_default();
+    // A minus sign would read as one more separator, and times before 1970 have one.
+    let start = window_start_ns.to_string().replace('-', "m");
+    Ok(format!("findings/{rule}-{major}-{start}-{n}-{digest}.parquet"))
+}
+
+/// The `k`th entry of the list of window records.
+pub fn window_index(k: u64) -> String {
+    format!("windows/index/{k}.json")
 }
 
 /// A state object (rollups, first-seen) of a rule or job.
@@ -275,10 +291,9 @@ mod tests {
 
     #[test]
     fn no_stream_name_leads_out_of_its_folder() {
-        for bad in [
-            "", "/", "a/", "/a", "a//b", "..", "../x", "a/..", "a/.b", "a@b", "a/b/c", "a b", "a\0", "-a",
-            "ä",
-        ] {
+        for bad in
+            ["", "/", "a/", "/a", "a//b", "..", "../x", "a/..", "a/.b", "a@b", "a/b/c", "a b", "a\0", "ä"]
+        {
             assert!(bad.parse::<StreamName>().is_err(), "{bad}");
         }
         let long = "x".repeat(101);

@@ -18,6 +18,9 @@ pub mod reader;
 pub mod state;
 #[cfg(feature = "io")]
 pub mod store;
+pub mod window;
+#[cfg(feature = "io")]
+pub mod windows;
 
 pub use columns::{StoredEvent, Table};
 pub use commit::{Commit, FileEntry, LedgerState, SessionRange, SessionState, StreamEntry};
@@ -25,10 +28,12 @@ pub use error::LakeError;
 pub use file::{EncodedFile, FileWriter};
 pub use layout::{Hour, StreamName};
 pub use state::LakeState;
+pub use window::WindowRecord;
 #[cfg(feature = "io")]
 pub use {
     content::ContentReader,
     lake::{Lake, View},
     reader::Filter,
     store::Store,
+    windows::Windows,
 };

@@ -24,6 +24,7 @@ use crate::commit::FileEntry;
 use crate::error::LakeError;
 use crate::file::seq_column;
 use crate::lake::View;
+use crate::layout::HOUR_NS;
 
 mod source;
 
@@ -45,7 +46,7 @@ pub struct Filter {
     pub seq: Option<(i64, i64)>,
     /// Only rows with a wall time in this range (Unix ns), the end excluded.
     pub time: Option<(i64, i64)>,
-    /// Only rows of these kinds.
+    /// Only rows of these kinds (for content: of these content kinds).
     pub kinds: Vec<i64>,
     /// Rows in a batch; a default when zero.
     pub batch_rows: usize,
@@ -103,7 +104,7 @@ impl Filter {
         names.extend(self.session.map(|_| "session_id"));
         names.extend(self.seq.map(|_| seq_column(table)));
         names.extend(self.time.map(|_| time_column(table)));
-        names.extend((!self.kinds.is_empty()).then_some("kind"));
+        names.extend((!self.kinds.is_empty()).then_some(kind_column(table)));
         let schema = table.schema();
         names.retain(|name| schema.index_of(name).is_ok());
         names
@@ -122,7 +123,7 @@ impl Filter {
         };
         let seq = range(self.seq, seq_column(table))?;
         let time = range(self.time, time_column(table))?;
-        let kind = if self.kinds.is_empty() { None } else { columns.get("kind", Type::Int)? };
+        let kind = if self.kinds.is_empty() { None } else { columns.get(kind_column(table), Type::Int)? };
         let chosen = (0..batch.num_rows()).map(|row| {
             session.as_ref().is_none_or(|(cells, id)| cells.bytes(row) == Some(id.0.as_slice()))
                 && [&seq, &time]
@@ -142,6 +143,11 @@ fn time_column(table: Table) -> &'static str {
         Table::Findings => "window_start_ns",
         _ => "ts_wall_ns",
     }
+}
+
+/// The column that says what a row is.
+fn kind_column(table: Table) -> &'static str {
+    if table == Table::Content { "content_kind" } else { "kind" }
 }
 
 impl View {
@@ -209,8 +215,17 @@ impl View {
         Ok(batches.map_err(move |err| source::error(&path, err)).boxed())
     }
 
-    /// The events of a session, in order.
+    /// The events of a session, in order. Its row in the index says when it was active, which spares opening the
+    /// files of other hours; should events lie outside (a clock that jumped), everything is read.
     pub async fn events_of(&self, session: SessionId) -> Result<Events, LakeError> {
+        if let Some(row) = self.session(session).await? {
+            let from = row.started_ns.saturating_sub(HOUR_NS);
+            let to = row.last_activity_ns.saturating_add(HOUR_NS);
+            let events = self.events(&Filter { time: Some((from, to)), ..Filter::session(session) }).await?;
+            if i64::try_from(events.events.len() + events.faults.len()) == Ok(row.events) {
+                return Ok(events);
+            }
+        }
         self.events(&Filter::session(session)).await
     }
 

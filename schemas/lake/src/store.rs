@@ -9,6 +9,7 @@ use std::path::PathBuf;
 use std::sync::Arc;
 
 use bytes::Bytes;
+use futures::StreamExt;
 use futures::future::BoxFuture;
 use object_store::local::LocalFileSystem;
 use object_store::path::Path;
@@ -162,6 +163,21 @@ impl Store {
     /// Whether there is an object of this name.
     pub async fn exists(&self, path: &str) -> Result<bool, LakeError> {
         absent_is_none(path, self.reads.head(&object_path(path)?).await).map(|head| head.is_some())
+    }
+
+    /// Objects under `folder` that were last written before `before_ns` (Unix). For finding leftovers of killed
+    /// writers only: what a lake holds is said by its commits, never by a listing.
+    pub async fn written_before(&self, folder: &str, before_ns: i64) -> Result<Vec<String>, LakeError> {
+        let prefix = object_path(folder)?;
+        let mut listing = self.reads.list(Some(&prefix));
+        let mut found = Vec::new();
+        while let Some(object) = listing.next().await {
+            let object = object.map_err(|err| failed("list", folder, err))?;
+            if object.last_modified.timestamp_nanos_opt().is_some_and(|at| at < before_ns) {
+                found.push(object.location.to_string());
+            }
+        }
+        Ok(found)
     }
 
     /// Writes an object unless there is one of this name.

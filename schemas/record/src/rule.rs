@@ -44,9 +44,12 @@ pub struct Rule {
     pub entity: Vec<String>,
     /// Length of a window: whole hours, aligned to the epoch.
     pub window: Span,
-    /// How far before a window's start the query looks.
+    /// How far before a window's start the query sees roll-ups: whole hours, `$lookback` in the query.
     #[serde(default)]
     pub lookback: Span,
+    /// How far before a window's start the query sees single events: whole hours.
+    #[serde(default)]
+    pub reach: Span,
     /// Whether a finding may be told before its window closes: only when more events can never take it back.
     #[serde(default)]
     pub early: bool,
@@ -141,15 +144,20 @@ impl Rule {
         if self.window.seconds < HOUR || self.window.seconds % HOUR != 0 {
             return refuse(format!("window {} is not a whole number of hours", self.window));
         }
-        if self.lookback.seconds % HOUR != 0 {
-            return refuse(format!("lookback {} is not a whole number of hours", self.lookback));
+        for (name, span) in [("lookback", self.lookback), ("reach", self.reach)] {
+            if span.seconds % HOUR != 0 {
+                return refuse(format!("{name} {span} is not a whole number of hours"));
+            }
         }
         if self.entity.is_empty() {
             return refuse("entity names no column: a finding must be about something".to_owned());
         }
         for name in self.entity.iter().chain(self.params.keys()) {
             if !is_identifier(name) {
-                return refuse(format!("'{}' is not a name of lower-case letters, digits and '_'", shown(name)));
+                return refuse(format!(
+                    "'{}' is not a name of lower-case letters, digits and '_'",
+                    shown(name)
+                ));
             }
         }
         if let Some(name) = self.params.keys().find(|n| RESERVED.contains(&n.as_str())) {
@@ -169,6 +177,7 @@ impl Rule {
         }
         w.int(self.window.seconds);
         w.int(self.lookback.seconds);
+        w.int(self.reach.seconds);
         w.bool(self.early);
         w.bytes(self.unit.as_bytes());
         w.bytes(self.text.as_bytes());
@@ -207,7 +216,7 @@ impl Rule {
 }
 
 /// Names that every query is given.
-const RESERVED: [&str; 3] = ["from", "to", "sensitive"];
+const RESERVED: [&str; 4] = ["from", "to", "lookback", "sensitive"];
 
 fn is_identifier(name: &str) -> bool {
     name.starts_with(|c: char| c.is_ascii_lowercase())
@@ -419,9 +428,11 @@ mod tests {
             entity: vec!["principal_ref".into()],
             window: Span::seconds(HOUR),
             lookback: Span::default(),
+            reach: Span::default(),
             early: true,
             unit: "rows".into(),
-            params: [("min_rows".to_owned(), Param { default: ParamValue::Int(5), doc: String::new() })].into(),
+            params: [("min_rows".to_owned(), Param { default: ParamValue::Int(5), doc: String::new() })]
+                .into(),
             text: String::new(),
             runbook: String::new(),
             query: "SELECT 1".into(),
@@ -475,10 +486,11 @@ mod tests {
     fn an_envelope_that_does_not_hold_together_is_refused() {
         rule().check().unwrap();
         type Break = fn(&mut Rule);
-        let breaks: [(Break, &str); 6] = [
+        let breaks: [(Break, &str); 7] = [
             (|r| r.window = Span::seconds(1800), "whole number of hours"),
             (|r| r.window = Span::seconds(0), "whole number of hours"),
             (|r| r.lookback = Span::seconds(60), "whole number of hours"),
+            (|r| r.reach = Span::seconds(60), "whole number of hours"),
             (|r| r.entity.clear(), "names no column"),
             (|r| r.entity = vec!["a b".into()], "is not a name"),
             (|r| drop(r.params.insert("from".into(), r.params["min_rows"].clone())), "every rule is given"),

@@ -58,7 +58,8 @@ pub fn walk(files: &dyn Files, trust: Option<&Trust>) -> Option<Walk> {
     }
     out.commits = commits.len() as u64;
     // Compaction was read first and is applied last.
-    let (replacing, adding): (Vec<_>, Vec<_>) = commits.into_iter().partition(|(_, c)| !c.replaces.is_empty());
+    let (replacing, adding): (Vec<_>, Vec<_>) =
+        commits.into_iter().partition(|(_, c)| !c.replaces.is_empty());
     let mut live: BTreeMap<String, DataFile> = BTreeMap::new();
     for (path, commit) in adding.into_iter().chain(replacing) {
         apply(&path, commit, &mut live, &mut out);
@@ -108,7 +109,24 @@ fn streams(files: &dyn Files, out: &mut Walk) -> Option<Vec<StreamEntry>> {
         }
         n = n.saturating_add(1);
     }
-    (n > 0 || !out.faults.is_empty()).then_some(streams)
+    if n == 0 && out.faults.is_empty() {
+        return None;
+    }
+    unlisted(files, &streams, out);
+    Some(streams)
+}
+
+/// Commits of streams that the list of streams does not know.
+fn unlisted(files: &dyn Files, streams: &[StreamEntry], out: &mut Walk) {
+    let folder = |path: &str| path.rsplit_once('/').map(|(folder, _)| folder.to_owned());
+    let known: BTreeSet<String> =
+        streams.iter().filter_map(|s| folder(&layout::commit(&s.stream, s.generation, 0))).collect();
+    let names = files.list("commits/").unwrap_or_default();
+    let found: BTreeSet<String> = names.iter().filter(|n| number(n).is_some()).filter_map(|n| folder(n)).collect();
+    for stray in found.difference(&known) {
+        let detail = "commits of a stream that the list of streams does not know";
+        out.faults.push(Fault::new(Class::CommitGap, detail).at(stray));
+    }
 }
 
 /// The number in `<folder>/<number>.json`.
@@ -117,7 +135,8 @@ fn number(path: &str) -> Option<u64> {
 }
 
 fn object_fault(path: &str, error: &LakeError) -> Fault {
-    let class = if matches!(error, LakeError::Unsupported { .. }) { Class::Unsupported } else { Class::Commit };
+    let class =
+        if matches!(error, LakeError::Unsupported { .. }) { Class::Unsupported } else { Class::Commit };
     let reason = match error {
         LakeError::Damaged { reason, .. } => reason.clone(),
         other => other.to_string(),
@@ -224,7 +243,9 @@ fn apply(path: &Arc<str>, commit: Commit, live: &mut BTreeMap<String, DataFile>,
     if !commit.replaces.is_empty() {
         for (table, [before, after]) in sums.iter().filter(|(_, [before, after])| before != after) {
             let (table, before, after) = (table.name(), before.0, after.0);
-            let detail = format!("the rows of table {table} that it writes ({after}) are not those that it replaces ({before})");
+            let detail = format!(
+                "the rows of table {table} that it writes ({after}) are not those that it replaces ({before})"
+            );
             out.faults.push(Fault::new(Class::Compaction, detail).at(path));
         }
     }

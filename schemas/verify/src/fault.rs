@@ -120,6 +120,8 @@ classes! {
     Pending = "PENDING" Notice PopulationCompleteness,
     /// Events whose OPEN is not in the lake, at the end of a ledger that should have passed it long ago.
     PendingLong = "PENDING_LONG" Incomplete PopulationCompleteness,
+    /// Events of a producer of which there is no ledger at all.
+    NoLedger = "NO_LEDGER" Incomplete PopulationCompleteness,
     /// A ledger lacks its end.
     LedgerTail = "LEDGER_TAIL" Tamper PopulationCompleteness,
     /// Ledger records are missing, or one number stands for two.

@@ -103,9 +103,8 @@ pub fn check(file: &DataFile, bytes: &Bytes, wanted: &Wanted<'_>) -> FileFacts {
     }
     let table = entry.table.0;
     let mut collect = Collector::new(table, &entry.path, wanted);
-    let read = read(&entry.path, bytes, &mut facts.faults, |batch, row, faults| {
-        collect.batch(batch, row, faults)
-    });
+    let read =
+        read(&entry.path, bytes, &mut facts.faults, |batch, row, faults| collect.batch(batch, row, faults));
     facts.rows = read;
     collect.finish(entry, &file.named_by, &mut facts);
     facts
@@ -122,7 +121,8 @@ fn identity_fault(file: &DataFile, bytes: &Bytes) -> Fault {
         std::cmp::Ordering::Greater => format!("{got} bytes instead of {want}: it was replaced or added to"),
         std::cmp::Ordering::Equal => "its SHA-256 is another: it was changed or replaced".to_owned(),
     };
-    Fault::new(Class::Manifest, format!("not the file that {} names: {how}", file.named_by)).at(&file.entry.path)
+    Fault::new(Class::Manifest, format!("not the file that {} names: {how}", file.named_by))
+        .at(&file.entry.path)
 }
 
 /// Gives every batch of a file, with the number of its first row; the number of rows.
@@ -133,24 +133,27 @@ fn read(
     mut each: impl FnMut(&RecordBatch, u64, &mut Vec<Fault>) -> Result<(), LakeError>,
 ) -> u64 {
     let bad = |detail: String| Fault::new(Class::File, detail).at(path);
-    let options = ArrowReaderOptions::new().with_page_index_policy(PageIndexPolicy::Optional);
-    let open = || ParquetRecordBatchReaderBuilder::try_new_with_options(bytes.clone(), options.clone());
-    let groups = match open() {
-        Ok(builder) => builder.metadata().num_row_groups(),
+    // Rows are read in the order of the pages, as readers do that ignore the page index; what the index says
+    // is compared with that.
+    let open = |policy| {
+        let options = ArrowReaderOptions::new().with_page_index_policy(policy);
+        ParquetRecordBatchReaderBuilder::try_new_with_options(bytes.clone(), options)
+    };
+    let indexed = match open(PageIndexPolicy::Optional) {
+        Ok(builder) => builder,
         Err(error) => {
             faults.push(bad(format!("not a readable Parquet file: {error}")));
             return 0;
         }
     };
+    let groups = indexed.metadata().num_row_groups();
     let mut row = 0;
     for group in 0..groups {
-        let reader = open().and_then(|builder| {
-            let claims = Claims::of(&builder, group, path, faults);
-            let reader = builder.with_row_groups(vec![group]).with_batch_size(BATCH_ROWS).build()?;
-            Ok((claims, reader))
-        });
-        let (mut claims, reader) = match reader {
-            Ok(opened) => opened,
+        let mut claims = Claims::of(&indexed, bytes, group, path, faults);
+        let reader = open(PageIndexPolicy::Skip)
+            .and_then(|builder| builder.with_row_groups(vec![group]).with_batch_size(BATCH_ROWS).build());
+        let reader = match reader {
+            Ok(reader) => reader,
             Err(error) => {
                 faults.push(bad(format!("row group {group} cannot be read: {error}")));
                 continue;
@@ -189,6 +192,8 @@ struct Collector<'a> {
     contents: ContentFacts,
     key: Option<(SessionId, Option<SessionKey>)>,
     unreadable: HashSet<SessionId>,
+    /// Whether rows are of an unknown format, so that what the commit sums up cannot be made again.
+    unsupported: bool,
     heads: Vec<(SessionId, i64, Digest)>,
 }
 
@@ -206,6 +211,7 @@ impl<'a> Collector<'a> {
             contents: ContentFacts::default(),
             key: None,
             unreadable: HashSet::new(),
+            unsupported: false,
             heads: Vec::new(),
         }
     }
@@ -240,6 +246,7 @@ impl<'a> Collector<'a> {
             Ok(event) => event,
             Err(fault) => {
                 self.runs.interrupt();
+                self.unsupported |= fault.error.is_unsupported();
                 if let (Some(session), Some(seq)) = (fault.session, fault.seq) {
                     self.range(session, seq, None);
                 }
@@ -275,6 +282,7 @@ impl<'a> Collector<'a> {
                 self.ledger.push((row, record));
             }
             Err(fault) => {
+                self.unsupported |= fault.error.is_unsupported();
                 self.ledger_holes.push((row, fault.seq));
                 faults.push(row_fault(self.path, row, &fault));
             }
@@ -329,11 +337,12 @@ impl<'a> Collector<'a> {
         if entry.rows != facts.rows {
             wrong(format!("{} rows; there are {}", entry.rows, facts.rows));
         }
-        if entry.row_sum.is_some_and(|sum| sum != self.sum.digest()) {
+        if !self.unsupported && entry.row_sum.is_some_and(|sum| sum != self.sum.digest()) {
             wrong("another sum of row hashes: its rows are not the ones that were committed".to_owned());
         }
         if let Some(stated) = &entry.sessions
             && matches!(self.table, Table::Events(_))
+            && !self.unsupported
         {
             let stated: BTreeMap<SessionId, Range> =
                 stated.iter().map(|r| (r.session, (r.seq_from, r.seq_to, r.head))).collect();
@@ -408,6 +417,12 @@ pub fn look_again(file: &DataFile, bytes: &Bytes, sessions: &HashSet<SessionId>)
 pub fn missing(file: &DataFile) -> Fault {
     let detail = format!("missing, though {} names it", file.named_by);
     Fault::new(Class::Manifest, detail).at(&file.entry.path)
+}
+
+/// The fault of a file that the Parquet library cannot survive.
+pub fn hostile(file: &DataFile) -> Fault {
+    let detail = "not a readable Parquet file: decoding it fails in a way that no writer's file does";
+    Fault::new(Class::File, detail).at(&file.entry.path)
 }
 
 /// The fault of an object that could not be read.

@@ -318,7 +318,11 @@ impl Walk<'_> {
         }
         match (self.pinned, self.producer.key) {
             (Some(pinned), _) if pinned != start.producer_key => {
-                self.fault(Class::ProducerKey, at, format!("producer key {}; pinned is {pinned}", start.producer_key));
+                self.fault(
+                    Class::ProducerKey,
+                    at,
+                    format!("producer key {}; pinned is {pinned}", start.producer_key),
+                );
             }
             (None, Some(known)) if known != start.producer_key => {
                 let detail = format!("a second producer key {}; before it was {known}", start.producer_key);

@@ -8,6 +8,7 @@
 //! Invariant: a session without a fault in the report was proven whole.
 
 use std::collections::{BTreeSet, HashMap, HashSet};
+use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::Mutex;
 
 use bodycam_lake::{Table, layout};
@@ -33,7 +34,7 @@ pub use verdict::Report;
 
 use commits::Walk;
 use content::Contents;
-use files::{DataFile, FileFacts, Wanted};
+use files::{DataFile, FileFacts, SecondLook, Wanted};
 use ledger::{Ledgers, Placed};
 use sessions::{Sessions, Settled};
 use verdict::{Checked, KeyReport, Parts, ProducerReport, TrustReport};
@@ -46,8 +47,8 @@ pub trait Files: Sync {
     /// The bytes of an object; none when there is no such object. The error says why it cannot be read.
     fn read(&self, path: &str) -> Result<Option<Bytes>, String>;
 
-    /// The names below a folder (ending in `/`), when the store can say so. It is only used to tell a gap from
-    /// an end; a store that lists nothing or lies is no danger.
+    /// The paths of all objects below a folder (which ends in `/`), when the store can say so. It is only used
+    /// to tell a gap from an end; a store that lists nothing hides nothing that the ledgers would not show.
     fn list(&self, folder: &str) -> Option<Vec<String>>;
 }
 
@@ -121,15 +122,12 @@ pub fn run(
     });
 
     let ledgers = run.ledgers(&ledger_files, &done, &mut faults);
-    let (sessions, contents, mut checked) = run.data(&data_files, &ledgers, &done, &mut faults);
-    let (mut sessions, mut contents) = (sessions, contents);
+    let (mut sessions, mut contents, mut checked) = run.data(&data_files, &ledgers, &done, &mut faults);
     let mut settled = sessions.settle(&run.walk, options.as_of_ns, options.session);
     faults.append(&mut settled.faults);
     let suspects: HashSet<SessionId> = settled.suspects.keys().copied().collect();
     run.look_again(&settled, &data_files, &ledgers, &sessions, &mut faults);
-    if !matches!(options.session, Some(only) if suspects.contains(&only)) {
-        faults.append(&mut contents.finish(&suspects));
-    }
+    faults.append(&mut contents.finish(&suspects));
     faults.extend(run.keys(&ledgers));
     if let Some(only) = options.session {
         faults.retain(|f| f.session.is_none_or(|s| s == only));
@@ -186,7 +184,10 @@ impl Run<'_> {
         self.pool.each(list.len(), &|index| {
             let Some(file) = list.get(index) else { return };
             let facts = match self.read(file) {
-                Ok(bytes) => files::check(file, &bytes, wanted),
+                // The Parquet library is not made for hostile bytes in every corner; where it gives up, so that
+                // the process would, that is a finding about this file.
+                Ok(bytes) => catch_unwind(AssertUnwindSafe(|| files::check(file, &bytes, wanted)))
+                    .unwrap_or_else(|_| FileFacts { faults: vec![files::hostile(file)], ..FileFacts::default() }),
                 Err(fault) => FileFacts { faults: vec![fault], ..FileFacts::default() },
             };
             let now = {
@@ -270,10 +271,11 @@ impl Run<'_> {
         sessions: &Sessions<'_>,
         faults: &mut Vec<Fault>,
     ) {
-        let found = Mutex::new(files::SecondLook::default());
+        let found = Mutex::new(SecondLook::default());
         self.pool.each(files.len(), &|index| {
             let Some((file, bytes)) = files.get(index).and_then(|f| Some((f, self.read(f).ok()?))) else { return };
-            let look = files::look_again(file, &bytes, batch);
+            let look = catch_unwind(AssertUnwindSafe(|| files::look_again(file, &bytes, batch)));
+            let Ok(look) = look else { return };
             let mut all = lock(&found);
             for (session, rows) in look.rows {
                 all.rows.entry(session).or_default().extend(rows);
@@ -287,13 +289,9 @@ impl Run<'_> {
         let mut batch: Vec<SessionId> = batch.iter().copied().collect();
         batch.sort_unstable();
         // Sessions of one batch are one another's neighbours, too.
-        let beside = batch.iter().flat_map(|s| found.rows.get(s)).flatten();
-        let beside: Vec<_> = batch
-            .iter()
-            .flat_map(|s| found.rows.get(s).into_iter().flatten().map(|r| (*s, r.seq, r.hash)))
-            .take(beside.count())
-            .collect();
-        found.neighbours.extend(beside);
+        let SecondLook { rows, neighbours, .. } = &mut found;
+        neighbours.extend(rows.iter().flat_map(|(s, rows)| rows.iter().map(|r| (*s, r.seq, r.hash))));
+        neighbours.sort_unstable();
         for session in batch {
             let evidence = session::Evidence {
                 session,

@@ -28,7 +28,7 @@ pub struct Evidence<'a> {
     pub holes: HashSet<i64>,
     /// The ledgers.
     pub ledgers: &'a Ledgers,
-    /// Hashes of events of other sessions near by.
+    /// Hashes of events of sessions near by, in order of session and number.
     pub neighbours: &'a [(SessionId, i64, Digest)],
     /// Number of events that the newest commit states, while the session is open.
     pub committed: Option<i64>,
@@ -41,6 +41,8 @@ pub fn examine(evidence: &Evidence<'_>) -> Vec<Fault> {
         announced: evidence.ledgers.sessions.get(&evidence.session),
         faults: Vec::new(),
         diagnosed: 0,
+        origin: None,
+        displaced: None,
     };
     examiner.run();
     let mut merged: Vec<Fault> = Vec::new();
@@ -57,6 +59,10 @@ struct Examiner<'a> {
     announced: Option<&'a InLedger>,
     faults: Vec<Fault>,
     diagnosed: usize,
+    /// Session and shift in number of the last spliced event.
+    origin: Option<(SessionId, i64)>,
+    /// The last event that turned out to belong elsewhere.
+    displaced: Option<i64>,
 }
 
 /// What is known when the walk has reached an event.
@@ -110,7 +116,8 @@ impl<'a> Examiner<'a> {
             if *seq != expected {
                 self.missing(expected, *seq, &mut walked);
             }
-            let Some(row) = self.choose(rows, walked.head) else { continue };
+            let next = seq.checked_add(1).and_then(|n| by_seq.get(&n)).map(Vec::as_slice).unwrap_or_default();
+            let Some(row) = self.choose(rows, walked.head, next) else { continue };
             let after_close = walked.closed.as_ref().map(|_| "the session.closed");
             let after_seal = promised.filter(|(count, _)| seq >= count).map(|(_, what)| what);
             if let Some(what) = after_seal.or(after_close) {
@@ -149,14 +156,26 @@ impl<'a> Examiner<'a> {
     }
 
     /// The row that counts among those of one number.
-    fn choose<'r>(&mut self, rows: &[&'r Row], head: Option<Digest>) -> Option<&'r Row> {
+    fn choose<'r>(&mut self, rows: &[&'r Row], head: Option<Digest>, next: &[&Row]) -> Option<&'r Row> {
         let fits = |row: &Row| match (&row.event, head) {
             (Some(event), Some(head)) => hash_after(event, head) == row.hash,
             (None, Some(head)) => row.prev == Some(head),
             (_, None) => true,
         };
-        let chosen = rows.iter().find(|r| fits(r)).or(rows.first()).copied()?;
-        for row in rows.iter().filter(|r| !std::ptr::eq(**r, chosen)) {
+        let continued = |row: &Row| {
+            next.iter().any(|n| match &n.event {
+                Some(event) => hash_after(event, row.hash) == n.hash,
+                None => n.prev == Some(row.hash),
+            })
+        };
+        let chosen = match rows {
+            [only] => only,
+            _ => {
+                let both = rows.iter().find(|r| fits(r) && continued(r));
+                both.or_else(|| rows.iter().find(|r| fits(r))).or(rows.first())?
+            }
+        };
+        for row in rows.iter().filter(|r| !std::ptr::eq(**r, *chosen)) {
             let same = row.hash == chosen.hash
                 && match (&row.event, &chosen.event) {
                     (Some(a), Some(b)) => body_and_place(a) == body_and_place(b),
@@ -168,7 +187,7 @@ impl<'a> Examiner<'a> {
                 false => self.fault(Class::Fork, row, "another event with the number of this one"),
             }
         }
-        Some(chosen)
+        Some(*chosen)
     }
 
     /// Checks one event; gives the hash on which the next follows.
@@ -192,10 +211,9 @@ impl<'a> Examiner<'a> {
         let mut head = row.hash;
         let mut sound = true;
         if let Some(prev) = walked.head {
-            let computed = hash_after(event, prev);
-            sound = computed == row.hash;
+            sound = hash_after(event, prev) == row.hash;
             if !sound {
-                head = self.unsound(row, event, computed, all);
+                head = self.unsound(row, event, prev, all);
             }
         }
         if sound
@@ -234,9 +252,8 @@ impl<'a> Examiner<'a> {
         if announced.is_some_and(|a| a != genesis) {
             self.fault(Class::Genesis, row, "the genesis made from it is not the one that the OPEN in the ledger states");
         } else {
-            let computed = hash_after(event, genesis);
-            if computed != row.hash {
-                head = self.unsound(row, event, computed, all);
+            if hash_after(event, genesis) != row.hash {
+                head = self.unsound(row, event, genesis, all);
             }
         }
         if let Some(announced) = self.announced {
@@ -251,7 +268,7 @@ impl<'a> Examiner<'a> {
                 && announced.target == e.target
                 && announced.key_digest == opening.key_digest
                 && announced.open_seq == opening.ledger_seq;
-            if !same {
+            if !same && announced.genesis == genesis {
                 self.fault(Class::Genesis, row, "principal, target, key or ledger number is not that of the OPEN");
             }
         }
@@ -267,9 +284,10 @@ impl<'a> Examiner<'a> {
         &mut self,
         row: &Row,
         event: &StoredEvent,
-        computed: Digest,
+        prev: Digest,
         all: &BTreeMap<i64, Vec<&Row>>,
     ) -> Digest {
+        let computed = hash_after(event, prev);
         // When the next event follows on what the columns say, it is the stated hash that was altered.
         let next = row.seq.checked_add(1).and_then(|n| all.get(&n)).into_iter().flatten();
         let continues = next.filter_map(|r| Some((r, r.event.as_deref()?)));
@@ -277,9 +295,18 @@ impl<'a> Examiner<'a> {
             self.fault(Class::Hash, row, "the stated hash was altered; the columns fit the events around it");
             return computed;
         }
-        match self.true_place(row, event, all) {
+        let displaced = matches!(self.displaced, Some(seq) if seq.checked_add(1) == Some(row.seq));
+        self.displaced = Some(row.seq);
+        match self.true_place(row, event, prev, all) {
             Some((class, what)) => self.fault(class, row, what),
-            None => self.fault(Class::Hash, row, "its columns do not hash to the hash that it states"),
+            None if displaced => {
+                self.fault(Class::Link, row, "the event before it is not the one that it was recorded after");
+                self.displaced = None;
+            }
+            None => {
+                self.fault(Class::Hash, row, "its columns do not hash to the hash that it states");
+                self.displaced = None;
+            }
         }
         row.hash
     }
@@ -289,6 +316,7 @@ impl<'a> Examiner<'a> {
         &mut self,
         row: &Row,
         event: &StoredEvent,
+        prev: Digest,
         all: &BTreeMap<i64, Vec<&Row>>,
     ) -> Option<(Class, String)> {
         let fits = |session: SessionId, seq: i64, prev: Digest| {
@@ -297,7 +325,16 @@ impl<'a> Examiner<'a> {
             envelope.hash() == row.hash
         };
         let here = self.evidence.session;
-        let seqs = |prev: i64| (prev - 2..=prev + 3).chain([row.seq]);
+        let neighbours = self.evidence.neighbours;
+        // Where one row came from, the next often did, too.
+        if let Some((session, shift)) = self.origin {
+            let seq = row.seq.saturating_add(shift);
+            let before = neighbours.partition_point(|(s, n, _)| (*s, *n) < (session, seq.saturating_sub(1)));
+            let before = neighbours.iter().skip(before).take_while(|(s, n, _)| (*s, *n) < (session, seq));
+            if fits(session, seq, prev) || before.into_iter().any(|(_, _, hash)| fits(session, seq, *hash)) {
+                return Some(spliced(session, shift));
+            }
+        }
         let far = self.diagnosed < MAX_DIAGNOSED;
         self.diagnosed += 1;
         let (low, high) = match far {
@@ -305,11 +342,13 @@ impl<'a> Examiner<'a> {
             false => (row.seq.saturating_sub(NEAR), row.seq.saturating_add(NEAR)),
         };
         for candidate in all.range(low..=high).flat_map(|(_, rows)| rows) {
-            for seq in seqs(candidate.seq).filter(|seq| *seq >= 0) {
+            let near = candidate.seq.saturating_sub(2)..=candidate.seq.saturating_add(3);
+            for seq in near.chain([row.seq]).filter(|seq| *seq >= 0) {
                 if fits(here, seq, candidate.hash) {
-                    let what = match seq == row.seq {
-                        true => "it follows on another event than the one before it".to_owned(),
-                        false => format!("it was recorded as event {seq}, after another event than the one before it here"),
+                    let what = match seq.saturating_sub(row.seq) {
+                        0 => "the event before it is not the one that it was recorded after".to_owned(),
+                        n if n < 0 => format!("it is genuine, but was recorded {} places earlier", n.abs()),
+                        n => format!("it is genuine, but was recorded {n} places later"),
                     };
                     return Some((Class::Link, what));
                 }
@@ -318,21 +357,22 @@ impl<'a> Examiner<'a> {
         if !far {
             return None;
         }
-        let neighbours = self.evidence.neighbours.iter();
-        for (session, seq, hash) in neighbours {
+        let found = neighbours.iter().find_map(|(session, seq, hash)| {
             let next = seq.saturating_add(1);
-            if fits(*session, next, *hash) {
-                return Some((Class::Splice, format!("it was recorded as event {next} of session {session}")));
-            }
-        }
-        if let Ok(Body::SessionOpened(_)) = event.decode_body() {
-            for (session, known) in &self.evidence.ledgers.sessions {
-                if fits(*session, 0, known.genesis) {
-                    return Some((Class::Splice, format!("it is the opening of session {session}")));
-                }
-            }
-        }
-        None
+            (*session != here && fits(*session, next, *hash)).then_some((*session, next))
+        });
+        // A whole session under another name follows on itself; its opening, on the genesis that was announced.
+        let renamed = || {
+            let mut announced = self.evidence.ledgers.sessions.iter().filter(|(s, _)| **s != here);
+            announced.find_map(|(session, known)| {
+                let genesis = if row.seq == 0 { known.genesis } else { prev };
+                fits(*session, row.seq, genesis).then_some((*session, row.seq))
+            })
+        };
+        let (session, seq) = found.or_else(renamed)?;
+        let shift = seq.saturating_sub(row.seq);
+        self.origin = Some((session, shift));
+        Some(spliced(session, shift))
     }
 
     fn checkpoint(&mut self, row: &Row, event: &StoredEvent, walked: &Walked<'_>) {
@@ -408,6 +448,15 @@ pub fn genesis_of(event: &StoredEvent, opened: &SessionOpened) -> Digest {
     let e = &event.envelope;
     let policy_digest = e.policy_digest;
     Genesis { producer: &e.producer, epoch: e.epoch, session: e.session, policy_digest, opened }.digest()
+}
+
+fn spliced(session: SessionId, shift: i64) -> (Class, String) {
+    let number = match shift {
+        0 => "with the same number".to_owned(),
+        n if n < 0 => format!("with a number lower by {}", n.abs()),
+        n => format!("with a number higher by {n}"),
+    };
+    (Class::Splice, format!("it was recorded in session {session} {number}"))
 }
 
 /// All columns of an event but its hash.

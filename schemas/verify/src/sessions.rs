@@ -71,13 +71,7 @@ pub struct Settled {
 impl<'a> Sessions<'a> {
     /// No sessions yet.
     pub fn new(ledgers: &'a Ledgers) -> Self {
-        Self {
-            ledgers,
-            states: HashMap::new(),
-            heads: HashMap::new(),
-            unreadable: HashSet::new(),
-            events: 0,
-        }
+        Self { ledgers, states: HashMap::new(), heads: HashMap::new(), unreadable: HashSet::new(), events: 0 }
     }
 
     /// Takes the facts of file number `index`, which was committed at `committed_ns`.
@@ -172,7 +166,8 @@ impl<'a> Sessions<'a> {
                     [] => String::new(),
                     numbers => format!("; the outcome of statements {numbers:?} is unknown"),
                 };
-                let detail = format!("cut by a crash of {} after {} events{unknown}", announced.producer, crash.count);
+                let detail =
+                    format!("cut by a crash of {} after {} events{unknown}", announced.producer, crash.count);
                 out.faults.push(fault(Class::Crashed, detail));
             }
             End::Abandoned(why) => {
@@ -223,11 +218,15 @@ impl<'a> Sessions<'a> {
         out.counts.pending += 1;
         let newest = walk.newest_ns.get(&state.producer).copied().unwrap_or(state.committed_ns);
         if newest.saturating_sub(state.committed_ns) > LEDGER_LAG_NS {
-            let detail = "its OPEN is missing: the ledger ends before it, and later commits of the producer are there";
+            let detail =
+                "its OPEN is missing: the ledger ends before it, and later commits of the producer are there";
             out.faults.push(fault(Class::LedgerTail, detail));
         } else if as_of_ns.is_some_and(|now| now.saturating_sub(state.committed_ns) > LEDGER_LAG_NS) {
             let detail = "its OPEN is not in the lake, and should have been long ago";
             out.faults.push(fault(Class::PendingLong, detail));
+        } else if reached == 0 {
+            let detail = "its producer has no ledger in the lake, not even the START of its process";
+            out.faults.push(fault(Class::NoLedger, detail));
         } else {
             out.faults.push(fault(Class::Pending, "its OPEN is not in the lake yet"));
         }
@@ -327,7 +326,8 @@ impl State {
         as_announced
             && match &announced.end {
                 End::Sealed(seal) => {
-                    let Some(Ok(Body::SessionClosed(closed))) = self.closed.as_ref().map(|c| c.decode_body()) else {
+                    let Some(Ok(Body::SessionClosed(closed))) = self.closed.as_ref().map(|c| c.decode_body())
+                    else {
                         return false;
                     };
                     (seal.count, seal.head, seal.root) == (self.next, self.head, self.tree.root())

@@ -1,14 +1,19 @@
 //! What a Parquet file says about its own columns, against what they hold. Readers skip row groups and pages
-//! by these statements, so a false one hides rows without changing any of them.
+//! by these statements, so a false one hides rows without changing any of them: smallest and largest values,
+//! numbers of nulls, Bloom filters, where pages lie and which row they begin with, and the order of rows.
 
-use arrow::array::{Array, ArrayRef, AsArray, RecordBatch};
-use arrow::compute::cast;
+use std::sync::Arc;
+
+use arrow::array::{Array, ArrayRef, AsArray, DynComparator, RecordBatch, make_comparator};
+use arrow::compute::{SortOptions, cast};
 use arrow::datatypes::{DataType, Int64Type};
 use bytes::Bytes;
 use parquet::arrow::arrow_reader::ParquetRecordBatchReaderBuilder;
 use parquet::basic::Type as Physical;
 use parquet::bloom_filter::Sbbf;
+use parquet::column::page::PageReader;
 use parquet::file::page_index::column_index::ColumnIndexMetaData;
+use parquet::file::serialized_reader::SerializedPageReader;
 use parquet::file::statistics::Statistics;
 
 use crate::fault::{Class, Fault};
@@ -18,6 +23,10 @@ pub struct Claims {
     columns: Vec<Column>,
     row: u64,
     group: usize,
+    /// Places of the columns by which the rows are said to be sorted, and how.
+    sorted_by: Vec<(usize, SortOptions)>,
+    /// The last row so far, in those columns.
+    last: Vec<ArrayRef>,
 }
 
 /// The statements about one column of a row group.
@@ -32,6 +41,11 @@ struct Column {
     bloom: Option<Sbbf>,
     bloom_last: Option<Vec<u8>>,
     pages: Vec<Page>,
+    /// Levels (values, nulls and empty lists) before each page after the first, as the pages' own headers count them.
+    breaks: Vec<u64>,
+    /// Levels so far, and breaks that were passed.
+    levels: u64,
+    passed: usize,
     /// One finding of each kind a column is enough.
     told: [bool; 2],
 }
@@ -62,6 +76,7 @@ impl Claims {
     /// The statements about row group `group`, and faults for those that cannot be read.
     pub fn of(
         builder: &ParquetRecordBatchReaderBuilder<Bytes>,
+        bytes: &Bytes,
         group: usize,
         path: &str,
         faults: &mut Vec<Fault>,
@@ -86,6 +101,11 @@ impl Claims {
             let physical = chunk.column_type();
             let nested = chunk.column_descr().max_rep_level() > 0;
             let end = rows.map_or(0, |r| u64::try_from(r.num_rows()).unwrap_or_default());
+            let breaks = page_breaks(builder, bytes, group, leaf, end).unwrap_or_else(|why| {
+                let detail = format!("row group {group}: the page index of column {name} is not that of its pages: {why}");
+                faults.push(Fault::new(Class::Statistics, detail).at(path));
+                Vec::new()
+            });
             columns.push(Column {
                 name,
                 place: *place,
@@ -96,10 +116,19 @@ impl Claims {
                 bloom,
                 bloom_last: None,
                 pages: pages(builder, group, leaf, end),
+                breaks,
+                levels: 0,
+                passed: 0,
                 told: [false; 2],
             });
         }
-        Self { columns, row: 0, group }
+        let sorted = rows.and_then(|r| r.sorting_columns()).into_iter().flatten();
+        let sorted_by = sorted.filter_map(|s| {
+            let place = roots.get(usize::try_from(s.column_idx).ok()?)?;
+            Some((*place, SortOptions { descending: s.descending, nulls_first: s.nulls_first }))
+        });
+        let sorted_by = sorted_by.collect();
+        Self { columns, row: 0, group, sorted_by, last: Vec::new() }
     }
 
     /// Compares the next rows of the row group.
@@ -110,6 +139,33 @@ impl Claims {
             let Some(array) = batch.columns().get(column.place) else { continue };
             column.check(&plain(array), from, to, self.group, path, faults);
         }
+        if !self.in_order(batch).unwrap_or(true) {
+            let detail = format!("row group {}: the rows are not in the order that it states", self.group);
+            faults.push(Fault::new(Class::Statistics, detail).at(path));
+            self.sorted_by.clear();
+        }
+    }
+
+    /// Whether the rows follow one another in the stated order. None when there is no such order.
+    fn in_order(&mut self, batch: &RecordBatch) -> Option<bool> {
+        if self.sorted_by.is_empty() || batch.num_rows() == 0 {
+            return None;
+        }
+        let last = std::mem::take(&mut self.last);
+        let (mut within, mut across) = (Vec::new(), Vec::new());
+        for (n, (place, options)) in self.sorted_by.iter().enumerate() {
+            let column = batch.columns().get(*place)?;
+            within.push(make_comparator(column, column, *options).ok()?);
+            if let Some(last) = last.get(n) {
+                across.push(make_comparator(last, column, *options).ok()?);
+            }
+            self.last.push(column.slice(batch.num_rows() - 1, 1));
+        }
+        let after = |compare: &[DynComparator], i, j| {
+            let different = compare.iter().map(|c| c(i, j)).find(|o| o.is_ne());
+            different.is_none_or(|o| o.is_lt())
+        };
+        Some(after(&across, 0, 0) && (1..batch.num_rows()).all(|row| after(&within, row - 1, row)))
     }
 
     /// Compares the counts, when all rows of the row group have been seen.
@@ -150,6 +206,9 @@ impl Column {
         if bad_page {
             self.denied("smallest or largest value of a page", group, path, faults);
         }
+        if !self.breaks.is_empty() && !self.pages_begin_where_they_say(array, from) {
+            self.denied("the first row of a page", group, path, faults);
+        }
         let Some(bloom) = &self.bloom else { return };
         let last = &mut self.bloom_last;
         let denied = values(array).iter().any(|value| {
@@ -161,14 +220,38 @@ impl Column {
             denied
         });
         if denied && !std::mem::replace(&mut self.told[1], true) {
-            let detail = format!("row group {group}: the Bloom filter of column {} denies a value that is there", self.name);
+            let detail = format!(
+                "row group {group}: the Bloom filter of column {} denies a value that is there",
+                self.name
+            );
             faults.push(Fault::new(Class::Bloom, detail).at(path));
         }
     }
 
+    /// Whether the pages begin with the rows that the index says, for the next rows of the column.
+    fn pages_begin_where_they_say(&mut self, array: &ArrayRef, from: u64) -> bool {
+        let lists = array.as_list_opt::<i32>();
+        let levels = |row: usize| match lists {
+            Some(list) if !list.is_null(row) => u64::try_from(list.value_length(row)).unwrap_or_default().max(1),
+            _ => 1,
+        };
+        for row in 0..array.len() {
+            while let Some(at) = self.breaks.get(self.passed).filter(|at| **at <= self.levels) {
+                let first = self.pages.get(self.passed + 1).map(|p| p.from);
+                if *at != self.levels || first != Some(from + row as u64) {
+                    return false;
+                }
+                self.passed += 1;
+            }
+            self.levels += levels(row);
+        }
+        true
+    }
+
     fn denied(&mut self, what: &str, group: usize, path: &str, faults: &mut Vec<Fault>) {
         if !std::mem::replace(&mut self.told[0], true) {
-            let detail = format!("row group {group}: {what} of column {} is not what its statistics state", self.name);
+            let detail =
+                format!("row group {group}: {what} of column {} is not what its statistics state", self.name);
             faults.push(Fault::new(Class::Statistics, detail).at(path));
         }
     }
@@ -218,16 +301,14 @@ fn bound(bytes: &[u8], physical: Physical) -> Option<Bound> {
     })
 }
 
-fn pages(
-    builder: &ParquetRecordBatchReaderBuilder<Bytes>,
-    group: usize,
-    leaf: usize,
-    end: u64,
-) -> Vec<Page> {
+fn pages(builder: &ParquetRecordBatchReaderBuilder<Bytes>, group: usize, leaf: usize, end: u64) -> Vec<Page> {
     let metadata = builder.metadata();
     let index = metadata.column_index().and_then(|i| i.get(group)).and_then(|g| g.get(leaf));
     let offsets = metadata.offset_index().and_then(|i| i.get(group)).and_then(|g| g.get(leaf));
     let (Some(index), Some(offsets)) = (index, offsets) else { return Vec::new() };
+    if matches!(index, ColumnIndexMetaData::NONE) {
+        return Vec::new();
+    }
     let starts: Vec<u64> = offsets
         .page_locations()
         .iter()
@@ -246,6 +327,51 @@ fn pages(
         });
     }
     pages
+}
+
+/// Levels before each page after the first, by the pages' own headers; or how the index differs from them.
+/// Empty without an index, or when the levels of a page are more than rows and lists.
+fn page_breaks(
+    builder: &ParquetRecordBatchReaderBuilder<Bytes>,
+    bytes: &Bytes,
+    group: usize,
+    leaf: usize,
+    rows: u64,
+) -> Result<Vec<u64>, String> {
+    let metadata = builder.metadata();
+    let offsets = metadata.offset_index().and_then(|i| i.get(group)).and_then(|g| g.get(leaf));
+    let chunk = metadata.row_groups().get(group).and_then(|g| g.columns().get(leaf));
+    let (Some(offsets), Some(chunk)) = (offsets, chunk) else { return Ok(Vec::new()) };
+    let locations = offsets.page_locations();
+    let mut at = chunk.data_page_offset();
+    for location in locations {
+        if location.offset != at {
+            return Err(format!("a page is said to lie at {}, and lies at {at}", location.offset));
+        }
+        at = at.saturating_add(i64::from(location.compressed_page_size));
+    }
+    let (start, length) = chunk.byte_range();
+    if u64::try_from(at).ok() != start.checked_add(length) {
+        return Err("the pages that it knows are not all of the column".to_owned());
+    }
+    let rows = usize::try_from(rows).unwrap_or(usize::MAX);
+    let unreadable = |e: parquet::errors::ParquetError| e.to_string();
+    let mut pages = SerializedPageReader::new(Arc::new(bytes.clone()), chunk, rows, None).map_err(unreadable)?;
+    let (mut levels, mut breaks, mut found) = (0u64, Vec::new(), 0);
+    while let Some(page) = pages.peek_next_page().map_err(unreadable)? {
+        if !page.is_dict {
+            if found > 0 {
+                breaks.push(levels);
+            }
+            found += 1;
+            levels += page.num_levels.or(page.num_rows).unwrap_or_default() as u64;
+        }
+        pages.skip_next_page().map_err(unreadable)?;
+    }
+    if found != locations.len() {
+        return Err(format!("it knows {} pages of {found}", locations.len()));
+    }
+    Ok(if chunk.column_descr().max_rep_level() > 1 { Vec::new() } else { breaks })
 }
 
 fn page_bounds(index: &ColumnIndexMetaData, n: usize) -> Bounds {

@@ -23,11 +23,6 @@ impl Tree {
         Self { next: from, blocks: Vec::new() }
     }
 
-    /// Number of the event that comes next.
-    pub fn next(&self) -> u64 {
-        self.next
-    }
-
     /// Appends the leaf of an event hash.
     pub fn push(&mut self, event_hash: Digest) {
         self.push_block(Block { size: 1, root: digest::MERKLE_LEAF.digest(&event_hash.0) });
@@ -93,7 +88,7 @@ mod tests {
                 }
                 whole.append(&piece);
                 prop_assert_eq!(whole.root(), merkle.root());
-                prop_assert_eq!(whole.next(), n);
+                prop_assert_eq!(whole.next, n);
             }
         }
     }

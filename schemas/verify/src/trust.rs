@@ -19,7 +19,9 @@ pub struct Trust {
 
 /// Why a trust file cannot be used.
 #[derive(Debug, Error, PartialEq, Eq)]
-#[error("line {line} of the trust file: {why}; want 'producer NAME KEY' or 'recorder KEY', the key as 64 hex digits")]
+#[error(
+    "line {line} of the trust file: {why}; want 'producer NAME KEY' or 'recorder KEY', the key as 64 hex digits"
+)]
 pub struct TrustError {
     line: usize,
     why: String,
@@ -31,8 +33,7 @@ impl Trust {
         let mut trust = Self::default();
         for (i, line) in text.lines().enumerate() {
             let wrong = |why: String| TrustError { line: i + 1, why };
-            let words: Vec<&str> =
-                line.split('#').next().unwrap_or_default().split_whitespace().collect();
+            let words: Vec<&str> = line.split('#').next().unwrap_or_default().split_whitespace().collect();
             let key = |text: &str| {
                 Digest::from_hex(text).ok_or_else(|| wrong(format!("'{}' is not a key", shown(text))))
             };

@@ -171,7 +171,8 @@ pub(crate) struct Parts {
 impl Report {
     pub(crate) fn new(mut parts: Parts) -> Self {
         parts.faults.sort_by(|a, b| {
-            let key = |f: &Fault| (f.gravity, f.session, f.producer.clone(), f.seq, f.path.clone(), f.row, f.class);
+            let key =
+                |f: &Fault| (f.gravity, f.session, f.producer.clone(), f.seq, f.path.clone(), f.row, f.class);
             key(a).cmp(&key(b))
         });
         parts.faults.dedup();
@@ -189,8 +190,12 @@ impl Report {
         };
         let properties = properties(&parts);
         let reasons = reasons(&parts, exit_code);
-        let faulty: std::collections::HashSet<SessionId> =
-            parts.faults.iter().filter(|f| f.gravity <= Gravity::Unsupported).filter_map(|f| f.session).collect();
+        let faulty: std::collections::HashSet<SessionId> = parts
+            .faults
+            .iter()
+            .filter(|f| f.gravity <= Gravity::Unsupported)
+            .filter_map(|f| f.session)
+            .collect();
         parts.sessions.faulty = faulty.len() as u64;
         let not_listed = parts.faults.len().saturating_sub(parts.max_faults) as u64;
         parts.faults.truncate(parts.max_faults);
@@ -210,7 +215,8 @@ impl Report {
 
     /// The report of a place where no lake is.
     pub(crate) fn without_lake() -> Self {
-        let fault = Fault::new(Class::Unreadable, "no lake here: streams/0.json is missing").at("streams/0.json");
+        let fault =
+            Fault::new(Class::Unreadable, "no lake here: streams/0.json is missing").at("streams/0.json");
         Self::new(Parts {
             faults: vec![fault],
             trust: TrustReport { mode: "self", ..TrustReport::default() },
@@ -265,14 +271,21 @@ impl Report {
             let pinned = if p.pinned { "pinned" } else { "not pinned" };
             let clock = if p.simulated_clock { ", simulated clock" } else { "" };
             let stopped = if p.stopped { "stopped" } else { "running or cut" };
-            let _ = writeln!(out, "producer {} {key} {pinned}, {} epochs, {stopped}{clock}", p.name, p.epochs);
+            let _ =
+                writeln!(out, "producer {} {key} {pinned}, {} epochs, {stopped}{clock}", p.name, p.epochs);
         }
         for r in &self.trust.recorders {
             let _ = writeln!(out, "recorder {} {}", r.key, if r.pinned { "pinned" } else { "not pinned" });
         }
         for open in self.open_sessions.iter().take(SHOWN_FAULTS) {
-            let beat = open.last_heartbeat_ns.map_or("no heartbeat yet".to_owned(), |ns| format!("last heartbeat at {ns}"));
-            let _ = writeln!(out, "open     {} {} on {}: {} events, {beat}", open.session, open.target, open.producer, open.events);
+            let beat = open
+                .last_heartbeat_ns
+                .map_or("no heartbeat yet".to_owned(), |ns| format!("last heartbeat at {ns}"));
+            let _ = writeln!(
+                out,
+                "open     {} {} on {}: {} events, {beat}",
+                open.session, open.target, open.producer, open.events
+            );
         }
         if !self.faults.is_empty() {
             out.push('\n');
@@ -326,7 +339,9 @@ fn properties(parts: &Parts) -> Vec<Property> {
                 Aspect::Freshness if !parts.as_of => {
                     (State::NotChecked, "give --as-of to ask whether open sessions are alive".to_owned())
                 }
-                Aspect::Freshness => (State::Partial, format!("{meaning}, as far as heartbeats say; no witness")),
+                Aspect::Freshness => {
+                    (State::Partial, format!("{meaning}, as far as heartbeats say; no witness"))
+                }
                 Aspect::Content if !parts.tenant_key => {
                     (State::NotChecked, "not opened: give --tenant-key".to_owned())
                 }
@@ -355,6 +370,7 @@ fn reasons(parts: &Parts, exit_code: u8) -> Vec<String> {
         for (class, what) in [
             (Class::Silent, "open sessions have a producer that has gone silent"),
             (Class::PendingLong, "sessions wait for a ledger record that is overdue"),
+            (Class::NoLedger, "sessions have a producer without a ledger"),
             (Class::DeclaredGap, "gaps were declared"),
         ] {
             match count(class) {
@@ -370,7 +386,8 @@ fn reasons(parts: &Parts, exit_code: u8) -> Vec<String> {
                 .to_owned(),
         );
         if parts.trust.mode != "pinned" {
-            reasons.push("self-trusted: the keys come from the lake itself; pin them with --trust".to_owned());
+            reasons
+                .push("self-trusted: the keys come from the lake itself; pin them with --trust".to_owned());
         }
     }
     if exit_code == 4 && parts.sessions.open > 0 {

@@ -15,6 +15,12 @@ pub struct Limits {
     pub url: usize,
 }
 
+impl Default for Limits {
+    fn default() -> Self {
+        Self { bytes: 64 << 10, fields: 128, url: 16 << 10 }
+    }
+}
+
 /// One field.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Field {

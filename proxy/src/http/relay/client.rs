@@ -15,6 +15,8 @@ use crate::http::codec::fields::Limits;
 use crate::http::codec::head::{HeadError, RequestHead, request_scanner};
 use crate::http::codec::source::Source;
 
+/// The first byte of a TLS client.
+const TLS_HANDSHAKE: u8 = 22;
 /// How long, and how much, a client may still send after its last answer, so that it can read the answer
 /// before the connection is reset.
 const LINGER: Duration = Duration::from_secs(1);
@@ -26,6 +28,8 @@ pub(super) struct Client {
     pub source: Source,
     /// What it gets.
     pub sink: Sink,
+    /// Whether both pass encrypted.
+    pub encrypted: bool,
 }
 
 /// A writer that counts, and that gives up on a reader who stands still.
@@ -49,13 +53,28 @@ pub(super) enum HeadFailure {
 }
 
 impl Client {
-    /// The client at the other end of `stream`.
-    pub fn new(stream: TcpStream, service: &Service) -> Self {
+    /// The client at the other end of `stream`, behind TLS when it begins like TLS and there is a certificate.
+    pub async fn accept(stream: TcpStream, service: &Service) -> Option<Self> {
         // Latency matters more than packets; a socket without the option still works.
         let _ = stream.set_nodelay(true);
-        let (reader, writer) = stream.into_split();
+        let whole = Duration::from_secs(service.config.head_seconds);
         let stall = Duration::from_secs(service.config.stall_seconds);
-        Self { source: Source::new(Box::new(reader)), sink: Sink::new(Box::new(writer), stall) }
+        if let Some(tls) = &service.tls {
+            let mut first = [0];
+            let peeked = timeout(whole, stream.peek(&mut first)).await;
+            if let Ok(Ok(1)) = peeked
+                && first == [TLS_HANDSHAKE]
+            {
+                let stream = timeout(whole, tls.accept(stream)).await.ok()?.ok()?;
+                let (reader, writer) = tokio::io::split(stream);
+                let (source, sink) = (Source::new(Box::new(reader)), Sink::new(Box::new(writer), stall));
+                return Some(Self { source, sink, encrypted: true });
+            }
+            peeked.ok()?.ok()?;
+        }
+        let (reader, writer) = stream.into_split();
+        let (source, sink) = (Source::new(Box::new(reader)), Sink::new(Box::new(writer), stall));
+        Some(Self { source, sink, encrypted: false })
     }
 
     /// Reads a head: none when the client has closed instead. Safe to cancel.

@@ -15,7 +15,8 @@ use tokio::time::{Duration, timeout};
 
 use super::answer::{Answer, Refused};
 use super::client::{Client, Sink};
-use super::session::{Close, Reached, Session, int};
+use super::reach::Reached;
+use super::session::{Close, Session, int};
 use super::{forward, refuse_head, respond};
 use crate::http::codec::body::{BodyError, BodyReader};
 use crate::http::codec::fields::Limits;
@@ -104,11 +105,15 @@ pub(super) async fn exchange(
             event.address = refused.address.map(|(address, _)| address.to_string());
             event.address_class = refused.address.map(|(_, class)| class.name().to_owned());
         }
+        Reached::Cut(close) => {
+            event.verdict = "deny".to_owned();
+            event.refusal = Some(close.outcome().to_owned());
+        }
         Reached::Failed(_) => {}
     }
     let detail = match &reached {
         Reached::Denied(refused) | Reached::Failed(refused) => Some(refused),
-        Reached::Connected(_) => None,
+        Reached::Connected(_) | Reached::Cut(_) => None,
     };
     let content = session.request_content(head, form.url().as_bytes(), detail)?;
     session.count(&event.verdict);
@@ -118,6 +123,7 @@ pub(super) async fn exchange(
     let flow = Flow::new(session);
     let ending = match reached {
         Reached::Denied(refused) => return respond(client, &Answer::refusal(&refused), head, true).await,
+        Reached::Cut(close) => return Err(close),
         Reached::Failed(refused) => {
             let outcome = if refused.status == 504 { "timeout" } else { "error" };
             Ok(Ending::Answer(refused, outcome))
@@ -260,7 +266,7 @@ async fn carry(
     let (reader, writer) = dialed.stream.into_split();
     let mut server = Source::new(Box::new(reader));
     let mut to_server = Sink::new(Box::new(writer), stall);
-    let Client { source, sink } = client;
+    let Client { source, sink, .. } = client;
 
     let sent = session.guarded(to_server.write(&forward::request_head(head, form))).await?;
     if sent.is_err() {

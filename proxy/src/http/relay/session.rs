@@ -4,7 +4,6 @@
 //! short by a revoked token or a stop of the gateway, and the cut is recorded.
 
 use std::future::Future;
-use std::net::IpAddr;
 use std::pin::pin;
 use std::sync::Arc;
 use std::sync::atomic::Ordering::Relaxed;
@@ -19,35 +18,19 @@ use tokio::time::{Duration, Instant, sleep_until};
 
 use super::answer::Refused;
 use super::client::Client;
+use super::login::Login;
 use crate::http::Service;
-use crate::http::codec::authority::{Authority, Host};
+use crate::http::codec::authority::Authority;
 use crate::http::codec::credential::Credential;
-use crate::http::codec::head::{HeadError, RequestHead, Version};
+use crate::http::codec::head::{HeadError, RequestHead};
 use crate::http::hosts::HostLists;
 use crate::http::inspect;
-use crate::http::upstream::dial::{DialError, Dialed};
 use crate::identity::{Ended, Principal};
-use crate::recording::{ContentWriter, Lane, Opening, RecordingError, SessionPen};
+use crate::recording::{ContentWriter, RecordingError, SessionPen};
 use crate::slots::Slot;
 
 /// Reason code of a request with another credential than the session's.
 pub(super) const OTHER_CREDENTIAL: &str = "other-credential";
-
-/// A principal that has logged in, with its session open.
-pub(super) struct Login {
-    pen: SessionPen,
-    principal: Principal,
-    secret: Digest,
-    slot: Slot,
-}
-
-/// No session.
-pub(super) enum LoginFailure {
-    /// The credential; the client is asked again.
-    Refused(&'static str),
-    /// Something else, which the client is told.
-    Answer(Refused),
-}
 
 /// A session at work.
 pub(super) struct Session<'a> {
@@ -59,7 +42,8 @@ pub(super) struct Session<'a> {
     principal: Principal,
     secret: Digest,
     correlation: Option<String>,
-    destination: Option<Authority>,
+    /// Where the open exchange or tunnel leads.
+    pub(super) destination: Option<Authority>,
     requests: i64,
     check_at: Instant,
     drain: watch::Receiver<bool>,
@@ -78,85 +62,6 @@ pub(super) enum Close {
     Drain,
     Timeout,
     Spool,
-}
-
-/// What came of the way to a destination.
-pub(super) enum Reached {
-    /// Connected.
-    Connected(Dialed),
-    /// It must not be reached.
-    Denied(Refused),
-    /// It could not be reached.
-    Failed(Refused),
-}
-
-/// Checks a credential and opens the session of its principal.
-pub(super) async fn open(
-    service: &Service,
-    credential: Credential,
-    head: &RequestHead,
-    peer: IpAddr,
-    lane: &Lane,
-) -> Result<Login, LoginFailure> {
-    let producer = lane.producer();
-    let now = producer.clock().wall_ns();
-    let user = credential.user.as_deref();
-    let principal = service
-        .directory
-        .by_token(user, &credential.secret, credential.method, now)
-        .map_err(|refused| LoginFailure::Refused(refused.code()))?;
-    let limit = principal.max_sessions().unwrap_or(service.config.max_sessions_per_principal);
-    let slot = service.slots.enter(principal.principal_ref, limit).ok_or_else(|| {
-        let detail = format!("principal '{}' has {limit} sessions open, which is its limit", principal.name);
-        LoginFailure::Answer(Refused::new(429, "sessions", detail))
-    })?;
-    let address = producer.tenant_key().address(&peer.to_string());
-    let addresses = service.directory.sighting(principal.credential, address, now).map_err(|error| {
-        tracing::error!(event = "http_state_unreadable", error = %error, "refusing a login");
-        LoginFailure::Answer(Refused::new(
-            503,
-            "state-unavailable",
-            "the gateway cannot read its state; try again later",
-        ))
-    })?;
-    let correlation = inspect::trace_id(&head.fields).or(credential.correlation);
-    let opening = Opening {
-        protocol: "http",
-        principal: principal.name.to_string(),
-        principal_kind: principal.kind.name().to_owned(),
-        credential: principal.credential,
-        auth_method: principal.auth_method.to_owned(),
-        target: service.config.name.clone(),
-        client_address: peer.to_string(),
-        credential_addresses: addresses,
-        protocol_version: if head.version == Version::Http11 { "1.1" } else { "1.0" }.to_owned(),
-        correlation,
-        facts: facts(&principal, head),
-        ..Opening::default()
-    };
-    let opened = async {
-        let mut pen = lane.open_session(opening)?;
-        pen.persist().await?;
-        Ok::<_, RecordingError>(pen)
-    };
-    let pen = opened.await.map_err(|error| {
-        tracing::error!(event = "http_session_not_recorded", error = %error, "refusing a login");
-        LoginFailure::Answer(Refused::new(
-            503,
-            "recording",
-            "the gateway cannot record, and lets nothing through",
-        ))
-    })?;
-    let secret = pen.key().keyed_digest(credential.secret.as_bytes());
-    Ok(Login { pen, principal, secret, slot })
-}
-
-fn facts(principal: &Principal, head: &RequestHead) -> Vec<(String, Vec<u8>)> {
-    let mut facts = vec![("token".to_owned(), principal.credential_name.as_bytes().to_vec())];
-    if let Some(agent) = head.fields.all("user-agent").next() {
-        facts.push(("user_agent".to_owned(), agent.to_vec()));
-    }
-    facts
 }
 
 impl<'a> Session<'a> {
@@ -224,6 +129,11 @@ impl<'a> Session<'a> {
         self.pen.lane().producer().clock().mono_ns() / 1000
     }
 
+    /// Turns true when the gateway stops.
+    pub fn drain(&self) -> watch::Receiver<bool> {
+        self.drain.clone()
+    }
+
     /// Whether the gateway stops.
     pub fn is_draining(&self) -> bool {
         *self.drain.borrow()
@@ -282,69 +192,8 @@ impl<'a> Session<'a> {
     fn next_check(&self) -> Instant {
         let now = self.pen.lane().producer().clock().wall_ns();
         let left = u64::try_from(self.principal.expires_ns.saturating_sub(now)).unwrap_or(0);
-        let every = Duration::from_secs(self.service.config.check_seconds);
+        let every = Duration::from_secs(self.service.config.recheck_seconds);
         Instant::now() + every.min(Duration::from_nanos(left).max(Duration::from_millis(10)))
-    }
-
-    /// Connects to a destination, if every list and every address allow it.
-    pub async fn reach(&mut self, to: &Authority) -> Result<Reached, Close> {
-        if let Err(not_listed) = self.hosts.allow(to) {
-            return Ok(Reached::Denied(Refused::new(
-                403,
-                "host-not-allowed",
-                format!(
-                    "host {} port {} is not in the egress list of {not_listed}; whoever administers bodycam adds \"{to}\" to `egress` of that [[principals]] entry",
-                    to.host, to.port
-                ),
-            )));
-        }
-        let (service, hosts) = (self.service, Arc::clone(&self.hosts));
-        let dialed = self.guarded(service.dialer.dial(to, &hosts)).await?;
-        if dialed.is_ok() {
-            self.destination = Some(to.clone());
-        }
-        Ok(match dialed {
-            Ok(dialed) => Reached::Connected(dialed),
-            Err(error) => self.not_dialed(to, error),
-        })
-    }
-
-    /// The destination is no longer open.
-    pub fn left(&mut self) {
-        self.destination = None;
-    }
-
-    fn not_dialed(&self, to: &Authority, error: DialError) -> Reached {
-        let (denied, status, code, detail) = match &error {
-            DialError::Address { address, class, not_listed } => {
-                let rule = Authority { host: Host::Address(*address), port: to.port };
-                let detail = format!(
-                    "host {} port {} leads to {address}, a {} address that is not in the egress list of {not_listed}; whoever administers bodycam adds \"{rule}\" to `egress` of that [[principals]] entry",
-                    to.host,
-                    to.port,
-                    class.name()
-                );
-                (true, 403, "address-not-allowed", detail)
-            }
-            DialError::Own(_) => (
-                true,
-                403,
-                "own-listener",
-                format!("host {} port {} is the gateway itself", to.host, to.port),
-            ),
-            DialError::Resolve(_) => (false, 502, "not-resolved", format!("host {}: {error}", to.host)),
-            DialError::Connect(_) => {
-                (false, 502, "not-connected", format!("host {} port {}: {error}", to.host, to.port))
-            }
-            DialError::Timeout(_) => {
-                (false, 504, "connect-timeout", format!("host {} port {}: {error}", to.host, to.port))
-            }
-        };
-        let mut refused = Refused::new(status, code, detail);
-        if let DialError::Address { address, class, .. } = error {
-            refused.address = Some((address, class));
-        }
-        if denied { Reached::Denied(refused) } else { Reached::Failed(refused) }
     }
 
     /// Appends an event; it counts after [`Session::persist`].

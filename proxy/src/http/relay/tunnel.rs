@@ -7,17 +7,20 @@
 use std::cell::{Cell, RefCell};
 use std::io;
 use std::pin::Pin;
+use std::sync::Arc;
 use std::task::{Context, Poll};
 
 use bodycam_record::ContentKind;
 use bodycam_record::kinds::gap::Gap;
 use bodycam_record::kinds::http::{HttpTunnelClosed, HttpTunnelOpened};
 use tokio::io::{AsyncWrite, AsyncWriteExt as _};
+use tokio::sync::watch;
 use tokio::time::{Duration, Instant, sleep_until};
 
 use super::answer::{Answer, Refused};
 use super::client::Client;
-use super::session::{Close, Reached, Session, int};
+use super::reach::Reached;
+use super::session::{Close, Session, int};
 use super::{refuse_head, respond};
 use crate::http::codec::authority::{Authority, Host};
 use crate::http::codec::head::RequestHead;
@@ -29,6 +32,9 @@ use crate::http::inspect;
 
 /// After so many bytes in one go the other connections of the core get their turn.
 const TURN: usize = 256 << 10;
+
+/// A tunnel in which nothing has moved for so long is not waited for when the gateway stops.
+const QUIET: Duration = Duration::from_secs(1);
 
 /// A fatal TLS alert, access_denied: a client shows it, where a bare close looks like a broken network.
 const ACCESS_DENIED: [u8; 7] = [21, 3, 1, 0, 2, 2, 49];
@@ -51,6 +57,7 @@ enum Cut {
     Client,
     Server,
     Idle,
+    Drain,
     Refused(Refused),
 }
 
@@ -86,12 +93,18 @@ pub(super) async fn tunnel(
         Reached::Connected(dialed) => (Some((dialed.address, dialed.class)), None),
         Reached::Denied(refused) => (refused.address, Some(refused)),
         Reached::Failed(refused) => (None, Some(refused)),
+        Reached::Cut(_) => (None, None),
     };
     opened.address = address.map(|(address, _)| address.to_string());
     opened.address_class = address.map(|(_, class)| class.name().to_owned());
-    if let Reached::Denied(refused) = &reached {
+    let refusal = match &reached {
+        Reached::Denied(refused) => Some(refused.code),
+        Reached::Cut(close) => Some(close.outcome()),
+        Reached::Connected(_) | Reached::Failed(_) => None,
+    };
+    if let Some(refusal) = refusal {
         opened.verdict = "deny".to_owned();
-        opened.refusal = Some(refused.code.to_owned());
+        opened.refusal = Some(refusal.to_owned());
     }
     session.count(&opened.verdict);
     let content = session.request_content(head, to.to_string().as_bytes(), refused)?;
@@ -101,6 +114,7 @@ pub(super) async fn tunnel(
     let flow = Flow::new();
     let end = match reached {
         Reached::Denied(refused) => return respond(client, &Answer::refusal(&refused), head, true).await,
+        Reached::Cut(close) => return Err(close),
         Reached::Failed(refused) => {
             let close = if refused.status == 504 { Close::Timeout } else { Close::Server };
             let end = End { close, refused: Some(refused) };
@@ -205,8 +219,8 @@ async fn carry(
         Err(close) => return end(close),
     }
     let idle = Duration::from_secs(session.service.config.tunnel_idle_seconds);
-    let hosts = std::sync::Arc::clone(&session.hosts);
-    let Client { source, sink } = client;
+    let (hosts, drain) = (Arc::clone(&session.hosts), session.drain());
+    let Client { source, sink, .. } = client;
     let outward = async {
         first_flight(source, &mut to_server, to, &hosts, flow).await?;
         let (reader, read) = source.parts();
@@ -235,7 +249,7 @@ async fn carry(
     let both = session.guarded(async {
         tokio::select! {
             ended = async { tokio::try_join!(outward, back) } => ended.map(|_| ()),
-            () = flow.idles(idle) => Err(Cut::Idle),
+            cut = flow.idles(idle, drain) => Err(cut),
         }
     });
     match both.await {
@@ -243,6 +257,7 @@ async fn carry(
         Ok(Err(Cut::Client)) => end(Close::Client),
         Ok(Err(Cut::Server)) => end(Close::Server),
         Ok(Err(Cut::Idle)) => end(Close::Timeout),
+        Ok(Err(Cut::Drain)) => end(Close::Drain),
         Ok(Err(Cut::Refused(refused))) => End { close: Close::Protocol, refused: Some(refused) },
         Err(close) => end(close),
     }
@@ -274,14 +289,19 @@ impl Flow {
         first
     }
 
-    /// Returns when nothing has moved for `limit`.
-    async fn idles(&self, limit: Duration) {
+    /// Returns when nothing has moved for `limit`, or for a moment when the gateway stops: most tunnels that
+    /// stand open then are a client's pool.
+    async fn idles(&self, limit: Duration, mut drain: watch::Receiver<bool>) -> Cut {
+        let mut draining = false;
         loop {
-            let at = self.active.get() + limit;
+            let at = self.active.get() + if draining { limit.min(QUIET) } else { limit };
             if Instant::now() >= at {
-                return;
+                return if draining { Cut::Drain } else { Cut::Idle };
             }
-            sleep_until(at).await;
+            tokio::select! {
+                () = sleep_until(at) => {}
+                _ = drain.wait_for(|d| *d), if !draining => draining = true,
+            }
         }
     }
 }

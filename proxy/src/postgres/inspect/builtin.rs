@@ -1,6 +1,6 @@
 //! Names that every PostgreSQL server has, known without asking one.
 //!
-//! `builtin_names.txt` holds the grammar's keywords and, from the catalog of a fresh cluster, functions,
+//! `builtin_names.txt` holds the keywords of PostgreSQL 15 to 18 and, from the catalog of a fresh cluster, functions,
 //! types, system relations, their columns, and settings; one kind and its names a line.
 
 use std::collections::{HashMap, HashSet};

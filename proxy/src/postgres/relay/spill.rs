@@ -554,7 +554,7 @@ mod tests {
             let canonical = bodycam_record::content::structured::encode_binds(&binds);
             prop_assert_eq!(&reader.encoded, &canonical);
             let digest = SessionKey::new([1; 32]).keyed_digest(&canonical);
-            prop_assert_eq!(reader.hasher.finalize().as_bytes(), &digest.0);
+            prop_assert_eq!(*reader.hasher.finalize().as_bytes(), digest.0);
         }
 
         #[test]

@@ -409,6 +409,22 @@ async fn the_newest_row_of_a_session_counts_and_the_newest_sessions_come_first()
 }
 
 #[tokio::test]
+async fn a_session_is_found_whole_whatever_its_row_says_of_its_time() {
+    let mut scene = Scene::new().await;
+    let all = events(session(1), 100);
+    let mut files = scene.write_events("gw/0", &all).await;
+    // The index knows of 100 events around T0; the second one says a day earlier, as a clock that jumped would.
+    for (revision, last) in [(1, T0 + HOUR_NS), (2, T0 - 24 * HOUR_NS)] {
+        let mut row = row(session(1), revision, last);
+        (row.started_ns, row.events) = (last - HOUR_NS, 100);
+        let encoded = file::encode(Table::Sessions, &sessions::encode([&row]).unwrap()).unwrap();
+        files.push(scene.put("gw/0", encoded, None).await);
+        scene.add("gw/0", revision as u64 - 1, revision as u64, std::mem::take(&mut files)).await;
+        assert_eq!(scene.lake.view().events_of(session(1)).await.unwrap().events.len(), 100);
+    }
+}
+
+#[tokio::test]
 async fn content_opens_with_the_tenant_key_and_not_without_the_sessions_key() {
     let mut scene = Scene::new().await;
     let (tenant, key, id) = (TenantKey::new([1; 32]), SessionKey::new([2; 32]), session(1));

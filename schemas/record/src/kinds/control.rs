@@ -5,7 +5,7 @@ use super::kind;
 kind! {
     /// The gateway refused something that is neither a statement nor a request.
     ControlDecision = 30 "control.decision" v 1 in Control {
-        /// What was refused: `startup`, `message`, `statement`, `request`, `copy`.
+        /// What was refused: `startup`, `message`, `statement`, `request`, `tunnel`, `copy`.
         subject: String,
         /// `deny`.
         verdict: String,
@@ -21,7 +21,7 @@ kind! {
 kind! {
     /// A limit was reached.
     ControlLimit = 31 "control.limit" v 1 in Control {
-        /// Which limit: `statement-bytes`, `sessions`, `idle`, `stored-rows`, `stored-bytes`, `head-bytes`.
+        /// Which limit: `statement-bytes`, `sessions`, `idle`, `stored-rows`, `stored-bytes`, `head-bytes`, `head-fields`, `url-bytes`.
         limit_name: String,
         /// Its value.
         limit_value: i64,

@@ -12,7 +12,8 @@ use super::{is_current, root};
 fn generated_docs_are_current() {
     let path = root().join("docs/event-format.md");
     let mut text = std::fs::read_to_string(&path).unwrap();
-    for (name, section) in [("contexts", contexts()), ("kinds", kinds()), ("content-kinds", content_kinds())] {
+    for (name, section) in [("contexts", contexts()), ("kinds", kinds()), ("content-kinds", content_kinds())]
+    {
         text = with_section(&text, name, &section);
     }
     is_current(&path, &text, "make docs");
@@ -44,11 +45,28 @@ fn kinds() -> String {
     let mut out = String::new();
     for family in Family::EVENTS.into_iter().chain([Family::Ledger]) {
         for table in TABLES.iter().filter(|t| t.family == family) {
-            write!(out, "\n#### {} `{}` version {} (table `{}`)\n\n{}\n\n", table.code, table.name, table.version, family.name(), cell(table.doc)).unwrap();
+            write!(
+                out,
+                "\n#### {} `{}` version {} (table `{}`)\n\n{}\n\n",
+                table.code,
+                table.name,
+                table.version,
+                family.name(),
+                cell(table.doc)
+            )
+            .unwrap();
             out.push_str("| # | Field | Type | Meaning |\n|---|---|---|---|\n");
             for (i, field) in table.fields.iter().enumerate() {
                 let optional = if field.optional { ", optional" } else { "" };
-                writeln!(out, "| {} | `{}` | {}{optional} | {} |", i + 1, field.name, field.ty.name(), cell(field.doc)).unwrap();
+                writeln!(
+                    out,
+                    "| {} | `{}` | {}{optional} | {} |",
+                    i + 1,
+                    field.name,
+                    field.ty.name(),
+                    cell(field.doc)
+                )
+                .unwrap();
             }
         }
     }

@@ -55,7 +55,8 @@ fn a_program_written_from_the_documentation_alone_agrees_with_every_vector() {
     for file in std::fs::read_dir(root().join("schemas/vectors")).unwrap().map(|f| f.unwrap().path()) {
         if file.extension().is_some_and(|e| e == "json") {
             let text = std::fs::read_to_string(&file).unwrap();
-            let text = if file.ends_with("chain.json") { text.replacen("\"crm\"", "\"erm\"", 1) } else { text };
+            let text =
+                if file.ends_with("chain.json") { text.replacen("\"crm\"", "\"erm\"", 1) } else { text };
             std::fs::write(altered.join(file.file_name().unwrap()), text).unwrap();
         }
     }
@@ -77,7 +78,9 @@ fn sample(ty: Type, n: usize) -> Value {
     match ty {
         Type::Bool => Value::Bool(n.is_multiple_of(2)),
         Type::Int => Value::Int([0, 1, -1, 255, 256, i64::MAX, i64::MIN, WALL][n % 8]),
-        Type::Text => Value::Text(["select", "", "ä€漢\u{1f600}", "public.customers", "a\0b\n\u{202e}"][n % 5].to_owned()),
+        Type::Text => Value::Text(
+            ["select", "", "ä€漢\u{1f600}", "public.customers", "a\0b\n\u{202e}"][n % 5].to_owned(),
+        ),
         Type::Bytes => Value::Bytes((0..byte % 70).collect()),
         Type::Id16 => Value::Id16(id16(byte)),
         Type::Digest => Value::Digest(Digest([byte; 32])),
@@ -104,9 +107,7 @@ fn json_of(value: &Value) -> Json {
 }
 
 fn fields_of(table: &KindTable, values: &[Value]) -> Json {
-    let field = |(f, v): (&bodycam_record::kinds::Field, &Value)| {
-        json!({"name": f.name, "type": f.ty.name(), "optional": f.optional, "value": json_of(v)})
-    };
+    let field = |(f, v): (&bodycam_record::kinds::Field, &Value)| json!({"name": f.name, "type": f.ty.name(), "optional": f.optional, "value": json_of(v)});
     table.fields.iter().zip(values).map(field).collect()
 }
 
@@ -370,7 +371,8 @@ fn ledger() -> Json {
         software: "bodycam 0.1.0".to_owned(),
     };
     let session = SessionId([0x0c; 16]);
-    let (mut first, started) = Ledger::start(PRODUCER, &long_term, epoch_key(), None, start(Vec::new()), WALL);
+    let (mut first, started) =
+        Ledger::start(PRODUCER, &long_term, epoch_key(), None, start(Vec::new()), WALL);
     let mut records = vec![started];
     for (i, name) in ["ledger.open", "ledger.heartbeat", "ledger.gap", "ledger.seal"].iter().enumerate() {
         records.push(first.append(sample_body(name), WALL + i as i64));

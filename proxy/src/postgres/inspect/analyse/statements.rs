@@ -7,6 +7,8 @@
 use proptest::prelude::*;
 
 use super::super::catalog::tests::shop;
+use super::super::lexer::{Kind, Lexer};
+use super::super::shape::shape;
 use super::*;
 
 fn key() -> TenantKey {
@@ -467,6 +469,58 @@ fn long_and_deep_texts() {
     let many = facts(&many.join(";"));
     assert_eq!(many.relations_read.len(), MAX_LISTED);
     assert_eq!(many.opaque, ["too-large"]);
+}
+
+#[test]
+fn texts_of_one_shape_have_equal_facts() {
+    let shape_of = |sql: &str| {
+        let mut hasher = blake3::Hasher::new();
+        (shape(sql, true, &mut hasher).reusable, *hasher.finalize().as_bytes())
+    };
+    let mut compared = 0;
+    for (sql, _) in TABLE {
+        let mut other = String::new();
+        let mut at = 0;
+        for token in Lexer::new(sql, true) {
+            other += &sql[at..token.start];
+            other += match token.kind {
+                Kind::Number => "77",
+                Kind::Text => "'other'",
+                _ => &sql[token.start..token.end],
+            };
+            at = token.end;
+        }
+        other += &sql[at..];
+        if other != **sql && shape_of(sql) == shape_of(&other) && shape_of(sql).0 {
+            assert_eq!(facts(sql), facts(&other), "{sql}\n{other}");
+            compared += 1;
+        }
+    }
+    assert!(compared > 30, "{compared}");
+}
+
+#[test]
+fn a_text_that_grows_when_it_is_walked_stays_small() {
+    // Each expression doubles the columns of the one before: 2^60 of them if nothing stopped it.
+    let mut doubling = "with c0 as (select id a, name b from customers where id = 1)".to_owned();
+    for n in 1..60 {
+        doubling += &format!(", c{n} as (select * from c{m}, c{m} x)", m = n - 1);
+    }
+    let doubled = facts(&format!("{doubling} select * from c59"));
+    assert_eq!(doubled.relations_read, ["public.customers"]);
+    assert!(doubled.output_columns.len() <= MAX_LISTED && doubled.output_columns.iter().all(|c| c == "?"));
+    let columns: Vec<String> = (0..1500).map(|n| format!("{n} c{n}")).collect();
+    let items = vec!["w"; 8000].join(",");
+    let wide =
+        facts(&format!("with w as (select {}) select * from {items} where c1 = c2", columns.join(",")));
+    assert_eq!(shown(&wide), "select =?");
+    let many = facts(&format!(
+        "select {} from {} where {}",
+        vec!["zz"; 5000].join(","),
+        vec!["customers"; 5000].join(","),
+        vec!["zz = 1"; 5000].join(" and ")
+    ));
+    assert_eq!(shown(&many), "select <public.customers =? open");
 }
 
 #[test]

@@ -1,5 +1,7 @@
 //! FROM: which relations and sub-queries a query reads, under which names, and which of them it narrows.
 
+use std::sync::Arc;
+
 use pg_query::protobuf as pg;
 use pg_query::protobuf::Node;
 use pg_query::protobuf::node::Node as N;
@@ -8,6 +10,9 @@ use super::super::catalog::CatalogSnapshot;
 use super::super::search::search;
 use super::names::{self, Origin, Output, Rel};
 use super::{Walk, narrows, strings};
+
+/// Column references times FROM items that a predicate is applied to; beyond it nothing is narrowed.
+const MAX_COMPARED: usize = 100_000;
 
 /// One item of a FROM list.
 #[derive(Debug, Clone)]
@@ -28,7 +33,7 @@ pub enum Columns {
     /// Those of a relation.
     Relation(Rel),
     /// Those that a sub-query puts out.
-    Outputs(Vec<Output>),
+    Outputs(Arc<[Output]>),
     /// Those of a function or the like.
     Computed,
 }
@@ -51,7 +56,7 @@ impl Item {
             }
             Columns::Outputs(outputs) => {
                 let mut blind = false;
-                for output in outputs {
+                for output in outputs.iter() {
                     match &output.origin {
                         Origin::All(relation) => {
                             match Item::of_relation(relation.clone()).may_have(catalog, name) {
@@ -94,7 +99,7 @@ impl Walk<'_> {
             Some(N::RangeSubselect(sub)) => {
                 let Some(query) = &sub.subquery else { return Vec::new() };
                 let query = self.query(query);
-                vec![item(sub.alias.as_ref(), "", Columns::Outputs(query.outputs), query.open)]
+                vec![item(sub.alias.as_ref(), "", Columns::Outputs(query.outputs.into()), query.open)]
             }
             Some(N::JoinExpr(join)) => self.join(join),
             Some(N::RangeFunction(function)) => {
@@ -190,7 +195,7 @@ impl Walk<'_> {
                     location: 0,
                 });
                 self.levels.pop();
-                vec![item(Some(alias), "", Columns::Outputs(outputs), open)]
+                vec![item(Some(alias), "", Columns::Outputs(outputs.into()), open)]
             }
         }
     }
@@ -205,7 +210,11 @@ pub fn narrow(items: &mut [Item], predicate: &Node, catalog: &CatalogSnapshot) {
         items.iter_mut().for_each(|item| item.open = false);
         return;
     }
-    for column in search(predicate).columns {
+    let columns = search(predicate).columns;
+    if columns.len().saturating_mul(items.len()) > MAX_COMPARED {
+        return;
+    }
+    for column in columns {
         match column.as_slice() {
             // Without a qualifier it can belong to any that is not known to lack it.
             [name] => {

@@ -38,6 +38,12 @@ pub enum Origin {
     Expression,
 }
 
+/// Columns that one query puts out at most; the server itself refuses more.
+pub const MAX_OUTPUTS: usize = 1664;
+
+/// FROM items of one query among which a column without a qualifier is looked for.
+const MAX_SEARCHED: usize = 64;
+
 /// System columns of every table.
 const SYSTEM_COLUMNS: [&str; 6] = ["ctid", "xmin", "xmax", "cmin", "cmax", "tableoid"];
 
@@ -86,7 +92,7 @@ impl Walk<'_> {
         match fields.as_slice() {
             [star] if star == "*" => {
                 let level = self.levels.last().map(Vec::as_slice).unwrap_or_default();
-                level.iter().flat_map(|item| self.all_of(item)).collect()
+                level.iter().flat_map(|item| self.all_of(item)).take(MAX_OUTPUTS + 1).collect()
             }
             [.., qualifier, star] if star == "*" => match self.item_named(qualifier) {
                 Some(item) => self.all_of(item),
@@ -112,6 +118,9 @@ impl Walk<'_> {
     /// Where the value of a column without a qualifier comes from.
     fn unqualified(&self, name: &str) -> Origin {
         for level in self.levels.iter().rev() {
+            if level.len() > MAX_SEARCHED {
+                return Origin::Expression;
+            }
             let mut having = level.iter().filter(|item| item.may_have(self.catalog, name) == Some(true));
             if let Some(item) = having.next() {
                 return self.column_of(item, name).unwrap_or(Origin::Expression);

@@ -1,12 +1,14 @@
 //! Queries: SELECT, VALUES, set operations, INSERT, UPDATE, DELETE, MERGE, and WITH around them.
 
+use std::sync::Arc;
+
 use pg_query::protobuf as pg;
 use pg_query::protobuf::Node;
 use pg_query::protobuf::node::Node as N;
 
 use super::super::search::search;
 use super::from::narrow;
-use super::names::{Origin, Output};
+use super::names::{MAX_OUTPUTS, Origin, Output};
 use super::{Walk, expression_output, strings};
 
 /// What a query puts out, and whether it reads a relation that nothing narrows.
@@ -20,7 +22,7 @@ pub struct Query {
 #[derive(Debug, Clone)]
 pub struct Cte {
     pub name: String,
-    pub outputs: Vec<Output>,
+    pub outputs: Arc<[Output]>,
     pub open: bool,
     /// Whether its own body is being walked.
     pub walking: bool,
@@ -75,7 +77,7 @@ impl Walk<'_> {
             // All see each other. What is not walked yet is taken for open; oneself is set right below.
             self.ctes.extend(ctes.clone().map(|cte| Cte {
                 name: cte.ctename.clone(),
-                outputs: Vec::new(),
+                outputs: Arc::default(),
                 open: true,
                 walking: false,
             }));
@@ -96,8 +98,12 @@ impl Walk<'_> {
             for (output, name) in query.outputs.iter_mut().zip(strings(&cte.aliascolnames)) {
                 output.name = Some(name);
             }
-            let walked =
-                Cte { name: cte.ctename.clone(), outputs: query.outputs, open: query.open, walking: false };
+            let walked = Cte {
+                name: cte.ctename.clone(),
+                outputs: query.outputs.into(),
+                open: query.open,
+                walking: false,
+            };
             match self.ctes.get_mut(first + number) {
                 Some(own) if with.recursive => *own = walked,
                 _ => self.ctes.push(walked),
@@ -142,7 +148,7 @@ impl Walk<'_> {
         let mut whole = self.select(left);
         if let Some(own) = self.recursive_self() {
             // The recursive arm reads what the first one puts out.
-            own.outputs.clone_from(&whole.outputs);
+            own.outputs = whole.outputs.as_slice().into();
         }
         let right = self.select(right);
         whole.open |= right.open;
@@ -172,8 +178,11 @@ impl Walk<'_> {
 
     /// What a target list puts out.
     fn targets(&self, targets: &[Node]) -> Vec<Output> {
-        let mut outputs = Vec::with_capacity(targets.len());
+        let mut outputs = Vec::new();
         for node in targets {
+            if outputs.len() > MAX_OUTPUTS {
+                return vec![expression_output(None)];
+            }
             let Some(N::ResTarget(target)) = &node.node else { continue };
             let alias = (!target.name.is_empty()).then(|| target.name.clone());
             match target.val.as_deref().and_then(|value| value.node.as_ref()) {
@@ -187,6 +196,9 @@ impl Walk<'_> {
                 Some(N::AIndirection(of)) => outputs.extend(self.fields_of(of, alias)),
                 _ => outputs.push(expression_output(alias)),
             }
+        }
+        if outputs.len() > MAX_OUTPUTS {
+            return vec![expression_output(None)];
         }
         outputs
     }

@@ -1,0 +1,63 @@
+//! `bodycam query`.
+
+use std::io::{BufWriter, IsTerminal, Write};
+use std::path::PathBuf;
+use std::process::ExitCode;
+use std::time::Duration;
+
+use anyhow::{Context, Result, bail};
+use bodycam_analyzer::query::{self, Format, QueryOptions};
+use bodycam_lake::Store;
+
+use crate::cli::{LakeArg, QueryFormat};
+
+/// Asks the lake.
+pub fn run(
+    sql: &str,
+    format: QueryFormat,
+    output: Option<PathBuf>,
+    timeout: u64,
+    memory: usize,
+    lake: &LakeArg,
+) -> Result<ExitCode> {
+    let at = super::lake_at(lake)?;
+    let format = match format {
+        QueryFormat::Table => Format::Table,
+        QueryFormat::Csv => Format::Csv,
+        QueryFormat::Json => Format::Json,
+        QueryFormat::Parquet => Format::Parquet,
+    };
+    if format == Format::Parquet && output.is_none() && std::io::stdout().is_terminal() {
+        bail!("parquet is no text: name a file with --output");
+    }
+    let options = QueryOptions {
+        sql: sql.to_owned(),
+        format,
+        timeout: Duration::from_secs(timeout),
+        memory_bytes: memory << 20,
+        tenant: at.tenant_key,
+    };
+    let store = Store::open(&at.url)?;
+    let terminal = std::io::stderr().is_terminal();
+    let mut out: Box<dyn Write + Send> = match &output {
+        Some(path) => {
+            let file = std::fs::File::create(path).with_context(|| format!("cannot write {}", path.display()))?;
+            Box::new(BufWriter::new(file))
+        }
+        None => Box::new(BufWriter::new(std::io::stdout())),
+    };
+    let outcome = super::runtime()?.block_on(query::run(&store, &options, &mut *out, &mut |p| {
+        if terminal {
+            eprint!("\r{} of {} rows read, {} s\x1b[K", p.rows_read, p.rows_total, p.elapsed.as_secs());
+        }
+    }));
+    if terminal {
+        eprint!("\r\x1b[K");
+    }
+    let outcome = outcome?;
+    out.flush()?;
+    if terminal {
+        eprintln!("{} rows in {:.2} s", outcome.rows, outcome.elapsed.as_secs_f64());
+    }
+    Ok(ExitCode::SUCCESS)
+}

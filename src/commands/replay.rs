@@ -1,0 +1,105 @@
+//! `bodycam replay` as text, and the lists: `sessions`, `events`, `findings`.
+
+use std::io::BufWriter;
+use std::process::ExitCode;
+
+use anyhow::Result;
+use bodycam_replay_tui::error::ReplayError;
+use bodycam_replay_tui::source::LakeSource;
+use bodycam_replay_tui::text::{
+    self, EventsOptions, Format, ListOptions, Outcome, ReplayFormat as TextFormat, ReplayText,
+};
+
+use super::{lake_at, now_ns};
+use crate::cli::{Events, Findings, LakeArg, ListFormat, ReplayFormat, Sessions};
+use crate::config::ReplayConfig;
+
+/// Rows of each result that the text shows.
+const ROWS: usize = 20;
+
+/// Replays a session as text.
+pub fn replay(session: String, format: ReplayFormat, at: Option<String>, to: Option<String>, lake: &LakeArg) -> Result<ExitCode> {
+    let format = match format {
+        ReplayFormat::Text => TextFormat::Text,
+        ReplayFormat::Jsonl => TextFormat::Jsonl,
+    };
+    let options = ReplayText { session, at, to, format, rows: ROWS, ascii: is_ascii() };
+    print(lake, |source, _, out| text::replay(source, &options, out))
+}
+
+/// Lists and shows sessions.
+pub fn sessions(command: Sessions) -> Result<ExitCode> {
+    match command {
+        Sessions::Ls { filter, format, limit, lake } => print(&lake, |source, config, out| {
+            text::sessions(source, &list(filter, limit, format, config), out)
+        }),
+        Sessions::Show { session, format, lake } => {
+            print(&lake, |source, _, out| text::show(source, &session, list_format(format), out))
+        }
+    }
+}
+
+/// Lists and searches events.
+pub fn events(command: Events) -> Result<ExitCode> {
+    match command {
+        Events::Ls { session, filter, format, limit, lake } => print(&lake, |source, config, out| {
+            let list = list(filter, limit, format, config);
+            text::events(source, &EventsOptions { list, session: Some(session), ..EventsOptions::default() }, out)
+        }),
+        Events::Grep { pattern, regex, filter, session, format, limit, lake } => print(&lake, |source, config, out| {
+            let list = list(filter, limit, format, config);
+            text::events(source, &EventsOptions { list, session, pattern: Some(pattern), regex }, out)
+        }),
+    }
+}
+
+/// Lists findings.
+pub fn findings(command: Findings) -> Result<ExitCode> {
+    let Findings::Ls { filter, format, limit, lake } = command;
+    print(&lake, |source, config, out| text::findings(source, &list(filter, limit, format, config), out))
+}
+
+fn list(filter: Option<String>, limit: usize, format: ListFormat, config: &ReplayConfig) -> ListOptions {
+    ListOptions {
+        filter: filter.unwrap_or_default(),
+        saved: config.filters.clone(),
+        limit,
+        format: list_format(format),
+        now_ns: now_ns(),
+    }
+}
+
+fn list_format(format: ListFormat) -> Format {
+    match format {
+        ListFormat::Table => Format::Table,
+        ListFormat::Json => Format::Json,
+        ListFormat::Jsonl => Format::Jsonl,
+        ListFormat::Csv => Format::Csv,
+    }
+}
+
+/// Opens the lake, prints, and gives the exit code: 0 something, 1 nothing, 2 failed.
+fn print(
+    lake: &LakeArg,
+    run: impl FnOnce(&LakeSource, &ReplayConfig, &mut dyn std::io::Write) -> Result<Outcome, ReplayError>,
+) -> Result<ExitCode> {
+    let at = lake_at(lake)?;
+    let source = LakeSource::open(&at.url, at.tenant_key)?;
+    let config = at.config.map(|c| c.replay).unwrap_or_default();
+    let mut out = BufWriter::new(std::io::stdout().lock());
+    let result = run(&source, &config, &mut out).and_then(|outcome| {
+        std::io::Write::flush(&mut out)?;
+        Ok(outcome)
+    });
+    let code = text::exit_code(&result);
+    match result {
+        Err(error) if code == 2 => Err(error.into()),
+        _ => Ok(ExitCode::from(code)),
+    }
+}
+
+/// Whether the terminal wants nothing but ASCII.
+fn is_ascii() -> bool {
+    let locale = ["LC_ALL", "LC_CTYPE", "LANG"].iter().find_map(|name| std::env::var(name).ok().filter(|v| !v.is_empty()));
+    locale.is_some_and(|l| !l.to_ascii_lowercase().replace('-', "").contains("utf8"))
+}

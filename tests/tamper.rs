@@ -1,0 +1,16 @@
+//! What the verifier says when somebody has written to the lake.
+//!
+//! A real pen records sessions into a real spool; from there the records are laid down as a lake by the lake
+//! crate's own writer, so that every altered lake is made of valid Parquet files and well-formed commits. Two
+//! attackers: L edits and recomputes nothing; R rewrites storage at will, recomputes every hash, digest and
+//! commit, and signs commits with a key of its own, but has no key of the producer.
+
+mod content;
+mod events;
+mod files;
+mod fixture;
+mod flips;
+mod foreign;
+mod lawful;
+mod ledger;
+mod recorded;
