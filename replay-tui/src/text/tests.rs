@@ -152,12 +152,12 @@ fn a_replay_tells_who_what_when_with_binds_rows_errors_and_idle_time() {
         "SELECT id, email, card",
         "WHERE region = $1←'EU'",
         "⋯ idle 10m 00s ⋯",
-        "id │ email",
-        "1 │ person1@example.org │ NULL",
+        "id  │ email",
+        "1   │ person1@example.org   │ NULL",
         "(300 of 48,200 rows stored, truncated; 2 shown, raise --rows for more)",
         "!EXF-002 (high)",
         "DENY  select  public.customers",
-        "ERROR 42501 bodycam: refused by policy",
+        "ERROR error 42501: bodycam: refused by policy",
         "session closed (client)",
     ] {
         assert!(text.contains(part), "'{part}' is not in\n{text}");
