@@ -69,19 +69,21 @@ pub enum Command {
         #[command(flatten)]
         lake: LakeArg,
     },
-    /// Replay a recorded session as text
-    #[command(after_help = "Example:\n  bodycam replay 019a3f2c --lake lake --at +1:30")]
+    /// Replay recorded sessions: in the terminal, or as text with `--format`
+    #[command(
+        after_help = "Examples:\n  bodycam replay --lake lake\n  bodycam replay 019a3f2c --lake lake --format text --at +1:30"
+    )]
     Replay {
-        /// The session: its id, or the beginning of it.
-        session: String,
-        /// How to print.
-        #[arg(long, value_enum, default_value_t)]
-        format: ReplayFormat,
+        /// The session: its id, or the beginning of it; the list of sessions without it.
+        session: Option<String>,
+        /// Print instead of opening the terminal.
+        #[arg(long, value_enum)]
+        format: Option<ReplayFormat>,
         /// Start here: `+12:31`, `14:02:11`, `#812` or `50%`.
         #[arg(long)]
         at: Option<String>,
-        /// Stop here, included.
-        #[arg(long)]
+        /// Stop here, included (with `--format`).
+        #[arg(long, requires = "format")]
         to: Option<String>,
         #[command(flatten)]
         lake: LakeArg,
@@ -118,6 +120,13 @@ pub enum Command {
         #[command(flatten)]
         lake: LakeArg,
     },
+    /// Print the keys of the replay
+    #[command(after_help = "Example:\n  bodycam keys")]
+    Keys {
+        /// How to print.
+        #[arg(long, value_enum, default_value_t)]
+        format: ListFormat,
+    },
     /// Check or explain the configuration
     #[command(subcommand)]
     Config(ConfigCommand),
@@ -143,10 +152,9 @@ pub enum ListFormat {
 }
 
 /// How `replay` prints.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, ValueEnum)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
 pub enum ReplayFormat {
     /// For people.
-    #[default]
     Text,
     /// One event a line.
     Jsonl,

@@ -30,6 +30,7 @@ pub fn run(cli: Cli) -> Result<ExitCode> {
         Command::Principals(arg) => token::principals(&load(&arg)?),
         Command::Token(command) => token::run(command),
         Command::Verify { json, as_of, trust, lake } => verify::run(json, as_of, trust, &lake),
+        Command::Keys { format } => replay::keys(format),
         Command::Config(ConfigCommand::Check(arg)) => {
             load(&arg)?;
             println!("{}: usable", arg.config.display());

@@ -86,8 +86,9 @@ impl Default for LakeConfig {
 impl Config {
     /// Reads the file, applies the environment, checks everything.
     pub fn load(path: &Path) -> Result<Self> {
-        let text = std::fs::read_to_string(path)
-            .with_context(|| format!("cannot read the configuration {}; name it with --config", path.display()))?;
+        let text = std::fs::read_to_string(path).with_context(|| {
+            format!("cannot read the configuration {}; name it with --config", path.display())
+        })?;
         let config = Self::parse(&text, std::env::vars())
             .with_context(|| format!("the configuration {} is not usable", path.display()))?;
         Ok(config.resolved(path.parent().unwrap_or(Path::new("."))))
@@ -130,9 +131,13 @@ impl Config {
                 bail!("principal '{}': egress would do nothing without an [http] section", principal.name);
             }
             for pattern in &principal.targets {
-                let known = self.targets.iter().any(|t| bodycam_proxy::identity::roster::matches(pattern, &t.name));
+                let known =
+                    self.targets.iter().any(|t| bodycam_proxy::identity::roster::matches(pattern, &t.name));
                 if !known {
-                    bail!("principal '{}': targets has '{pattern}', which names no [[targets]] entry", principal.name);
+                    bail!(
+                        "principal '{}': targets has '{pattern}', which names no [[targets]] entry",
+                        principal.name
+                    );
                 }
             }
         }

@@ -9,7 +9,7 @@ use ratatui::layout::Rect;
 
 use crate::app::{Cmd, Msg, Start, State};
 use crate::commands::Keymap;
-use crate::fixture::{self, Company, Recording};
+use crate::fixture::{self, Company};
 use crate::key::Key;
 use crate::source::{LakeSource, Source};
 use crate::theme::Theme;
@@ -117,12 +117,6 @@ impl Stage {
     /// The lines that are drawn, as one text.
     pub fn text(&self) -> String {
         self.lines().join("\n")
-    }
-
-    /// Opens a session and reads it.
-    pub fn open_session(&mut self, recording: &Recording) {
-        self.type_text(&format!(":open {}", recording.session()));
-        self.keys("enter");
     }
 }
 

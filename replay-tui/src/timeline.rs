@@ -425,7 +425,7 @@ impl Goto {
         if let Some(percent) = text.strip_suffix('%') {
             let percent: f64 = percent.parse().ok()?;
             #[allow(clippy::cast_possible_truncation, reason = "between 0 and 1000")]
-            return (0.0..=100.0).contains(&percent).then(|| Goto::PerMille((percent * 10.0) as i64));
+            return (0.0..=100.0).contains(&percent).then_some(Goto::PerMille((percent * 10.0) as i64));
         }
         use bodycam_record::filter::{Expr, Field, Filter, Test, Time, Value};
         let time = |text: &str| match Filter::parse(&format!("at:{text}")).ok()?.expr? {

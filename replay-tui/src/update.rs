@@ -174,10 +174,7 @@ fn refresh_open(state: &mut State) {
 /// Asks for the sessions to be filtered and ordered.
 pub(crate) fn show_sessions(state: &mut State) -> Vec<Cmd> {
     let text = state.sessions.filter.clone();
-    let matcher = match sessions_matcher(state, &text) {
-        Ok(matcher) => matcher,
-        Err(_) => Matcher::default(),
-    };
+    let matcher = sessions_matcher(state, &text).unwrap_or_default();
     vec![Cmd::ShowSessions {
         generation: state.sessions.generation,
         all: state.sessions.all.clone(),

@@ -41,14 +41,15 @@ pub fn run(
     let terminal = std::io::stderr().is_terminal();
     let mut out: Box<dyn Write + Send> = match &output {
         Some(path) => {
-            let file = std::fs::File::create(path).with_context(|| format!("cannot write {}", path.display()))?;
+            let file =
+                std::fs::File::create(path).with_context(|| format!("cannot write {}", path.display()))?;
             Box::new(BufWriter::new(file))
         }
         None => Box::new(BufWriter::new(std::io::stdout())),
     };
     let outcome = super::runtime()?.block_on(query::run(&store, &options, &mut *out, &mut |p| {
         if terminal {
-            eprint!("\r{p}\x1b[K");
+            eprint!("\r{} of {} rows read, {} s\x1b[K", p.rows_read, p.rows_total, p.elapsed.as_secs());
         }
     }));
     if terminal {

@@ -134,7 +134,10 @@ impl Running {
 impl Background {
     fn stop(self, runtime: &tokio::runtime::Runtime, what: &'static str) -> Result<()> {
         self.stop.send_replace(true);
-        runtime.block_on(self.task).with_context(|| format!("{what} panicked"))?.with_context(|| format!("{what} failed"))
+        runtime
+            .block_on(self.task)
+            .with_context(|| format!("{what} panicked"))?
+            .with_context(|| format!("{what} failed"))
     }
 }
 
@@ -251,7 +254,11 @@ fn init_logging() {
     let filter = tracing_subscriber::EnvFilter::try_from_env("BODYCAM_LOG")
         .unwrap_or_else(|_| tracing_subscriber::EnvFilter::new("info,tokio_postgres=warn"));
     let builder = tracing_subscriber::fmt().with_env_filter(filter).with_writer(std::io::stderr);
-    let outcome = if std::io::stderr().is_terminal() { builder.with_ansi(false).try_init() } else { builder.json().try_init() };
+    let outcome = if std::io::stderr().is_terminal() {
+        builder.with_ansi(false).try_init()
+    } else {
+        builder.json().try_init()
+    };
     if let Err(error) = outcome {
         eprintln!("bodycam: no logging: {error}");
     }

@@ -182,8 +182,8 @@ impl Opener {
         let mut clear = BinaryBuilder::new();
         for row in 0..batch.num_rows() {
             let chunk = chunks.row(row).map_err(failed)?;
-            if !keys.contains_key(&chunk.session) {
-                keys.insert(chunk.session, self.key(chunk.session).await.map_err(failed)?);
+            if let std::collections::hash_map::Entry::Vacant(e) = keys.entry(chunk.session) {
+                e.insert(self.key(chunk.session).await.map_err(failed)?);
             }
             let Some(key) = keys.get(&chunk.session).and_then(Option::as_ref) else {
                 clear.append_null();

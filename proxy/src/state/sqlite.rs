@@ -61,6 +61,9 @@ impl SqliteState {
         if mode & 0o077 != 0 {
             return Err(StateError::Exposed { path: path.to_owned(), mode });
         }
+        // Closing any descriptor of the file gives up the POSIX locks that SQLite holds on it, and another process
+        // would then take the log away under this one: ours is closed before SQLite opens its own.
+        drop(file);
         let mut connection = Connection::open(path).map_err(database("opening the file"))?;
         prepare(&mut connection, path)?;
         Ok(Self { connection: Mutex::new(connection), path: path.to_owned() })

@@ -296,7 +296,11 @@ mod tests {
             files: Vec::new(),
             findings: findings
                 .iter()
-                .map(|id| FindingMark { id: Id16([*id; 16]), said: Digest([n as u8; 32]) })
+                .map(|id| FindingMark {
+                    id: Id16([*id; 16]),
+                    severity: bodycam_record::rule::Severity::Low,
+                    said: Digest([n as u8; 32]),
+                })
                 .collect(),
             retracted: Vec::new(),
         }

@@ -128,6 +128,7 @@ pub(super) fn subdirectories(dir: &Path) -> Result<Vec<String>, BusError> {
 /// Reads a whole segment and finds where its records end.
 pub(super) fn scan(segment: &Segment) -> Result<Extent, BusError> {
     let mut file = File::open(&segment.path).map_err(BusError::io("open", &segment.path))?;
+    // A writer may add to the file while it is scanned: then there is no torn tail.
     let size = file.metadata().map_err(BusError::io("inspect", &segment.path))?.len();
     let mut magic = [0; 8];
     if size < 8 {
@@ -163,7 +164,7 @@ pub(super) fn scan(segment: &Segment) -> Result<Extent, BusError> {
             window *= 4;
         }
     }
-    Ok(Extent { next, valid, torn: size - valid })
+    Ok(Extent { next, valid, torn: size.saturating_sub(valid) })
 }
 
 /// Records that everything before `to` rests elsewhere and removes the segments that hold nothing later.
