@@ -319,3 +319,25 @@ fn the_registry_is_printed() {
     assert!(text.contains("next-step") && text.contains("ctrl-p"), "{text}");
     assert!(crate::commands::docs_table().lines().count() > 60);
 }
+
+#[test]
+fn one_frame_is_printed_as_the_terminal_would_show_it() {
+    let s = CompanyStage::new((80, 24));
+    let options = Screen {
+        session: Some(s.company.bulk.session().to_string()),
+        at: Some("#4".into()),
+        size: (120, 30),
+        ..Screen::default()
+    };
+    let (text, code) = printed(|out| screen(&s.stage.source, &options, out));
+    assert_eq!((text.lines().count(), code), (30, 0));
+    for part in ["support-copilot → customers-db/shop", "chain ✔ 9/9", "event 5/9", "person0@example.org"]
+    {
+        assert!(text.contains(part), "'{part}' is not in\n{text}");
+    }
+    let list = Screen { size: (100, 20), ..Screen::default() };
+    let (text, _) = printed(|out| screen(&s.stage.source, &list, out));
+    assert!(text.contains("4 sessions") && text.contains("!EXF-002"), "{text}");
+    let lost = Screen { at: Some("nowhere".into()), ..options };
+    assert_eq!(printed(|out| screen(&s.stage.source, &lost, out)).1, 2);
+}
