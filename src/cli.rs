@@ -38,7 +38,7 @@ pub struct LakeArg {
 /// Every subcommand.
 #[derive(Debug, Subcommand)]
 pub enum Command {
-    /// Run gateway and recorder in one process
+    /// Run gateway, recorder and scheduled detection in one process
     #[command(after_help = "Example:\n  bodycam up --config bodycam.toml")]
     Up(ConfigArg),
     /// Run only the gateway; events wait in the spool
@@ -47,6 +47,9 @@ pub enum Command {
     /// Run only the recorder: from the spool to the lake
     #[command(after_help = "Example:\n  bodycam recorder --config bodycam.toml")]
     Recorder(ConfigArg),
+    /// Hunt exfiltration in the lake
+    #[command(subcommand)]
+    Detect(Detect),
     /// Ask the lake in SQL (read-only)
     #[command(
         after_help = "Tables: sessions events statements results copies messages http control gaps ledger findings templates content\n\nExample:\n  bodycam query --lake lake \"SELECT target, count(*) FROM sessions GROUP BY 1\""
@@ -158,6 +161,42 @@ pub enum ReplayFormat {
     Text,
     /// One event a line.
     Jsonl,
+}
+
+/// `detect …`
+#[derive(Debug, Subcommand)]
+pub enum Detect {
+    /// Judge every window that is due, once
+    #[command(after_help = "Example:\n  bodycam detect run --lake lake")]
+    Run {
+        /// Print findings as JSON lines.
+        #[arg(long)]
+        json: bool,
+        #[command(flatten)]
+        lake: LakeArg,
+    },
+    /// Judge windows as they become due, until stopped
+    #[command(after_help = "Example:\n  bodycam detect watch --lake lake --json")]
+    Watch {
+        /// Print findings as JSON lines.
+        #[arg(long)]
+        json: bool,
+        #[command(flatten)]
+        lake: LakeArg,
+    },
+    /// Run the fixtures of the rules
+    #[command(after_help = "Example:\n  bodycam detect test rules/")]
+    Test {
+        /// A directory of rules with fixtures; the built-in ones without it.
+        dir: Option<PathBuf>,
+    },
+    /// List the rules
+    #[command(after_help = "Example:\n  bodycam detect ls")]
+    Ls {
+        /// A directory of further rules.
+        #[arg(long)]
+        rules: Option<PathBuf>,
+    },
 }
 
 /// `sessions …`

@@ -8,6 +8,7 @@ use bodycam_record::TenantKey;
 use crate::cli::{Cli, Command, ConfigArg, ConfigCommand, LakeArg};
 use crate::config::Config;
 
+mod detect;
 mod query;
 mod replay;
 mod service;
@@ -20,6 +21,7 @@ pub fn run(cli: Cli) -> Result<ExitCode> {
         Command::Up(arg) => service::run(&load(&arg)?, service::Parts::ALL),
         Command::Gateway(arg) => service::run(&load(&arg)?, service::Parts::GATEWAY),
         Command::Recorder(arg) => service::run(&load(&arg)?, service::Parts::RECORDER),
+        Command::Detect(command) => detect::run(command),
         Command::Query { sql, format, output, timeout, memory, lake } => {
             query::run(&sql, format, output, timeout, memory, &lake)
         }

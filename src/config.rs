@@ -4,6 +4,7 @@
 use std::path::{Path, PathBuf};
 
 use anyhow::{Context, Result, bail};
+use bodycam_analyzer::DetectConfig;
 use bodycam_bus::SpoolConfig;
 use bodycam_proxy::admin::AdminConfig;
 use bodycam_proxy::gateway::GatewayConfig;
@@ -49,6 +50,8 @@ pub struct Config {
     pub lake: LakeConfig,
     /// From the spool to the lake.
     pub recorder: RecorderConfig,
+    /// Scheduled detection.
+    pub detect: DetectConfig,
     /// How recordings are shown.
     pub replay: ReplayConfig,
     /// Health and metrics.
@@ -149,6 +152,7 @@ impl Config {
             http.check(&self.principals)?;
         }
         self.recorder.check()?;
+        self.detect.check()?;
         Ok(())
     }
 
@@ -165,6 +169,7 @@ impl Config {
         if !self.lake.url.contains("://") {
             self.lake.url = join(Path::new(&self.lake.url)).display().to_string();
         }
+        self.detect.rules_dir = self.detect.rules_dir.take().map(|dir| join(&dir));
         self.gateway.tenant_key = reference(&self.gateway.tenant_key);
         self
     }

@@ -33,7 +33,7 @@ mod pushdown;
 pub use catalog::{Bounds, tables};
 pub(crate) use pool::spawn;
 
-pub(crate) use catalog::{families_of, timestamp};
+pub(crate) use catalog::{HOURLY_DESTINATIONS, HOURLY_PULLS, families_of, timestamp};
 
 use catalog::{LakeSchema, Rows};
 

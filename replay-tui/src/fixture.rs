@@ -193,6 +193,7 @@ impl Recording {
         self.row.statements += 1;
         self.row.denies += i64::from(verdict == "deny");
         let body = SqlStatement {
+            functions: Vec::new(),
             statement_no: self.steps,
             form: if binds.is_empty() { "simple" } else { "extended" }.into(),
             statement_kind: "select".into(),

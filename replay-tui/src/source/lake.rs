@@ -46,8 +46,11 @@ struct Inner {
     /// Templates of the commits folded so far.
     templates: Mutex<Option<(u64, Templates)>>,
     /// Findings of the commits and windows read so far.
-    findings: Mutex<Option<((u64, u64), Arc<Vec<FindingRow>>)>>,
+    findings: Mutex<Option<Cached>>,
 }
+
+/// Findings, and the state of the lake that they were read from.
+type Cached = ((u64, u64), Arc<Vec<FindingRow>>);
 
 type Templates = Arc<HashMap<Fingerprint, String>>;
 

@@ -287,7 +287,8 @@ impl Bounds {
     /// Whether smallest and largest value are within.
     fn include(&self, extremes: Option<&(Bound, Bound)>) -> bool {
         let Some((min, max)) = extremes else { return true };
-        self.min.as_ref().is_none_or(|stated| stated <= min) && self.max.as_ref().is_none_or(|stated| stated >= max)
+        self.min.as_ref().is_none_or(|stated| stated <= min)
+            && self.max.as_ref().is_none_or(|stated| stated >= max)
     }
 }
 
