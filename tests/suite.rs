@@ -15,6 +15,7 @@ mod facts;
 mod http;
 mod pipeline;
 mod postgres;
+mod replay;
 mod support;
 mod tamper;
 

@@ -395,6 +395,8 @@ pub enum Msg {
     Wheel(i64),
     /// The player's time has come.
     Tick,
+    /// The process was asked to end.
+    Quit,
     /// Something was committed to the lake.
     Refreshed,
     /// Sessions were read.

@@ -22,6 +22,7 @@ use crate::config::ReplayConfig;
 use crate::error::ReplayError;
 use crate::key::Key;
 use crate::source::{LakeSource, Source};
+use crate::text::{self, ListOptions, ReplayText};
 use crate::theme::Theme;
 use crate::update::{navigate, update};
 use crate::view;
@@ -73,7 +74,7 @@ pub fn no_terminal_hint(session: Option<SessionId>) -> String {
 /// Opens the replay in this terminal. Returns when it is left.
 pub fn run(options: ReplayOptions) -> Result<Ended, ReplayError> {
     let term = std::env::var("TERM").unwrap_or_default();
-    if !stdout().is_terminal() || !std::io::stdin().is_terminal() || term.is_empty() || term == "dumb" {
+    if !stdout().is_terminal() || !std::io::stdin().is_terminal() {
         return Ok(Ended::NoTerminal);
     }
     let keymap = Keymap::new(&options.config.keys)?;
@@ -87,6 +88,10 @@ pub fn run(options: ReplayOptions) -> Result<Ended, ReplayError> {
         return Err(ReplayError::Position(bodycam_record::shown(at)));
     }
     let source: Arc<dyn Source> = Arc::new(LakeSource::open(&options.lake, options.tenant_key.clone())?);
+    if term.is_empty() || term == "dumb" {
+        plain(source.as_ref(), &options)?;
+        return Ok(Ended::Left);
+    }
     let session = match options.session {
         None => None,
         Some(id) => Some(source.session(id)?.ok_or_else(|| ReplayError::NoSession(id.to_string()))?),
@@ -110,6 +115,7 @@ pub fn run(options: ReplayOptions) -> Result<Ended, ReplayError> {
         state.at_start = options.at.as_deref().and_then(crate::timeline::Goto::parse);
     }
     listen(events.clone())?;
+    hear_signals(events.clone())?;
     follow(source, events)?;
     event_loop(&mut state, &inbox, &workers, &mut screen)?;
     Ok(Ended::Left)
@@ -208,6 +214,50 @@ fn follow(source: Arc<dyn Source>, events: Sender<Msg>) -> Result<(), ReplayErro
         }
     };
     spawn("replay-follow", ask)
+}
+
+/// Leaves in order when the process is asked to end, so that the terminal is given back.
+fn hear_signals(events: Sender<Msg>) -> Result<(), ReplayError> {
+    let runtime = tokio::runtime::Builder::new_current_thread()
+        .enable_io()
+        .build()
+        .map_err(|err| ReplayError::Worker(err.to_string()))?;
+    let wait = move || {
+        runtime.block_on(async {
+            use tokio::signal::unix::{SignalKind, signal};
+            let (Ok(mut terminate), Ok(mut hangup)) =
+                (signal(SignalKind::terminate()), signal(SignalKind::hangup()))
+            else {
+                return;
+            };
+            tokio::select! { _ = terminate.recv() => {}, _ = hangup.recv() => {} }
+            // Nobody there to take it means that it is being left already.
+            let _ = events.send(Msg::Quit);
+        });
+    };
+    spawn("replay-signals", wait)
+}
+
+/// A terminal that can only print lines gets the lines: the list of sessions, or the session as text.
+fn plain(source: &dyn Source, options: &ReplayOptions) -> Result<(), ReplayError> {
+    let mut out = stdout().lock();
+    match options.session {
+        Some(session) => {
+            let replay = ReplayText {
+                session: session.to_string(),
+                at: options.at.clone(),
+                rows: 20,
+                ascii: true,
+                ..ReplayText::default()
+            };
+            text::replay(source, &replay, &mut out)?;
+        }
+        None => {
+            let list = ListOptions { limit: 100, ..ListOptions::default() };
+            text::sessions(source, &list, &mut out)?;
+        }
+    }
+    Ok(())
 }
 
 fn spawn(name: &str, work: impl FnOnce() + Send + 'static) -> Result<(), ReplayError> {

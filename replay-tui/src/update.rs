@@ -34,6 +34,7 @@ pub fn update(state: &mut State, msg: Msg) -> Vec<Cmd> {
         Msg::Click(x, y) => navigate::click(state, x, y),
         Msg::Wheel(lines) => lists::wheel(state, lines),
         Msg::Tick => playback::tick(state),
+        Msg::Quit => navigate::quit(state, &Args::default()),
         Msg::Refreshed => refreshed(state),
         Msg::Sessions { generation, sessions, truncated } if generation == state.sessions.generation => {
             state.sessions.loading = false;
@@ -233,7 +234,7 @@ pub(crate) fn add_evidence(state: &mut State) {
 }
 
 /// Asks for the pages and details that the screen shows and that are not here.
-fn read_what_is_in_view(state: &mut State) -> Vec<Cmd> {
+pub(crate) fn read_what_is_in_view(state: &mut State) -> Vec<Cmd> {
     if state.screen != Screen::Session || layout(state).is_none() {
         return Vec::new();
     }

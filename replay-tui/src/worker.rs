@@ -102,14 +102,12 @@ impl Worker {
         }
     }
 
-    /// A worker without a thread, for tests.
-    #[cfg(test)]
+    /// A worker without a thread: whoever has it asks and waits.
     pub(crate) fn inline(source: Arc<dyn Source>) -> Self {
         Self { source, answers: channel().0, newest: Arc::default() }
     }
 
     /// All answers to a command, errors among them.
-    #[cfg(test)]
     pub(crate) fn answers_to(&mut self, command: Cmd) -> Vec<Msg> {
         let (answers, inbox) = channel();
         let (lane, generation) = command.lane();

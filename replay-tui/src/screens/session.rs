@@ -43,9 +43,8 @@ fn header(state: &State, session: &SessionState, area: Rect, buf: &mut Buffer) {
         None => row.state.clone(),
     };
     let arrow = state.theme.sign("→", "->");
-    let policy = session.detail.as_ref().and_then(|d| d.decision.as_ref()).map(|d| d.policy.clone());
-    let policy =
-        policy.map(|p| format!("  policy {}", p.as_str().get(..8).unwrap_or_default())).unwrap_or_default();
+    let policy = session.chain.policy().map(|d| d.to_hex());
+    let policy = policy.and_then(|p| p.get(..8).map(|p| format!("  policy {p}"))).unwrap_or_default();
     let first = [
         (format!(" {sign} "), role),
         (

@@ -10,30 +10,52 @@ use crate::theme::Role;
 use crate::units;
 use crate::view::{put, select_row};
 
-/// A column: its heading, width (0 takes a share of what is left), and the narrowest terminal that shows it.
+/// A column: its heading, its width in a wide and in a narrow terminal (0 takes a share of what is left), and
+/// the narrowest terminal that shows it.
 struct Column {
     name: &'static str,
     width: usize,
+    narrow: usize,
     from: u16,
     right: bool,
     text: fn(&SessionItem) -> Shown,
 }
 
+const START: &str = "start (UTC)";
+/// From here on columns have their wide width.
+const WIDE: u16 = 90;
+
 const COLUMNS: [Column; 10] = [
-    Column { name: "start (UTC)", width: 14, from: 0, right: false, text: start },
+    Column { name: START, width: 14, narrow: 11, from: 0, right: false, text: start },
     Column {
         name: "lasted",
         width: 8,
+        narrow: 8,
         from: 80,
         right: true,
         text: |s| Shown::of(&units::duration(s.duration_ns())),
     },
-    Column { name: "principal", width: 0, from: 0, right: false, text: SessionItem::who },
-    Column { name: "target", width: 0, from: 0, right: false, text: |s| Shown::limit(&s.row.target, 200) },
-    Column { name: "proto", width: 8, from: 90, right: false, text: |s| Shown::limit(&s.row.protocol, 20) },
+    Column { name: "principal", width: 0, narrow: 0, from: 0, right: false, text: SessionItem::who },
+    Column {
+        name: "target",
+        width: 0,
+        narrow: 0,
+        from: 0,
+        right: false,
+        text: |s| Shown::limit(&s.row.target, 200),
+    },
+    Column {
+        name: "proto",
+        width: 8,
+        narrow: 8,
+        from: 90,
+        right: false,
+        text: |s| Shown::limit(&s.row.protocol, 20),
+    },
     Column {
         name: "events",
         width: 6,
+        narrow: 6,
         from: 80,
         right: true,
         text: |s| Shown::of(&units::short_count(s.row.events)),
@@ -41,6 +63,7 @@ const COLUMNS: [Column; 10] = [
     Column {
         name: "rows",
         width: 6,
+        narrow: 6,
         from: 0,
         right: true,
         text: |s| Shown::of(&units::short_count(s.row.rows)),
@@ -48,12 +71,13 @@ const COLUMNS: [Column; 10] = [
     Column {
         name: "out",
         width: 8,
+        narrow: 8,
         from: 70,
         right: true,
         text: |s| Shown::of(&units::size(s.row.bytes_out)),
     },
-    Column { name: "deny", width: 4, from: 0, right: true, text: denies },
-    Column { name: "findings", width: 16, from: 60, right: false, text: findings },
+    Column { name: "deny", width: 4, narrow: 4, from: 0, right: true, text: denies },
+    Column { name: "findings", width: 16, narrow: 8, from: 60, right: false, text: findings },
 ];
 
 fn start(session: &SessionItem) -> Shown {
@@ -103,10 +127,12 @@ pub fn draw(state: &State, layout: &Layout, buf: &mut Buffer) {
     put(buf, layout.header, 0, &header, state);
 
     let columns: Vec<&Column> = COLUMNS.iter().filter(|c| layout.list.width >= c.from).collect();
-    let fixed: usize = columns.iter().map(|c| c.width + 1).sum::<usize>() + 2;
+    let narrow = layout.list.width < WIDE;
+    let set = |c: &Column| if narrow { c.narrow } else { c.width };
+    let fixed: usize = columns.iter().map(|c| set(c) + 1).sum::<usize>() + 2;
     let shares = columns.iter().filter(|c| c.width == 0).count().max(1);
     let share = (usize::from(layout.list.width).saturating_sub(fixed) / shares).max(6);
-    let width = |c: &Column| if c.width == 0 { share } else { c.width };
+    let width = |c: &Column| if c.width == 0 { share } else { set(c) };
     let heads: String = columns.iter().map(|c| cell(c.name, width(c), c.right)).collect();
     put(buf, layout.list, 0, &[(format!("  {heads}"), Role::Dim)], state);
 
@@ -122,7 +148,14 @@ pub fn draw(state: &State, layout: &Layout, buf: &mut Buffer) {
                 "findings" => Role::Alert,
                 _ => Role::Plain,
             };
-            pieces.push((cell((column.text)(session).as_str(), width(column), column.right), role));
+            let text = (column.text)(session);
+            // A moment loses its seconds in a narrow column, not its end.
+            let text = if column.name == START {
+                text.as_str().get(..width(column)).unwrap_or_default()
+            } else {
+                text.as_str()
+            };
+            pieces.push((cell(text, width(column), column.right), role));
         }
         let line = u16::try_from(row + 1).unwrap_or(u16::MAX);
         put(buf, layout.list, line, &pieces, state);

@@ -152,12 +152,12 @@ fn a_replay_tells_who_what_when_with_binds_rows_errors_and_idle_time() {
         "SELECT id, email, card",
         "WHERE region = $1←'EU'",
         "⋯ idle 10m 00s ⋯",
-        "id │ email",
-        "1 │ person1@example.org │ NULL",
+        "id  │ email",
+        "1   │ person1@example.org   │ NULL",
         "(300 of 48,200 rows stored, truncated; 2 shown, raise --rows for more)",
         "!EXF-002 (high)",
         "DENY  select  public.customers",
-        "ERROR 42501 bodycam: refused by policy",
+        "ERROR error 42501: bodycam: refused by policy",
         "session closed (client)",
     ] {
         assert!(text.contains(part), "'{part}' is not in\n{text}");
@@ -318,4 +318,26 @@ fn the_registry_is_printed() {
     let (text, _) = printed(|out| keys(Format::Table, out));
     assert!(text.contains("next-step") && text.contains("ctrl-p"), "{text}");
     assert!(crate::commands::docs_table().lines().count() > 60);
+}
+
+#[test]
+fn one_frame_is_printed_as_the_terminal_would_show_it() {
+    let s = CompanyStage::new((80, 24));
+    let options = Screen {
+        session: Some(s.company.bulk.session().to_string()),
+        at: Some("#4".into()),
+        size: (120, 30),
+        ..Screen::default()
+    };
+    let (text, code) = printed(|out| screen(&s.stage.source, &options, out));
+    assert_eq!((text.lines().count(), code), (30, 0));
+    for part in ["support-copilot → customers-db/shop", "chain ✔ 9/9", "event 5/9", "person0@example.org"]
+    {
+        assert!(text.contains(part), "'{part}' is not in\n{text}");
+    }
+    let list = Screen { size: (100, 20), ..Screen::default() };
+    let (text, _) = printed(|out| screen(&s.stage.source, &list, out));
+    assert!(text.contains("4 sessions") && text.contains("!EXF-002"), "{text}");
+    let lost = Screen { at: Some("nowhere".into()), ..options };
+    assert_eq!(printed(|out| screen(&s.stage.source, &lost, out)).1, 2);
 }

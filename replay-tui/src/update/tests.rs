@@ -87,7 +87,7 @@ fn keys_step_and_seek_and_the_cursor_follows() {
         ("}", 4),
         ("}", 6),
         ("{", 4),
-        ("9", 6),
+        ("9", 5),
         ("0", 0),
         ("G", 8),
         ("t # 4 enter", 4),

@@ -38,7 +38,7 @@ fn the_list_of_sessions_says_who_what_how_much_and_what_was_found() {
 
 #[test]
 fn a_session_shows_header_timeline_events_and_the_statement_with_its_rows() {
-    let mut s = CompanyStage::new((140, 40));
+    let mut s = CompanyStage::new((200, 50));
     let bulk = s.company.bulk.session();
     s.stage.type_text(&format!(":open {bulk}#3"));
     s.stage.keys("enter");
@@ -55,7 +55,7 @@ fn a_session_shows_header_timeline_events_and_the_statement_with_its_rows() {
     for part in [
         "ALLOW   !EXF-001 SELECT id, email, card",
         "DENY    DROP TABLE customers",
-        "ERROR   ERROR 42501 bodycam: refused by policy",
+        "ERROR   error 42501: bodycam: refused by policy",
         "48,200 rows, ",
         " SELECT id, email, card",
         " WHERE region = $1←'EU'",
@@ -75,7 +75,7 @@ fn a_session_shows_header_timeline_events_and_the_statement_with_its_rows() {
 
 #[test]
 fn an_egress_session_shows_tunnels_requests_and_refusals() {
-    let mut s = CompanyStage::new((140, 40));
+    let mut s = CompanyStage::new((200, 50));
     let egress = s.company.egress.session();
     s.stage.type_text(&format!(":open {egress}#4"));
     s.stage.keys("enter");
@@ -133,7 +133,10 @@ fn a_terminal_that_is_too_small_says_so_and_recovers() {
     assert!(s.stage.text().starts_with("60x16 needed, 59x16 here"));
     s.stage.tell(Msg::Resize(60, 16));
     let text = s.stage.text();
-    assert!(text.contains("support-copilot") && text.contains("EXF-0"), "{text}");
+    assert!(
+        text.contains("11-21 10:01 support-c") && text.contains("customers-") && text.contains("!EXF-"),
+        "{text}"
+    );
 }
 
 fn visit_everything(stage: &mut Stage, mut look: impl FnMut(&Stage)) {

@@ -96,18 +96,34 @@ fn lines(state: &State, detail: &Detail, width: usize) -> Vec<Pieces> {
         let text = format!("{name}: {value}");
         out.extend(wrap(&text, width).into_iter().map(|l| vec![(format!(" {l}"), Role::Plain)]));
     }
-    let label = detail.facts.iter().map(|(name, _)| name.len()).max().unwrap_or(0).min(22);
-    for (name, value) in &detail.facts {
-        let room = width.saturating_sub(label + 1).max(8);
-        for (i, part) in wrap(value.as_str(), room).into_iter().enumerate() {
-            let name = if i == 0 { fit(name, label) } else { " ".repeat(label) };
-            out.push(vec![(format!(" {name} "), Role::Dim), (part, Role::Plain)]);
-        }
-    }
+    out.extend(fact_lines(detail, width));
     if let Some(table) = &detail.table {
         out.push(Vec::new());
         let caption = format!(" {}  (h l columns)", table.caption());
         out.push(vec![(state.theme.text(&caption), Role::Title)]);
+    }
+    out
+}
+
+/// Facts one after another, as many on a line as fit: what matters is above and below them.
+fn fact_lines(detail: &Detail, width: usize) -> Vec<Pieces> {
+    let mut out: Vec<Pieces> = Vec::new();
+    let mut used = 0;
+    for (name, value) in &detail.facts {
+        let needs = name.len() + 1 + value.width() + 2;
+        if used > 0 && used + needs <= width {
+            used += needs;
+            if let Some(line) = out.last_mut() {
+                line.extend([(format!("  {name} "), Role::Dim), (value.to_string(), Role::Plain)]);
+            }
+            continue;
+        }
+        let room = width.saturating_sub(name.len() + 1).max(8);
+        for (i, part) in wrap(value.as_str(), room).into_iter().enumerate() {
+            let name = if i == 0 { (*name).to_owned() } else { " ".repeat(name.len()) };
+            out.push(vec![(format!(" {name} "), Role::Dim), (part, Role::Plain)]);
+        }
+        used = if needs <= width { needs } else { width };
     }
     out
 }
