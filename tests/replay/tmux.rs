@@ -153,7 +153,7 @@ fn an_analyst_finds_a_bulk_pull_replays_it_and_follows_it_to_where_it_left() {
     terminal.text("}");
     terminal.shows(&[
         "support-copilot → egress",
-        "CONNECT files.example.net:443",
+        "url: files.example.net:443",
         "EXF-014: evidence 2 of 3",
     ]);
 
