@@ -151,11 +151,7 @@ fn an_analyst_finds_a_bulk_pull_replays_it_and_follows_it_to_where_it_left() {
     terminal.keys(&["Enter", "Enter"]);
     terminal.shows(&["EXF-014: evidence 1 of 3", "customers-db", "event 5/9"]);
     terminal.text("}");
-    terminal.shows(&[
-        "support-copilot → egress",
-        "url: files.example.net:443",
-        "EXF-014: evidence 2 of 3",
-    ]);
+    terminal.shows(&["support-copilot → egress", "url: files.example.net:443", "EXF-014: evidence 2 of 3"]);
 
     // A terminal that is made small says so, and comes back.
     terminal.resize("50", "12");
