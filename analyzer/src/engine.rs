@@ -31,7 +31,7 @@ mod pool;
 mod pushdown;
 
 pub use catalog::{Bounds, tables};
-pub(crate) use pool::{Job, spawn};
+pub(crate) use pool::spawn;
 
 pub(crate) use catalog::{HOURLY_DESTINATIONS, HOURLY_PULLS, families_of, timestamp};
 
@@ -134,7 +134,8 @@ impl Scope {
     }
 
     fn of(rows: Rows, memory_bytes: usize) -> Self {
-        let schema = LakeSchema { rows, bounds: None, tenant: None, extra: BTreeMap::new(), steps: Arc::default() };
+        let schema =
+            LakeSchema { rows, bounds: None, tenant: None, extra: BTreeMap::new(), steps: Arc::default() };
         Self { schema, memory_bytes, window_ns: None }
     }
 

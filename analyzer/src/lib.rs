@@ -1,9 +1,20 @@
 //! DataFusion over the lake: the guarded SQL door, and detections.
+//!
+//! `engine` builds contexts over the files of a lake; `guard` says what SQL may run; `query` is the door for
+//! analysts; `rules` reads and evaluates detections; `detect` schedules them by `windows` and `watermark`,
+//! with roll-ups from `state`, and tells `findings`.
 
+pub mod config;
+pub mod detect;
 pub mod engine;
 pub mod error;
+pub mod findings;
 mod guard;
 pub mod query;
 pub mod rules;
+mod state;
+pub mod watermark;
+mod windows;
 
+pub use config::DetectConfig;
 pub use error::AnalyzerError;

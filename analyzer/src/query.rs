@@ -29,6 +29,7 @@ pub use output::Format;
 pub use progress::Progress;
 
 use output::Output;
+pub(crate) use output::escaped;
 
 /// How often the caller hears of a query that runs.
 const PROGRESS_EVERY: Duration = Duration::from_millis(250);
@@ -126,7 +127,9 @@ pub async fn collect(
         job.await?;
         Ok((schema.unwrap_or_else(|| SchemaRef::new(arrow::datatypes::Schema::empty())), batches))
     };
-    tokio::time::timeout(options.timeout, drain).await.map_err(|_| AnalyzerError::TimedOut(options.timeout))?
+    tokio::time::timeout(options.timeout, drain)
+        .await
+        .map_err(|_| AnalyzerError::TimedOut(options.timeout))?
 }
 
 /// What the pool tells the caller.

@@ -19,8 +19,8 @@ mod evaluate;
 pub mod fixtures;
 mod lint;
 
-pub use evaluate::{Hit, Sensitive};
 pub(crate) use evaluate::{Batch, evaluate};
+pub use evaluate::{Hit, Sensitive};
 pub use fixtures::Fixture;
 
 /// The rules that come with the program: file name, rule, fixtures.
@@ -120,10 +120,7 @@ impl LoadedRule {
     }
 
     /// The same rule with other values of some parameters.
-    pub(crate) async fn with(
-        &self,
-        overrides: &BTreeMap<String, ParamValue>,
-    ) -> Result<Self, AnalyzerError> {
+    pub(crate) async fn with(&self, overrides: &BTreeMap<String, ParamValue>) -> Result<Self, AnalyzerError> {
         let values = self.rule.values(overrides)?;
         Self::of(&self.origin, self.rule.clone(), values, Vec::new()).await
     }
@@ -133,9 +130,11 @@ impl LoadedRule {
 pub async fn load(source: &RuleSource) -> Result<Vec<Arc<LoadedRule>>, AnalyzerError> {
     let mut texts: Vec<(String, String, String)> = Vec::new();
     if !source.without_built_in {
-        texts.extend(BUILT_IN.iter().map(|(_, rule, fixtures)| {
-            ("built in".to_owned(), (*rule).to_owned(), (*fixtures).to_owned())
-        }));
+        texts.extend(
+            BUILT_IN.iter().map(|(_, rule, fixtures)| {
+                ("built in".to_owned(), (*rule).to_owned(), (*fixtures).to_owned())
+            }),
+        );
     }
     if let Some(dir) = &source.dir {
         texts.extend(read_dir(dir)?);
@@ -175,7 +174,8 @@ fn read_dir(dir: &Path) -> Result<Vec<(String, String, String)>, AnalyzerError> 
     }
     paths.sort();
     let read = |path: &Path| {
-        std::fs::read_to_string(path).map_err(|err| AnalyzerError::rule_file(&path.display().to_string(), err))
+        std::fs::read_to_string(path)
+            .map_err(|err| AnalyzerError::rule_file(&path.display().to_string(), err))
     };
     let mut texts = Vec::new();
     for path in paths {

@@ -59,7 +59,7 @@ enum Form<'a> {
     Table { sample: Vec<Vec<String>>, widths: Vec<usize>, right: Vec<bool>, settled: bool },
     Csv,
     Json,
-    Parquet(Option<ArrowWriter<&'a mut (dyn Write + Send)>>),
+    Parquet(Option<Box<ArrowWriter<&'a mut (dyn Write + Send)>>>),
 }
 
 impl<'a> Output<'a> {
@@ -95,7 +95,8 @@ impl<'a> Output<'a> {
             Form::Json => {}
             Form::Parquet(writer) => {
                 if let Some(out) = self.out.take() {
-                    *writer = Some(ArrowWriter::try_new(out, schema, None).map_err(parquet_failed)?);
+                    *writer =
+                        Some(Box::new(ArrowWriter::try_new(out, schema, None).map_err(parquet_failed)?));
                 }
             }
         }
@@ -110,15 +111,22 @@ impl<'a> Output<'a> {
             Form::Json => write_json(&mut self.out, batch),
             Form::Csv => {
                 for row in text_rows(batch)? {
-                    let fields: Vec<String> =
-                        row.iter().map(|cell| cell.as_deref().map_or_else(String::new, |c| csv_field(&shown_limit(c, usize::MAX)))).collect();
+                    let fields: Vec<String> = row
+                        .iter()
+                        .map(|cell| {
+                            cell.as_deref()
+                                .map_or_else(String::new, |c| csv_field(&shown_limit(c, usize::MAX)))
+                        })
+                        .collect();
                     writeln(&mut self.out, &fields.join(","))?;
                 }
                 Ok(())
             }
             Form::Table { sample, .. } => {
                 let rows = text_rows(batch)?.into_iter().map(|row| {
-                    row.into_iter().map(|cell| cell.map_or_else(String::new, |c| shown_limit(&c, CELL_WIDTH))).collect()
+                    row.into_iter()
+                        .map(|cell| cell.map_or_else(String::new, |c| shown_limit(&c, CELL_WIDTH)))
+                        .collect()
                 });
                 sample.extend(rows);
                 if sample.len() >= SAMPLE_ROWS { self.flush_table() } else { Ok(()) }
@@ -218,12 +226,11 @@ fn text_rows(batch: &RecordBatch) -> Result<Vec<Vec<Option<String>>>, AnalyzerEr
     let formatters = formatters.map_err(failed)?;
     let mut rows = Vec::with_capacity(batch.num_rows());
     for at in 0..batch.num_rows() {
-        let row = formatters.iter().zip(batch.columns()).map(|(formatter, column)| {
-            match column.is_null(at) {
+        let row =
+            formatters.iter().zip(batch.columns()).map(|(formatter, column)| match column.is_null(at) {
                 true => Ok(None),
                 false => formatter.value(at).try_to_string().map(Some),
-            }
-        });
+            });
         rows.push(row.collect::<Result<Vec<_>, _>>().map_err(failed)?);
     }
     Ok(rows)

@@ -32,7 +32,8 @@ fn add(plan: &dyn ExecutionPlan, progress: &mut Progress) {
         progress.rows_read += plan.metrics().and_then(|m| m.output_rows()).unwrap_or(0) as u64;
         let files = (scan.data_source().as_ref() as &dyn Any).downcast_ref::<FileScanConfig>();
         let files = files.into_iter().flat_map(|config| &config.file_groups).flat_map(|group| group.iter());
-        progress.rows_total += files.filter_map(|f| f.statistics.as_ref()?.num_rows.get_value()).sum::<usize>() as u64;
+        progress.rows_total +=
+            files.filter_map(|f| f.statistics.as_ref()?.num_rows.get_value()).sum::<usize>() as u64;
     }
     plan.children().into_iter().for_each(|child| add(child.as_ref(), progress));
 }

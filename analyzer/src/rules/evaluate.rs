@@ -13,7 +13,9 @@ use arrow::util::display::{ArrayFormatter, FormatOptions};
 use bodycam_lake::columns::findings::FindingRow;
 use bodycam_record::rule::{ParamValue, Rule, RuleError, Severity, finding_id};
 use bodycam_record::{Id16, SessionId};
-use datafusion::datasource::MemTable;
+use datafusion::common::DFSchema;
+use datafusion::datasource::{MemTable, TableProvider, ViewTable};
+use datafusion::logical_expr::{EmptyRelation, LogicalPlan};
 use datafusion::sql::parser::Statement;
 use datafusion::sql::sqlparser::ast::{Statement as SqlStatement, With};
 
@@ -114,24 +116,23 @@ pub(crate) async fn evaluate(
     for (name, statement) in steps {
         let plan = guard::plan(&context, statement, &what).await?;
         let frame = context.execute_logical_plan(plan).await.map_err(failed)?;
-        let schema = Arc::new(frame.schema().as_arrow().clone());
+        let schema = frame.schema().clone();
         let batches = frame.collect().await.map_err(failed)?;
         let bytes = batches.iter().map(RecordBatch::get_array_memory_size).sum::<usize>();
         left = left.checked_sub(bytes).ok_or_else(|| AnalyzerError::OutOfMemory {
             limit,
             reason: format!("{what}, WITH {}", bodycam_record::shown(&name)),
         })?;
-        let table = MemTable::try_new(schema, vec![batches]).map_err(failed)?;
-        scope.add_step(&name, Arc::new(table));
+        scope.add_step(&name, step(schema, batches).map_err(failed)?);
     }
     let plan = guard::plan(&context, last, &what).await?;
     let frame = context.execute_logical_plan(plan).await.map_err(failed)?;
     let mut hits = Vec::new();
     for batch in frame.collect().await.map_err(failed)? {
-        hits.extend(decode(&rule.rule, &batch).map_err(|reason| RuleError {
-            id: rule.rule.id.to_string(),
-            reason,
-        })?);
+        hits.extend(
+            decode(&rule.rule, &batch)
+                .map_err(|reason| RuleError { id: rule.rule.id.to_string(), reason })?,
+        );
     }
     hits.sort();
     let asked = |hit: &&Hit| (batch.from_ns..batch.to_ns).contains(&hit.window_start_ns);
@@ -143,14 +144,31 @@ pub(crate) async fn evaluate(
         );
         return Err(RuleError { id: rule.rule.id.to_string(), reason }.into());
     }
-    if let Some([a, _]) = hits.array_windows().find(|[a, b]| (a.window_start_ns, &a.entity) == (b.window_start_ns, &b.entity)) {
+    if let Some([a, _]) =
+        hits.array_windows().find(|[a, b]| (a.window_start_ns, &a.entity) == (b.window_start_ns, &b.entity))
+    {
         let reason = format!(
             "its query gave two rows for one entity ({}): group by the entity columns",
-            a.entity.iter().map(|v| bodycam_record::shown(v.as_deref().unwrap_or("NULL"))).collect::<Vec<_>>().join(", ")
+            a.entity
+                .iter()
+                .map(|v| bodycam_record::shown(v.as_deref().unwrap_or("NULL")))
+                .collect::<Vec<_>>()
+                .join(", ")
         );
         return Err(RuleError { id: rule.rule.id.to_string(), reason }.into());
     }
     Ok(hits)
+}
+
+/// The result of a step as a table. An empty one is a plan that says so: whatever depends on it alone is then
+/// left out.
+fn step(schema: DFSchema, batches: Vec<RecordBatch>) -> datafusion::common::Result<Arc<dyn TableProvider>> {
+    if batches.iter().all(|batch| batch.num_rows() == 0) {
+        let schema = Arc::new(schema.strip_qualifiers());
+        let nothing = LogicalPlan::EmptyRelation(EmptyRelation { produce_one_row: false, schema });
+        return Ok(Arc::new(ViewTable::new(nothing, None)));
+    }
+    Ok(Arc::new(MemTable::try_new(Arc::new(schema.as_arrow().clone()), vec![batches])?))
 }
 
 /// The queries of a statement's WITH clause, in order, and what is left of it. Each is evaluated once and kept:
@@ -202,7 +220,8 @@ pub(super) fn scope(
 }
 
 fn texts(columns: Vec<(&str, ArrayRef)>) -> Result<Arc<MemTable>, AnalyzerError> {
-    let fields: Vec<Field> = columns.iter().map(|(name, _)| Field::new(*name, DataType::Utf8, false)).collect();
+    let fields: Vec<Field> =
+        columns.iter().map(|(name, _)| Field::new(*name, DataType::Utf8, false)).collect();
     let schema = Arc::new(Schema::new(fields));
     let arrays = columns.into_iter().map(|(_, array)| array).collect();
     let table = RecordBatch::try_new(schema.clone(), arrays)
@@ -229,8 +248,7 @@ fn decode(rule: &Rule, batch: &RecordBatch) -> Result<Vec<Hit>, String> {
     let wrong = |name: &str| format!("column {name} has another type than when the rule was checked");
     let integer = |name: &str| cast(column(name)?, &DataType::Int64).map_err(|e| e.to_string());
     let starts = column("window_start")?;
-    let starts =
-        starts.as_primitive_opt::<TimestampNanosecondType>().ok_or_else(|| wrong("window_start"))?;
+    let starts = starts.as_primitive_opt::<TimestampNanosecondType>().ok_or_else(|| wrong("window_start"))?;
     let (measure, threshold) = (integer("measure")?, integer("threshold")?);
     let whole = |array: &ArrayRef, row: usize| {
         array.as_primitive_opt::<Int64Type>().filter(|a| a.is_valid(row)).map(|a| a.value(row))
@@ -243,7 +261,10 @@ fn decode(rule: &Rule, batch: &RecordBatch) -> Result<Vec<Hit>, String> {
     }
     for name in ["principal_ref", "target", "severity"] {
         if let Some(array) = batch.column_by_name(name) {
-            named.insert(name.to_owned(), ArrayFormatter::try_new(array, &options).map_err(|e| e.to_string())?);
+            named.insert(
+                name.to_owned(),
+                ArrayFormatter::try_new(array, &options).map_err(|e| e.to_string())?,
+            );
         }
     }
     let evidence = column("evidence")?.as_list_opt::<i32>().ok_or_else(|| wrong("evidence"))?;

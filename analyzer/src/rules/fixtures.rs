@@ -15,15 +15,15 @@ use bodycam_record::value::{Type, Value};
 use bodycam_record::{Digest, Envelope, Event, Family, Id16, KindTable, SessionId, TenantKey, digest};
 use serde::Deserialize;
 
-use super::evaluate::{Batch, Hit, Sensitive, evaluate};
 use super::LoadedRule;
+use super::evaluate::{Batch, Hit, Sensitive, evaluate};
 use crate::engine::{Engine, Scope, spawn};
 use crate::error::AnalyzerError;
 
 /// Memory for one fixture.
 const MEMORY: usize = 256 << 20;
-/// Most windows of a fixture that are evaluated one by one as well.
-const SINGLE_WINDOWS: i64 = 48;
+/// Windows at the end of a fixture that are evaluated one by one as well, beside those with findings.
+const SINGLE_WINDOWS: i64 = 3;
 
 /// Events, and what a rule must find in them.
 #[derive(Debug, Clone, Deserialize)]
@@ -185,7 +185,9 @@ fn compare(expected: &[Want], hits: &[Hit]) -> Result<(), String> {
         }
     }
     match hits.iter().find(|hit| !expected.iter().any(|want| want.key == key(hit))) {
-        Some(hit) => Err(format!("it found {} as well: {}", named(&hit.entity), bodycam_record::shown(&hit.text))),
+        Some(hit) => {
+            Err(format!("it found {} as well: {}", named(&hit.entity), bodycam_record::shown(&hit.text)))
+        }
         None => Ok(()),
     }
 }
@@ -233,7 +235,8 @@ impl Scene {
             .iter()
             .map(|field| self.value(field, event.fields.get(field.name)).map_err(|e| wrong(&e)))
             .collect();
-        let body = Body::from_values(table.code, table.version, values?).map_err(|e| wrong(&e.to_string()))?;
+        let body =
+            Body::from_values(table.code, table.version, values?).map_err(|e| wrong(&e.to_string()))?;
         let body = body.canonical();
         let session = session_of(event.session.as_deref().unwrap_or(&event.principal));
         let seq = self.next_seq.entry(session).or_default();
@@ -309,7 +312,10 @@ impl Scene {
             let start = rule.rule.window_start(time(&expected.window)?);
             let names: BTreeSet<&str> = expected.entity.keys().map(String::as_str).collect();
             if names != rule.rule.entity.iter().map(String::as_str).collect() {
-                return Err(format!("it expects an entity of {names:?}, and the rule's is {:?}", rule.rule.entity));
+                return Err(format!(
+                    "it expects an entity of {names:?}, and the rule's is {:?}",
+                    rule.rule.entity
+                ));
             }
             let entity = rule.rule.entity.iter().map(|name| self.entity(name, expected.entity.get(name)));
             wants.push(Want { key: (start, entity.collect()), expected: expected.clone() });
@@ -320,7 +326,9 @@ impl Scene {
     /// An entity value, with names in the place of pseudonyms.
     fn entity(&self, column: &str, value: Option<&serde_json::Value>) -> Option<String> {
         match (column, value?) {
-            ("principal_ref", serde_json::Value::String(name)) => Some(self.tenant.principal_ref(name).to_hex()),
+            ("principal_ref", serde_json::Value::String(name)) => {
+                Some(self.tenant.principal_ref(name).to_hex())
+            }
             ("session_id", serde_json::Value::String(name)) => Some(session_of(name).to_string()),
             (_, serde_json::Value::String(text)) => Some(text.clone()),
             (_, serde_json::Value::Null) => None,

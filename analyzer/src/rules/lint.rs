@@ -132,7 +132,9 @@ fn determined(plan: &LogicalPlan) -> Result<(), String> {
         if let LogicalPlan::Limit(limit) = node
             && !matches!(limit.input.as_ref(), LogicalPlan::Sort(_))
         {
-            fault.get_or_insert("its query has a LIMIT without ORDER BY: which rows it keeps is chance".to_owned());
+            fault.get_or_insert(
+                "its query has a LIMIT without ORDER BY: which rows it keeps is chance".to_owned(),
+            );
         }
         node.apply_expressions(|expr| {
             expr.apply(|expr| {
@@ -161,7 +163,9 @@ fn chance(expr: &Expr) -> Option<String> {
             let unordered = ORDERED.contains(&name) && f.params.order_by.is_empty();
             match (unordered, name.starts_with("approx_")) {
                 (true, _) => Some(format!("its query calls {name} without ORDER BY: its result is chance")),
-                (_, true) => Some(format!("its query calls {name}, whose result depends on how rows are spread")),
+                (_, true) => {
+                    Some(format!("its query calls {name}, whose result depends on how rows are spread"))
+                }
                 _ => None,
             }
         }

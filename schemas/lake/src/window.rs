@@ -1,7 +1,7 @@
 //! The record of one evaluation of a rule's window. It is the commit of the findings files that it names: files
 //! without one do not exist, and of a window only the record with the highest number counts.
 
-use bodycam_record::rule::{RuleId, RuleVersion};
+use bodycam_record::rule::{RuleId, RuleVersion, Severity};
 use bodycam_record::{Digest, Id16};
 use serde::{Deserialize, Serialize};
 
@@ -62,6 +62,8 @@ pub struct ReadPosition {
 pub struct FindingMark {
     /// Its id.
     pub id: Id16,
+    /// How bad it is.
+    pub severity: Severity,
     /// Digest over everything that it says but its revision: two evaluations that say the same agree in it.
     pub said: Digest,
 }
@@ -127,11 +129,7 @@ impl WindowRecord {
 
     /// The window.
     pub fn key(&self) -> WindowKey {
-        WindowKey {
-            rule: self.rule.clone(),
-            major: self.rule_version.major,
-            start_ns: self.window_start_ns,
-        }
+        WindowKey { rule: self.rule.clone(), major: self.rule_version.major, start_ns: self.window_start_ns }
     }
 
     /// Where it belongs.

@@ -190,6 +190,11 @@ impl Windows {
         Ok(())
     }
 
+    /// Number of entries of the list that were read: grows when something was evaluated.
+    pub fn entries(&self) -> u64 {
+        self.next
+    }
+
     /// The windows of which a record is known, and the number of their findings.
     pub fn known(&self) -> impl Iterator<Item = (&WindowKey, u64)> {
         self.newest.iter().map(|(key, newest)| (key, newest.findings))
@@ -291,7 +296,11 @@ mod tests {
             files: Vec::new(),
             findings: findings
                 .iter()
-                .map(|id| FindingMark { id: Id16([*id; 16]), said: Digest([n as u8; 32]) })
+                .map(|id| FindingMark {
+                    id: Id16([*id; 16]),
+                    severity: bodycam_record::rule::Severity::Low,
+                    said: Digest([n as u8; 32]),
+                })
                 .collect(),
             retracted: Vec::new(),
         }

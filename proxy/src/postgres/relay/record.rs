@@ -498,7 +498,7 @@ mod tests {
     fn rows_are_stored_whole_or_not_at_all() {
         let mut bytes = Vec::new();
         for n in 0..3 {
-            frame(&mut bytes, b'D', |out| out.extend_from_slice(&vec![n; 10]));
+            frame(&mut bytes, b'D', |out| out.extend_from_slice(&[n; 10]));
         }
         for (rows, limit, want) in
             [(3, 45, (3, 45)), (3, 44, (2, 30)), (1, 45, (1, 15)), (0, 45, (0, 0)), (9, 14, (0, 0))]

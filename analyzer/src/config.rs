@@ -1,0 +1,99 @@
+//! `[detect]`: the scheduled detection.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::path::PathBuf;
+
+use bodycam_record::rule::{ParamValue, RuleId};
+use schemars::JsonSchema;
+use serde::{Deserialize, Serialize};
+
+use crate::error::AnalyzerError;
+use crate::rules::RuleSource;
+
+/// `[detect]`
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize, JsonSchema)]
+#[serde(deny_unknown_fields, default)]
+pub struct DetectConfig {
+    /// Seconds between two looks at the lake.
+    pub interval_seconds: u64,
+    /// How many seconds after its end a window stays open for late events. Later ones re-open it.
+    pub lateness_seconds: u64,
+    /// How many days back windows are evaluated that no rule has looked at yet, counted from the newest event.
+    pub backfill_days: u64,
+    /// Most memory that one evaluation may use, in MiB.
+    pub memory_mib: u64,
+    /// Directory with rules of your own (`*.yaml`, each with its `*.fixtures.yaml` beside it).
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub rules_dir: Option<PathBuf>,
+    /// Ids of rules that are not wanted, e.g. `["EXF-001"]`.
+    pub disable: BTreeSet<String>,
+    /// Parameters that differ from the rules' defaults, e.g. `[detect.params.EXF-002]` with `min_rows = 20000`.
+    pub params: BTreeMap<String, BTreeMap<String, ParamSetting>>,
+}
+
+/// The value of a rule's parameter.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize, JsonSchema)]
+#[serde(untagged)]
+pub enum ParamSetting {
+    /// A whole number.
+    Int(i64),
+    /// A number with a fraction.
+    Float(f64),
+    /// A text.
+    Text(String),
+    /// A list of texts.
+    TextList(Vec<String>),
+}
+
+impl Default for DetectConfig {
+    fn default() -> Self {
+        Self {
+            interval_seconds: 10,
+            lateness_seconds: 120,
+            backfill_days: 31,
+            memory_mib: 512,
+            rules_dir: None,
+            disable: BTreeSet::new(),
+            params: BTreeMap::new(),
+        }
+    }
+}
+
+impl DetectConfig {
+    /// Where the rules come from, with what the configuration changes about them.
+    pub fn rules(&self) -> Result<RuleSource, AnalyzerError> {
+        let id = |id: &String| id.parse::<RuleId>().map_err(|err| AnalyzerError::rule_file("[detect]", err));
+        let mut source = RuleSource { dir: self.rules_dir.clone(), ..RuleSource::default() };
+        for name in &self.disable {
+            source.disabled.insert(id(name)?);
+        }
+        for (name, values) in &self.params {
+            let values = values.iter().map(|(name, value)| (name.clone(), value.clone().into())).collect();
+            source.overrides.insert(id(name)?, values);
+        }
+        Ok(source)
+    }
+
+    /// Refuses settings that cannot work.
+    pub fn check(&self) -> Result<(), AnalyzerError> {
+        let refuse = |reason: &str| Err(AnalyzerError::rule_file("[detect]", reason));
+        if self.interval_seconds == 0 {
+            return refuse("interval_seconds must be at least 1");
+        }
+        if self.memory_mib < 16 {
+            return refuse("memory_mib must be at least 16");
+        }
+        self.rules().map(drop)
+    }
+}
+
+impl From<ParamSetting> for ParamValue {
+    fn from(setting: ParamSetting) -> Self {
+        match setting {
+            ParamSetting::Int(n) => ParamValue::Int(n),
+            ParamSetting::Float(x) => ParamValue::Float(x),
+            ParamSetting::Text(text) => ParamValue::Text(text),
+            ParamSetting::TextList(items) => ParamValue::TextList(items),
+        }
+    }
+}

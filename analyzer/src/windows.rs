@@ -1,0 +1,230 @@
+//! Which windows of a rule are due. A window is done when its newest record was made from the rows that the
+//! lake holds now, and it was closed then; so late rows re-open exactly the windows that can see them, and
+//! compaction, which moves rows into other files, re-opens none.
+//!
+//! Invariant: what is due follows from commits and records alone.
+
+use std::collections::{BTreeMap, BTreeSet};
+
+use bodycam_lake::layout::HOUR_NS;
+use bodycam_lake::window::{ReadPosition, WindowRecord};
+use bodycam_lake::{Hour, LakeState, Table};
+use bodycam_record::canonical::Writer;
+use bodycam_record::{Digest, Family, digest};
+
+use crate::rules::LoadedRule;
+
+/// Sums of the hashes of rows, by family and hour of event time: equal sums, equal rows, in whatever files.
+#[derive(Debug, Clone, Default)]
+pub(crate) struct Inputs {
+    /// For each family its hours with rows, each with the sum over all hours up to and with it.
+    families: BTreeMap<Family, BTreeMap<i64, Sum>>,
+}
+
+/// Rows and the sum of their hashes modulo 2^256.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub(crate) struct Sum {
+    pub rows: u64,
+    limbs: [u64; 4],
+}
+
+/// A window to evaluate.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(crate) struct Due {
+    /// First nanosecond.
+    pub start_ns: i64,
+    /// What the evaluation sees.
+    pub input: Digest,
+    /// Whether the watermark has passed it.
+    pub closes: bool,
+}
+
+impl Sum {
+    fn of(rows: u64, sum: Digest) -> Self {
+        let mut limbs = [0; 4];
+        for (limb, bytes) in limbs.iter_mut().zip(sum.0.chunks_exact(8)) {
+            *limb = u64::from_le_bytes(bytes.try_into().unwrap_or_default());
+        }
+        Self { rows, limbs }
+    }
+
+    fn plus(mut self, other: Sum) -> Self {
+        let mut carry = false;
+        for (limb, with) in self.limbs.iter_mut().zip(other.limbs) {
+            let (sum, over) = limb.overflowing_add(with);
+            let (sum, again) = sum.overflowing_add(u64::from(carry));
+            (*limb, carry) = (sum, over || again);
+        }
+        self.rows += other.rows;
+        self
+    }
+
+    fn minus(mut self, other: Sum) -> Self {
+        let mut borrow = false;
+        for (limb, with) in self.limbs.iter_mut().zip(other.limbs) {
+            let (rest, under) = limb.overflowing_sub(with);
+            let (rest, again) = rest.overflowing_sub(u64::from(borrow));
+            (*limb, borrow) = (rest, under || again);
+        }
+        self.rows = self.rows.saturating_sub(other.rows);
+        self
+    }
+
+    pub(crate) fn put(self, w: &mut Writer) {
+        w.bytes(&self.rows.to_le_bytes());
+        for limb in self.limbs {
+            w.bytes(&limb.to_le_bytes());
+        }
+    }
+}
+
+impl Inputs {
+    /// The sums over the files that are part of the lake.
+    pub(crate) fn of(state: &LakeState) -> Self {
+        let mut families = BTreeMap::new();
+        for family in Family::EVENTS {
+            let mut hours: BTreeMap<i64, Sum> = BTreeMap::new();
+            for file in state.files(Table::Events(family)) {
+                let (Some(min), Some(max)) = (file.min_ts_ns, file.max_ts_ns) else { continue };
+                let sum = Sum::of(file.rows, file.row_sum.unwrap_or_default());
+                // Files rest by hour. One that spanned two would count in both: too often due, never too rarely.
+                for hour in Hour::of_ns(min).0..=Hour::of_ns(max).0 {
+                    let at = hours.entry(hour).or_default();
+                    *at = at.plus(sum);
+                }
+            }
+            let mut total = Sum::default();
+            for sum in hours.values_mut() {
+                total = total.plus(*sum);
+                *sum = total;
+            }
+            families.insert(family, hours);
+        }
+        Self { families }
+    }
+
+    /// The hours with rows of a family in `[from, to)`, each with its own sum.
+    pub(crate) fn hours(&self, family: Family, from: i64, to: i64) -> impl Iterator<Item = (i64, Sum)> {
+        let hours = self.families.get(&family);
+        let mut before = self.up_to(family, from);
+        hours.into_iter().flat_map(move |h| h.range(from..to.max(from))).map(move |(hour, total)| {
+            let own = total.minus(before);
+            before = *total;
+            (*hour, own)
+        })
+    }
+
+    /// The newest hour with rows of one of `families`.
+    pub(crate) fn newest(&self) -> Option<i64> {
+        self.families.values().filter_map(|hours| hours.last_key_value().map(|(hour, _)| *hour)).max()
+    }
+
+    /// The sum over all hours of a family before `hour`.
+    fn up_to(&self, family: Family, hour: i64) -> Sum {
+        let hours = self.families.get(&family);
+        hours.and_then(|h| h.range(..hour).next_back()).map(|(_, sum)| *sum).unwrap_or_default()
+    }
+
+    /// Digest over the rows of `families` in `[from_ns, to_ns)`, whole hours.
+    fn digest(&self, families: &BTreeSet<Family>, from_ns: i64, to_ns: i64) -> Digest {
+        let mut w = Writer::new();
+        let (from, to) = (from_ns.div_euclid(HOUR_NS), to_ns.div_euclid(HOUR_NS));
+        for family in families {
+            w.bytes(family.name().as_bytes());
+            self.up_to(*family, to).minus(self.up_to(*family, from)).put(&mut w);
+        }
+        digest::RULE.digest(w.as_slice())
+    }
+}
+
+/// The windows of `rule` with rows, newest first, that lie at or after `from_ns` or have a record.
+pub(crate) fn candidates(
+    rule: &LoadedRule,
+    inputs: &Inputs,
+    from_ns: i64,
+    recorded: &BTreeSet<i64>,
+) -> Vec<i64> {
+    let mut starts = BTreeSet::new();
+    for family in &rule.families {
+        for hour in inputs.families.get(family).into_iter().flat_map(BTreeMap::keys) {
+            starts.insert(rule.rule.window_start(Hour(*hour).start_ns()));
+        }
+    }
+    let wanted = |start: &i64| *start >= from_ns || recorded.contains(start);
+    starts.into_iter().rev().filter(wanted).collect()
+}
+
+/// What is to be done about a window whose newest record is `record`.
+pub(crate) fn due(
+    rule: &LoadedRule,
+    inputs: &Inputs,
+    start_ns: i64,
+    closed_before_ns: i64,
+    record: Option<&WindowRecord>,
+) -> Option<Due> {
+    let end_ns = start_ns.saturating_add(rule.rule.window.nanos());
+    let before = rule.rule.lookback.max(rule.rule.reach).nanos();
+    let input = inputs.digest(&rule.families, start_ns.saturating_sub(before), end_ns);
+    let closes = end_ns <= closed_before_ns;
+    let done = record.is_some_and(|r| r.input == input && (r.closed || !closes));
+    (!done && (closes || rule.rule.early)).then_some(Due { start_ns, input, closes })
+}
+
+/// How far each stream of `state` was read.
+pub(crate) fn positions(state: &LakeState) -> Vec<ReadPosition> {
+    let streams = state.streams.iter();
+    let position = |s: &bodycam_lake::state::StreamState| ReadPosition {
+        stream: s.stream.clone(),
+        generation: s.generation,
+        position: s.position,
+    };
+    streams.map(position).collect()
+}
+
+/// Whether `state` holds at least what `record` was made from. A record of someone who has seen more is not to
+/// be superseded by one who has seen less.
+pub(crate) fn has_seen(state: &LakeState, record: &WindowRecord) -> bool {
+    record.read.iter().all(|read| {
+        state.stream(&read.stream, read.generation).is_some_and(|(_, s)| s.position >= read.position)
+    })
+}
+
+/// Windows to evaluate together: runs of at most `most` windows, in the order of `due` (newest first).
+pub(crate) fn batches(due: Vec<Due>, window_ns: i64, most: i64) -> Vec<Vec<Due>> {
+    let mut batches: Vec<Vec<Due>> = Vec::new();
+    let reach = window_ns.saturating_mul(most);
+    for window in due {
+        match batches.last_mut() {
+            Some(batch) if batch.first().is_some_and(|newest| newest.start_ns - window.start_ns < reach) => {
+                batch.push(window);
+            }
+            _ => batches.push(vec![window]),
+        }
+    }
+    batches
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use proptest::prelude::*;
+
+    proptest! {
+        #[test]
+        fn sums_add_and_subtract_modulo_two_to_the_256(a: [u8; 32], b: [u8; 32], c: [u8; 32]) {
+            let [a, b, c] = [a, b, c].map(|bytes| Sum::of(1, Digest(bytes)));
+            prop_assert_eq!(a.plus(b).plus(c), c.plus(a).plus(b));
+            prop_assert_eq!(a.plus(b).minus(b), a);
+            prop_assert_eq!(a.plus(b).plus(c).minus(a.plus(b)), c);
+        }
+    }
+
+    #[test]
+    fn windows_are_put_together_newest_first() {
+        let due = |start_ns| Due { start_ns, input: Digest::ZERO, closes: true };
+        let starts = [90, 80, 70, 40, 30, 0].map(due).to_vec();
+        let batches = batches(starts, 10, 3);
+        let starts: Vec<Vec<i64>> = batches.iter().map(|b| b.iter().map(|d| d.start_ns).collect()).collect();
+        assert_eq!(starts, [vec![90, 80, 70], vec![40, 30], vec![0]]);
+    }
+}
