@@ -157,13 +157,14 @@ fn packets_before_the_login_that_cannot_be_are_answered_once_and_closed() {
 
 /// A server that says hello to whoever comes, answers the gateway's own first query, sends `answer` to what
 /// comes next, and tells what it got after that. Whoever comes for the catalog is sent away.
-fn hostile_server(answer: Vec<u8>) -> (u16, std::thread::JoinHandle<Vec<u8>>) {
+fn hostile_server(answer: Vec<u8>) -> (u16, std::sync::mpsc::Receiver<Vec<u8>>) {
     let listener = TcpListener::bind("127.0.0.1:0").unwrap();
     let port = listener.local_addr().unwrap().port();
     let serve = move |mut stream: TcpStream| {
         let mut buffer = [0; 65536];
         let n = stream.read(&mut buffer).unwrap();
-        if String::from_utf8_lossy(&buffer[..n]).contains("bodycam catalog") {
+        let packet = String::from_utf8_lossy(&buffer[..n]).into_owned();
+        if packet.contains("bodycam catalog") || !packet.contains("user") {
             return None;
         }
         let mut hello = message(b'R', &[0; 4]);
@@ -182,14 +183,14 @@ fn hostile_server(answer: Vec<u8>) -> (u16, std::thread::JoinHandle<Vec<u8>>) {
         }
         Some(got)
     };
-    let thread = std::thread::spawn(move || {
-        loop {
-            if let Some(got) = serve(listener.accept().unwrap().0) {
-                return got;
-            }
+    let (send, receive) = std::sync::mpsc::channel();
+    std::thread::spawn(move || {
+        for stream in listener.incoming() {
+            let (serve, send) = (serve.clone(), send.clone());
+            std::thread::spawn(move || serve(stream.unwrap()).map(|got| send.send(got)));
         }
     });
-    (port, thread)
+    (port, receive)
 }
 
 #[test]
@@ -252,7 +253,7 @@ fn a_target_that_breaks_the_protocol_ends_the_session_on_both_sides() {
             assert_eq!(wire.until_end(), seen, "{name}");
         }
         assert_eq!(decision(&gateway), decided, "{name}");
-        let got = server.join().unwrap();
+        let got = server.recv().unwrap();
         assert!(got.starts_with(&query("SELECT 'canary'")), "{name}: the server is let go");
         assert!(
             gateway.story().iter().any(|l| l.starts_with("result #1.0")),
