@@ -140,6 +140,20 @@ pub enum Command {
         #[arg(long, value_enum, default_value_t)]
         format: ListFormat,
     },
+    /// Check the set-up, and list target sessions that did not come through the gateway
+    #[command(
+        after_help = "Exit codes: 0 nothing failed (there may be warnings), 1 a check failed, 2 could not run.\n\nExample:\n  bodycam doctor --config bodycam.toml"
+    )]
+    Doctor {
+        /// Admin listener of a further gateway before the same targets (`host:port` as numbers); repeatable.
+        #[arg(long, value_name = "ADDRESS")]
+        gateway: Vec<std::net::SocketAddr>,
+        /// Print the report as JSON.
+        #[arg(long)]
+        json: bool,
+        #[command(flatten)]
+        config: ConfigArg,
+    },
     /// Check or explain the configuration
     #[command(subcommand)]
     Config(ConfigCommand),

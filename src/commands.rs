@@ -10,6 +10,7 @@ use crate::config::Config;
 
 mod demo;
 pub mod detect;
+mod doctor;
 mod query;
 pub mod replay;
 pub mod service;
@@ -34,6 +35,7 @@ pub fn run(cli: Cli) -> Result<ExitCode> {
         Command::Principals(arg) => token::principals(&load(&arg)?),
         Command::Token(command) => token::run(command),
         Command::Verify { json, as_of, trust, lake } => verify::run(json, as_of, trust, &lake),
+        Command::Doctor { gateway, json, config } => doctor::run(&load(&config)?, &gateway, json),
         Command::Keys { format } => replay::keys(format),
         Command::Config(ConfigCommand::Check(arg)) => {
             load(&arg)?;

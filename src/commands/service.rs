@@ -60,11 +60,18 @@ pub fn run(config: &Config, parts: Parts) -> Result<ExitCode> {
 /// The parts, running.
 pub struct Running {
     runtime: tokio::runtime::Runtime,
-    gateway: Option<Gateway>,
+    gateway: Option<Serving>,
     recorder: Option<Background>,
     detect: Option<Background>,
     admin: Option<Admin>,
     recorder_metrics: Arc<bodycam_recorder::Metrics>,
+}
+
+/// The gateway and what it serves.
+struct Serving {
+    gateway: Gateway,
+    postgres: Option<Arc<postgres::Service>>,
+    http: Option<Arc<http::Service>>,
 }
 
 /// A part on the async runtime.
@@ -94,14 +101,19 @@ impl Running {
         };
         let admin = match parts.admin {
             true => {
-                let producer = gateway.as_ref().map(|g| g.producer().clone());
                 let probe = Probe {
-                    producer,
+                    producer: gateway.as_ref().map(|g| g.gateway.producer().clone()),
+                    postgres: gateway.as_ref().and_then(|g| g.postgres.clone()),
+                    http: gateway.as_ref().and_then(|g| g.http.clone()),
                     recorder: parts.recorder.then(|| Arc::clone(&recorder_metrics)),
                     limit: config.spool.max_bytes,
                 };
+                let listen = match parts {
+                    Parts::RECORDER => config.admin.recorder_listen,
+                    _ => config.admin.listen,
+                };
                 let _guard = runtime.enter();
-                Some(Admin::start(&config.admin, Arc::new(probe))?)
+                Some(Admin::start(listen, Arc::new(probe))?)
             }
             false => None,
         };
@@ -130,7 +142,7 @@ impl Running {
             admin.draining();
         }
         let mut outcome = match self.gateway.take() {
-            Some(gateway) => gateway.drain().map_err(anyhow::Error::from),
+            Some(gateway) => gateway.gateway.drain().map_err(anyhow::Error::from),
             None => Ok(()),
         };
         if let Some(recorder) = self.recorder.take() {
@@ -166,7 +178,7 @@ async fn ended(part: &mut Option<Background>, what: &'static str) -> anyhow::Err
     }
 }
 
-fn start_gateway(config: &Config, clock: Clock, tenant_key: bodycam_record::TenantKey) -> Result<Gateway> {
+fn start_gateway(config: &Config, clock: Clock, tenant_key: bodycam_record::TenantKey) -> Result<Serving> {
     let text = toml::to_string(config).context("the configuration cannot be written down")?;
     let producer = Producer::start(ProducerOptions {
         producer: config.gateway.producer.clone(),
@@ -190,6 +202,7 @@ fn start_gateway(config: &Config, clock: Clock, tenant_key: bodycam_record::Tena
     .flatten()
     .collect();
     let mut listeners = Vec::new();
+    let (mut postgres_service, mut http_service) = (None, None);
     if let Some(postgres) = &config.postgres {
         let service = postgres::Service::new(
             postgres.clone(),
@@ -199,14 +212,18 @@ fn start_gateway(config: &Config, clock: Clock, tenant_key: bodycam_record::Tena
             slots.clone(),
             producer.tenant_key().clone(),
         )?;
-        listeners.push((postgres.listen.to_string(), Service::Postgres(Arc::new(service))));
+        let service = Arc::new(service);
+        postgres_service = Some(Arc::clone(&service));
+        listeners.push((postgres.listen.to_string(), Service::Postgres(service)));
     }
     if let Some(http) = &config.http {
         let drain = std::time::Duration::from_secs(config.gateway.drain_seconds);
-        let service = http::Service::new(http.clone(), directory, slots, own, drain)?;
-        listeners.push((http.listen.to_string(), Service::Http(Arc::new(service))));
+        let service = Arc::new(http::Service::new(http.clone(), directory, slots, own, drain)?);
+        http_service = Some(Arc::clone(&service));
+        listeners.push((http.listen.to_string(), Service::Http(service)));
     }
-    Ok(Gateway::start(&config.gateway, producer, listeners)?)
+    let gateway = Gateway::start(&config.gateway, producer, listeners)?;
+    Ok(Serving { gateway, postgres: postgres_service, http: http_service })
 }
 
 /// What is in force until policies exist: who may reach what.
@@ -247,6 +264,8 @@ fn start_detect(runtime: &tokio::runtime::Runtime, config: &Config) -> Result<Ba
 /// What the admin listener asks.
 struct Probe {
     producer: Option<Producer>,
+    postgres: Option<Arc<postgres::Service>>,
+    http: Option<Arc<http::Service>>,
     recorder: Option<Arc<bodycam_recorder::Metrics>>,
     limit: u64,
 }
@@ -266,10 +285,17 @@ impl admin::Probe for Probe {
         if let Some(producer) = &self.producer {
             out.push_str(&producer.prometheus());
         }
+        if let Some(http) = &self.http {
+            out.push_str(&http.prometheus());
+        }
         if let Some(recorder) = &self.recorder {
             out.push_str(&recorder.prometheus());
         }
         out
+    }
+
+    fn processes(&self) -> Vec<postgres::live::LiveProcess> {
+        self.postgres.as_ref().map(|p| p.live()).unwrap_or_default()
     }
 }
 
