@@ -41,7 +41,8 @@ fn every_subcommand_has_help_with_an_example() {
         if below.is_empty() {
             leaves += 1;
             let example = format!("bodycam {}", path.join(" "));
-            let after = help.split_once("Example").unwrap_or_else(|| panic!("no example in {example} --help")).1;
+            let after =
+                help.split_once("Example").unwrap_or_else(|| panic!("no example in {example} --help")).1;
             assert!(after.contains(&example), "the example of '{example}' does not call it:\n{after}");
         }
         todo.extend(below.into_iter().map(|name| path.iter().cloned().chain([name]).collect()));

@@ -42,9 +42,7 @@ fn wait_in(stack: &Stack, port: u16, user: &str, password: &str, application: &s
     let sql = format!(
         "SELECT count(*) FROM pg_stat_activity WHERE application_name = '{application}' AND state = 'active'"
     );
-    stack.wait_for("the session at the server", Duration::from_secs(20), || {
-        ask(stack, &sql) == "1"
-    });
+    stack.wait_for("the session at the server", Duration::from_secs(20), || ask(stack, &sql) == "1");
     waiting
 }
 
