@@ -8,6 +8,7 @@
 #![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic, clippy::indexing_slicing)]
 
 mod content;
+mod disk;
 mod events;
 mod files;
 mod fixture;

@@ -106,8 +106,26 @@ impl Files for Directory {
     }
 
     fn list(&self, folder: &str) -> Option<Vec<String>> {
-        let entries = std::fs::read_dir(self.inside(folder.trim_end_matches('/'))?).ok()?;
-        Some(entries.flatten().filter_map(|e| e.file_name().into_string().ok()).collect())
+        let folder = folder.trim_end_matches('/');
+        let (mut found, mut folders) = (Vec::new(), vec![(self.inside(folder)?, folder.to_owned())]);
+        while let Some((directory, name)) = folders.pop() {
+            let entries = match std::fs::read_dir(&directory) {
+                Ok(entries) => entries,
+                Err(e) if e.kind() == std::io::ErrorKind::NotFound => continue,
+                Err(_) => return None,
+            };
+            for entry in entries {
+                let entry = entry.ok()?;
+                // What has no name in Unicode is no object of a lake.
+                let Ok(part) = entry.file_name().into_string() else { continue };
+                let path = format!("{name}/{part}");
+                match entry.file_type().ok()?.is_dir() {
+                    true => folders.push((entry.path(), path)),
+                    false => found.push(path),
+                }
+            }
+        }
+        Some(found)
     }
 }
 
