@@ -3,6 +3,9 @@
 //! Invariant: the rows of the inputs are exactly the rows of the outputs (their sums are checked before the
 //! commit, by every reader of it, and by the verifier); inputs that are not what their commit says are left
 //! alone, so that compaction never hides an alteration.
+//!
+//! How many files an hour keeps in a table, once it is quiet: at most three up to 192 MiB, and above that one
+//! for each 48 to 64 MiB (`LARGE`, `AT_ONCE`): a merge holds its rows in memory, and larger files help no reader.
 
 use std::collections::{BTreeMap, HashMap};
 use std::sync::Arc;

@@ -398,7 +398,7 @@ async fn derived_rows_are_compared_with_what_they_are_derived_from() {
         with(&rows)
     };
     let changes: [(&str, &dyn Fn(&mut sessions::SessionRow)); 9] = [
-        ("rows", &|r| r.rows = 0),
+        ("rows", &|r| r.rows += 1),
         ("statements", &|r| r.statements -= 1),
         ("a later revision", &|r| (r.revision, r.bytes_out) = (r.revision + 100, 0)),
         ("state", &|r| r.state = "open".into()),

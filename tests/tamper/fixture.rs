@@ -94,8 +94,12 @@ enum End {
 }
 
 fn record(end: End) -> Recording {
-    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
-    runtime.block_on(record_sessions(end))
+    // On a thread of its own: the caller can be inside a runtime already.
+    let recorded = std::thread::spawn(move || {
+        let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
+        runtime.block_on(record_sessions(end))
+    });
+    recorded.join().unwrap()
 }
 
 async fn record_sessions(end: End) -> Recording {

@@ -337,7 +337,8 @@ impl Snapshot {
         &self.streams
     }
 
-    fn digest(&self) -> Digest {
+    /// The digest over its canonical bytes, signature left out.
+    pub fn digest(&self) -> Digest {
         let mut w = Writer::new();
         w.int(self.version);
         w.bytes(&self.n.to_le_bytes());

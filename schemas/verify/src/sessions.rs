@@ -497,3 +497,68 @@ impl State {
             }
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use bodycam_record::{Envelope, Id16};
+
+    const S: i64 = 1_000_000_000;
+
+    #[test]
+    fn an_open_can_come_only_from_a_running_epoch_later_than_the_ledger_and_not_from_far_ahead() {
+        let producer = Producer {
+            epochs: [(1, Digest::ZERO), (2, Digest::ZERO)].into(),
+            next_seq: 50,
+            last_ns: 1_000 * S,
+            ..Producer::default()
+        };
+        let never = |producer: &Producer, epoch, ledger_seq, ts_wall_ns| {
+            let envelope = Envelope {
+                suite: 1,
+                schema_version: 1,
+                producer: "gw".into(),
+                epoch,
+                session: SessionId([1; 16]),
+                seq: 0,
+                ts_wall_ns,
+                ts_mono_ns: 0,
+                kind: 1,
+                kind_version: 1,
+                parent_seq: None,
+                principal_ref: Id16([1; 16]),
+                target: "crm".into(),
+                policy_digest: Digest::ZERO,
+                body_digest: Digest::ZERO,
+                content_no: None,
+                content: None,
+                prev: Digest::ZERO,
+            };
+            let opened = StoredEvent { envelope, body: vec![], hash: Digest::ZERO };
+            State { ledger_seq, ..State::default() }.never_announced(&opened, producer)
+        };
+        let stopped = Producer { stopped: true, ..producer.clone() };
+        let simulated = Producer { simulated: true, ..producer.clone() };
+        let now = 1_001 * S;
+        for (what, announced, expected) in [
+            ("next", never(&producer, 2, 50, now), None),
+            ("some ahead", never(&producer, 2, 5_000, now), None),
+            ("a little older than the ledger", never(&producer, 2, 50, 950 * S), None),
+            ("much older", never(&producer, 2, 50, 900 * S), Some("has passed the time")),
+            ("much older, by an injected clock", never(&simulated, 2, 50, 900 * S), None),
+            ("passed", never(&producer, 2, 49, now), Some("not where")),
+            ("far ahead", never(&producer, 2, 1_000_000, now), Some("further ahead")),
+            ("far ahead, much later", never(&producer, 2, 1_000_000, 1_020 * S), None),
+            ("stopped", never(&stopped, 2, 50, now), Some("has stopped")),
+            ("an epoch that is over", never(&producer, 1, 50, now), Some("none that runs")),
+            ("the next epoch", never(&stopped, 3, 51, now), Some("START of its epoch")),
+            ("the next epoch, in the place of its START", never(&stopped, 3, 50, now), Some("none that runs")),
+            ("a far epoch", never(&stopped, 4, 51, now), Some("none that runs")),
+        ] {
+            match expected {
+                None => assert_eq!(announced, None, "{what}"),
+                Some(words) => assert!(announced.unwrap().contains(words), "{what}: {announced:?}"),
+            }
+        }
+    }
+}
