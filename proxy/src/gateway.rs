@@ -10,6 +10,8 @@ use std::sync::atomic::{AtomicUsize, Ordering};
 use std::thread::JoinHandle;
 use std::time::{Duration, Instant};
 
+use bodycam_bus::StreamId;
+use bodycam_bus::stream::LEDGER_LANE;
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 use thiserror::Error;
@@ -24,6 +26,11 @@ use crate::{http, postgres};
 const HEARTBEAT: Duration = Duration::from_secs(5);
 /// Time to wait after the operating system refused to accept (out of file descriptors).
 const ACCEPT_RETRY: Duration = Duration::from_millis(100);
+
+/// Most cores that can be asked for.
+const MAX_CORES: usize = 1024;
+/// Longest drain, in seconds.
+const MAX_DRAIN: u64 = 24 * 60 * 60;
 
 /// `[gateway]` in `bodycam.toml`.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
@@ -53,6 +60,42 @@ impl Default for GatewayConfig {
             max_connections: 10_000,
             drain_seconds: 20,
         }
+    }
+}
+
+/// A setting of `[gateway]` that cannot work.
+#[derive(Debug, Clone, PartialEq, Eq, Error)]
+#[error("gateway.{field}: {problem}")]
+pub struct GatewayConfigError {
+    /// The setting.
+    pub field: &'static str,
+    /// What is wrong with it, and what would be right.
+    pub problem: &'static str,
+}
+
+impl GatewayConfig {
+    /// Refuses what cannot work.
+    pub fn check(&self) -> Result<(), GatewayConfigError> {
+        let fault = |field, problem| Err(GatewayConfigError { field, problem });
+        if StreamId::new(&self.producer, LEDGER_LANE).is_err() {
+            return fault(
+                "producer",
+                "must be 1 to 64 of the characters A-Z a-z 0-9 . _ -, and not begin with a dot",
+            );
+        }
+        if self.tenant.is_empty() || self.tenant.len() > 255 {
+            return fault("tenant", "must be 1 to 255 bytes long");
+        }
+        if self.cores > MAX_CORES {
+            return fault("cores", "must be at most 1024; 0 means all that there are");
+        }
+        if self.max_connections == 0 {
+            return fault("max_connections", "0 would let nobody in");
+        }
+        if self.drain_seconds > MAX_DRAIN {
+            return fault("drain_seconds", "must be at most 86400, one day");
+        }
+        Ok(())
     }
 }
 

@@ -295,6 +295,9 @@ impl<B: Bus> Recorder<B> {
             let staged = std::mem::take(&mut stream.staged);
             let (records, from, to) = (staged.records, stream.committed, stream.next);
             let place = (&stream.name, stream.generation);
+            if let Ok(to) = i64::try_from(to) {
+                self.bus.settle(&id, to)?;
+            }
             self.committer.commit(&mut self.lake, &mut self.ingest, place, (from, to), staged).await?;
             stream.committed = to;
             tracing::debug!(stream = %id, from, to, records, "committed");

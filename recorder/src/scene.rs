@@ -84,6 +84,10 @@ impl Bus for MemoryBus {
         Ok(MemorySubscription { bus: self.clone(), stream: stream.clone(), position: from })
     }
 
+    fn settle(&self, _: &StreamId, _: i64) -> Result<(), BusError> {
+        Ok(())
+    }
+
     fn release(&self, stream: &StreamId, to: i64) -> Result<(), BusError> {
         self.released.lock().unwrap().insert(stream.clone(), to);
         Ok(())
