@@ -488,7 +488,8 @@ fn false_statistics_are_found_wherever_readers_would_believe_them() {
 fn a_page_index_that_leads_to_other_rows_is_found() {
     // Pages of two rows, against an index made for pages of three: the same column, cut elsewhere.
     let paged = |rows| {
-        let properties = WriterProperties::builder().set_write_batch_size(1).set_data_page_row_count_limit(rows);
+        let properties =
+            WriterProperties::builder().set_write_batch_size(1).set_data_page_row_count_limit(rows);
         properties.set_statistics_enabled(EnabledStatistics::Page).set_dictionary_enabled(false).build()
     };
     let mut lake = (*clean_lake()).clone();
@@ -608,8 +609,9 @@ fn an_empty_place_and_an_unreadable_object_cannot_be_verified() {
     assert_eq!((report.exit_code, report.has(Class::Unreadable)), (1, true));
     struct Broken(Lake, String);
     impl bodycam_verify::Files for Broken {
-        fn read(&self, path: &str) -> Result<Option<Bytes>, String> {
-            if path == self.1 { Err("permission denied \u{1b}[31m".to_owned()) } else { self.0.read(path) }
+        fn read(&self, path: &str, limit: u64) -> Result<Option<Bytes>, String> {
+            let denied = || Err("permission denied \u{1b}[31m".to_owned());
+            if path == self.1 { denied() } else { self.0.read(path, limit) }
         }
         fn list(&self, _: &str) -> Option<Vec<String>> {
             None

@@ -316,14 +316,20 @@ fn a_session_left_open_at_stop_is_the_next_starts_to_declare() {
     let eve = clean.sessions()[2];
     let epoch_key = |seed| EpochKey::from_seed(&[seed; 32]);
     let (long_term, first) = (ProducerKey::from_seed(&[4; 32]), &clean.ledger);
-    let start = |inherited: Vec<String>| Start { config_digest: Digest::ZERO, inherited, simulated_clock: true, software: "x".to_owned() };
+    let start = |inherited: Vec<String>| Start {
+        config_digest: Digest::ZERO,
+        inherited,
+        simulated_clock: true,
+        software: "x".to_owned(),
+    };
     let (mut ledger, started) = Ledger::start(PRODUCER, &long_term, epoch_key(5), None, start(vec![]), 1);
     let mut records = vec![started];
     let of_first = first.iter().skip(1).take_while(|r| r.epoch == 1).map(|r| r.decode_body().unwrap());
     // Only the session in question: seals of the others are signed with a key that is gone.
     let only = of_first.filter(|body| matches!(body, Body::LedgerOpen(open) if open.session_id == eve));
     records.extend(only.collect::<Vec<_>>().into_iter().map(|body| ledger.append(body, 2)));
-    let stop = bodycam_record::kinds::ledger::LedgerStop { reason: "drain".to_owned(), events: 0, accepted: 1 };
+    let stop =
+        bodycam_record::kinds::ledger::LedgerStop { reason: "drain".to_owned(), events: 0, accepted: 1 };
     records.push(ledger.append(stop.into(), 3));
     let mut altered = clean.clone();
     altered.events.retain(|e| e.envelope.session == eve);

@@ -39,7 +39,9 @@ fn main() -> Result<(), Error> {
     let mut args = std::env::args().skip(1);
     let events: u64 = args.next().map_or(Ok(1_000_000), |n| n.parse())?;
     let given = args.next().map(PathBuf::from);
-    let dir = given.clone().unwrap_or_else(|| std::env::temp_dir().join(format!("bench-verify-{}", std::process::id())));
+    let dir = given
+        .clone()
+        .unwrap_or_else(|| std::env::temp_dir().join(format!("bench-verify-{}", std::process::id())));
     if !dir.join("streams").exists() {
         fill(&dir, events.div_ceil(SESSION))?;
     }
@@ -79,7 +81,7 @@ impl Pool for Threads {
 struct Directory(PathBuf);
 
 impl Files for Directory {
-    fn read(&self, path: &str) -> Result<Option<Bytes>, String> {
+    fn read(&self, path: &str, _limit: u64) -> Result<Option<Bytes>, String> {
         match std::fs::read(self.0.join(path)) {
             Ok(bytes) => Ok(Some(bytes.into())),
             Err(error) if error.kind() == std::io::ErrorKind::NotFound => Ok(None),
@@ -94,7 +96,8 @@ impl Files for Directory {
 
 /// Writes the lake.
 fn fill(dir: &Path, sessions: u64) -> Result<(), Error> {
-    let (lane, ledger_lane): (StreamName, StreamName) = (format!("{PRODUCER}/0").parse()?, format!("{PRODUCER}/ledger").parse()?);
+    let (lane, ledger_lane): (StreamName, StreamName) =
+        (format!("{PRODUCER}/0").parse()?, format!("{PRODUCER}/ledger").parse()?);
     for (n, stream) in [&lane, &ledger_lane].into_iter().enumerate() {
         let entry = StreamEntry { version: VERSION, stream: stream.clone(), generation: 0, from: 0 };
         put(dir, &layout::stream(n as u64), &entry.to_json())?;
@@ -106,7 +109,8 @@ fn fill(dir: &Path, sessions: u64) -> Result<(), Error> {
         software: "bench".into(),
     };
     let long_term = ProducerKey::from_seed(&[1; 32]);
-    let (mut ledger, started) = Ledger::start(PRODUCER, &long_term, EpochKey::from_seed(&[2; 32]), None, start, T0);
+    let (mut ledger, started) =
+        Ledger::start(PRODUCER, &long_term, EpochKey::from_seed(&[2; 32]), None, start, T0);
     let (mut records, tenant, mut previous) = (vec![started.clone()], TenantKey::new([1; 32]), None);
     for (n, first) in (0..sessions).step_by(usize::try_from(COMMIT)?).enumerate() {
         let mut events = Vec::new();
@@ -330,7 +334,8 @@ fn commit(
 fn cpu_seconds() -> f64 {
     let stat = std::fs::read_to_string("/proc/self/stat").unwrap_or_default();
     let after_name = stat.rsplit_once(')').map_or("", |(_, rest)| rest);
-    let ticks: f64 = after_name.split_whitespace().skip(11).take(2).filter_map(|t| t.parse::<f64>().ok()).sum();
+    let ticks: f64 =
+        after_name.split_whitespace().skip(11).take(2).filter_map(|t| t.parse::<f64>().ok()).sum();
     ticks / 100.0
 }
 

@@ -104,11 +104,14 @@ impl Claims {
             let physical = chunk.column_type();
             let nested = chunk.column_descr().max_rep_level() > 0;
             let end = rows.map_or(0, |r| u64::try_from(r.num_rows()).unwrap_or_default());
+            let mut pages = pages(builder, group, leaf, end);
             let breaks = page_breaks(builder, bytes, group, leaf, end).unwrap_or_else(|why| {
                 let detail = format!(
                     "row group {group}: the page index of column {name} is not that of its pages: {why}"
                 );
                 faults.push(Fault::new(Class::Statistics, detail).at(path));
+                // What it says of single pages is said of others, and that has just been told.
+                pages.clear();
                 Vec::new()
             });
             columns.push(Column {
@@ -120,7 +123,7 @@ impl Claims {
                 nulls_seen: 0,
                 bloom,
                 bloom_last: None,
-                pages: pages(builder, group, leaf, end),
+                pages,
                 first_rows: first_rows(builder, group, leaf),
                 breaks,
                 levels: 0,
@@ -485,7 +488,8 @@ mod tests {
 
     /// Ten thousand rows, nulls and lists among them.
     fn batch() -> RecordBatch {
-        let (mut digests, mut lists) = (FixedSizeBinaryBuilder::new(32), ListBuilder::new(StringBuilder::new()));
+        let (mut digests, mut lists) =
+            (FixedSizeBinaryBuilder::new(32), ListBuilder::new(StringBuilder::new()));
         for i in 0..10_000u32 {
             digests.append_value([i as u8; 32]).unwrap();
             for n in 0..i % 4 {
@@ -507,7 +511,8 @@ mod tests {
         writer.write(&batch()).unwrap();
         let bytes: Bytes = writer.into_inner().unwrap().into();
         let options = ArrowReaderOptions::new().with_page_index_policy(PageIndexPolicy::Optional);
-        let open = || ParquetRecordBatchReaderBuilder::try_new_with_options(bytes.clone(), options.clone()).unwrap();
+        let open =
+            || ParquetRecordBatchReaderBuilder::try_new_with_options(bytes.clone(), options.clone()).unwrap();
         let mut faults = Vec::new();
         for group in 0..open().metadata().num_row_groups() {
             let mut claims = Claims::of(&open(), &bytes, group, "f", &mut faults);
