@@ -12,6 +12,7 @@
 mod architecture;
 mod crash;
 mod facts;
+mod fuzz_seeds;
 mod http;
 mod pipeline;
 mod postgres;
