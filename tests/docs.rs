@@ -38,8 +38,8 @@ fn every_subcommand_has_help_with_an_example() {
         let args: Vec<&str> = path.iter().map(String::as_str).chain(["--help"]).collect();
         let help = bodycam(&args);
         let below = subcommands(&help);
-        if below.is_empty() {
-            leaves += 1;
+        leaves += usize::from(below.is_empty());
+        {
             let example = format!("bodycam {}", path.join(" "));
             let after =
                 help.split_once("Example").unwrap_or_else(|| panic!("no example in {example} --help")).1;
