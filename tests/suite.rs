@@ -11,6 +11,7 @@
 
 mod architecture;
 mod crash;
+mod dependencies;
 mod docs;
 mod doctor;
 mod facts;
