@@ -44,7 +44,10 @@ fn again(kind: Kind, body: &[u8]) -> Option<Vec<u8>> {
                 put_text(out, value);
             });
         }
-        Kind::ReadyForQuery => frame(&mut out, b'Z', |out| out.extend(backend::ready(body).ok())),
+        Kind::ReadyForQuery => {
+            let status = backend::ready(body).ok()?;
+            frame(&mut out, b'Z', |out| out.push(status));
+        }
         Kind::CommandComplete => {
             let tag = backend::tag(body).ok()?;
             frame(&mut out, b'C', |out| put_text(out, tag));
