@@ -337,6 +337,12 @@ impl Scene {
     }
 }
 
+/// The events that fixture events stand for.
+#[cfg(test)]
+pub(crate) fn events(events: &[FixtureEvent]) -> Vec<Event> {
+    Scene::of(events).unwrap().events.into_values().flatten().collect()
+}
+
 /// The session that a name stands for.
 fn session_of(name: &str) -> SessionId {
     let mut random = [0; 10];
