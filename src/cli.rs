@@ -38,7 +38,17 @@ pub struct LakeArg {
 /// Every subcommand.
 #[derive(Debug, Subcommand)]
 pub enum Command {
-    /// Run gateway and recorder in one process
+    /// Show the whole pipeline on a throw-away PostgreSQL and a small local internet
+    #[command(after_help = "Example:\n  bodycam demo --dir /tmp/bodycam-demo")]
+    Demo {
+        /// Where to put the demonstration's files; a new temporary directory without it.
+        #[arg(long)]
+        dir: Option<PathBuf>,
+        /// Do not offer the replay at the end.
+        #[arg(long)]
+        no_replay: bool,
+    },
+    /// Run gateway, recorder and scheduled detection in one process
     #[command(after_help = "Example:\n  bodycam up --config bodycam.toml")]
     Up(ConfigArg),
     /// Run only the gateway; events wait in the spool
@@ -47,6 +57,9 @@ pub enum Command {
     /// Run only the recorder: from the spool to the lake
     #[command(after_help = "Example:\n  bodycam recorder --config bodycam.toml")]
     Recorder(ConfigArg),
+    /// Hunt exfiltration in the lake
+    #[command(subcommand)]
+    Detect(Detect),
     /// Ask the lake in SQL (read-only)
     #[command(
         after_help = "Tables: sessions events statements results copies messages http control gaps ledger findings templates content\n\nExample:\n  bodycam query --lake lake \"SELECT target, count(*) FROM sessions GROUP BY 1\""
@@ -69,19 +82,21 @@ pub enum Command {
         #[command(flatten)]
         lake: LakeArg,
     },
-    /// Replay a recorded session as text
-    #[command(after_help = "Example:\n  bodycam replay 019a3f2c --lake lake --at +1:30")]
+    /// Replay recorded sessions: in the terminal, or as text with `--format`
+    #[command(
+        after_help = "Examples:\n  bodycam replay --lake lake\n  bodycam replay 019a3f2c --lake lake --format text --at +1:30"
+    )]
     Replay {
-        /// The session: its id, or the beginning of it.
-        session: String,
-        /// How to print.
-        #[arg(long, value_enum, default_value_t)]
-        format: ReplayFormat,
+        /// The session: its id, or the beginning of it; the list of sessions without it.
+        session: Option<String>,
+        /// Print instead of opening the terminal.
+        #[arg(long, value_enum)]
+        format: Option<ReplayFormat>,
         /// Start here: `+12:31`, `14:02:11`, `#812` or `50%`.
         #[arg(long)]
         at: Option<String>,
-        /// Stop here, included.
-        #[arg(long)]
+        /// Stop here, included (with `--format`).
+        #[arg(long, requires = "format")]
         to: Option<String>,
         #[command(flatten)]
         lake: LakeArg,
@@ -118,6 +133,13 @@ pub enum Command {
         #[command(flatten)]
         lake: LakeArg,
     },
+    /// Print the keys of the replay
+    #[command(after_help = "Example:\n  bodycam keys")]
+    Keys {
+        /// How to print.
+        #[arg(long, value_enum, default_value_t)]
+        format: ListFormat,
+    },
     /// Check or explain the configuration
     #[command(subcommand)]
     Config(ConfigCommand),
@@ -143,13 +165,48 @@ pub enum ListFormat {
 }
 
 /// How `replay` prints.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, ValueEnum)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
 pub enum ReplayFormat {
     /// For people.
-    #[default]
     Text,
     /// One event a line.
     Jsonl,
+}
+
+/// `detect …`
+#[derive(Debug, Subcommand)]
+pub enum Detect {
+    /// Judge every window that is due, once
+    #[command(after_help = "Example:\n  bodycam detect run --lake lake")]
+    Run {
+        /// Print findings as JSON lines.
+        #[arg(long)]
+        json: bool,
+        #[command(flatten)]
+        lake: LakeArg,
+    },
+    /// Judge windows as they become due, until stopped
+    #[command(after_help = "Example:\n  bodycam detect watch --lake lake --json")]
+    Watch {
+        /// Print findings as JSON lines.
+        #[arg(long)]
+        json: bool,
+        #[command(flatten)]
+        lake: LakeArg,
+    },
+    /// Run the fixtures of the rules
+    #[command(after_help = "Example:\n  bodycam detect test rules/")]
+    Test {
+        /// A directory of rules with fixtures; the built-in ones without it.
+        dir: Option<PathBuf>,
+    },
+    /// List the rules
+    #[command(after_help = "Example:\n  bodycam detect ls")]
+    Ls {
+        /// A directory of further rules.
+        #[arg(long)]
+        rules: Option<PathBuf>,
+    },
 }
 
 /// `sessions …`

@@ -4,6 +4,7 @@
 use std::path::{Path, PathBuf};
 
 use anyhow::{Context, Result, bail};
+use bodycam_analyzer::DetectConfig;
 use bodycam_bus::SpoolConfig;
 use bodycam_proxy::admin::AdminConfig;
 use bodycam_proxy::gateway::GatewayConfig;
@@ -49,6 +50,8 @@ pub struct Config {
     pub lake: LakeConfig,
     /// From the spool to the lake.
     pub recorder: RecorderConfig,
+    /// Scheduled detection.
+    pub detect: DetectConfig,
     /// How recordings are shown.
     pub replay: ReplayConfig,
     /// Health and metrics.
@@ -86,8 +89,9 @@ impl Default for LakeConfig {
 impl Config {
     /// Reads the file, applies the environment, checks everything.
     pub fn load(path: &Path) -> Result<Self> {
-        let text = std::fs::read_to_string(path)
-            .with_context(|| format!("cannot read the configuration {}; name it with --config", path.display()))?;
+        let text = std::fs::read_to_string(path).with_context(|| {
+            format!("cannot read the configuration {}; name it with --config", path.display())
+        })?;
         let config = Self::parse(&text, std::env::vars())
             .with_context(|| format!("the configuration {} is not usable", path.display()))?;
         Ok(config.resolved(path.parent().unwrap_or(Path::new("."))))
@@ -130,9 +134,13 @@ impl Config {
                 bail!("principal '{}': egress would do nothing without an [http] section", principal.name);
             }
             for pattern in &principal.targets {
-                let known = self.targets.iter().any(|t| bodycam_proxy::identity::roster::matches(pattern, &t.name));
+                let known =
+                    self.targets.iter().any(|t| bodycam_proxy::identity::roster::matches(pattern, &t.name));
                 if !known {
-                    bail!("principal '{}': targets has '{pattern}', which names no [[targets]] entry", principal.name);
+                    bail!(
+                        "principal '{}': targets has '{pattern}', which names no [[targets]] entry",
+                        principal.name
+                    );
                 }
             }
         }
@@ -144,6 +152,7 @@ impl Config {
             http.check(&self.principals)?;
         }
         self.recorder.check()?;
+        self.detect.check()?;
         Ok(())
     }
 
@@ -160,7 +169,12 @@ impl Config {
         if !self.lake.url.contains("://") {
             self.lake.url = join(Path::new(&self.lake.url)).display().to_string();
         }
+        self.detect.rules_dir = self.detect.rules_dir.take().map(|dir| join(&dir));
         self.gateway.tenant_key = reference(&self.gateway.tenant_key);
+        if let Some(postgres) = &mut self.postgres {
+            postgres.rebase(base);
+        }
+        self.targets.iter_mut().for_each(|target| target.rebase(base));
         self
     }
 }

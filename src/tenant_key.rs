@@ -13,8 +13,9 @@ use bodycam_record::ids::from_hex;
 /// file is made (mode 0600).
 pub fn load(reference: &str, create: bool) -> Result<TenantKey> {
     let text = match reference.split_once(':') {
-        Some(("env", name)) => std::env::var(name)
-            .with_context(|| format!("tenant key: the environment variable {name} must hold 64 hex digits"))?,
+        Some(("env", name)) => std::env::var(name).with_context(|| {
+            format!("tenant key: the environment variable {name} must hold 64 hex digits")
+        })?,
         Some(("file", path)) => match fs::read_to_string(path) {
             Ok(text) => text,
             Err(e) if e.kind() == ErrorKind::NotFound && create => {

@@ -44,9 +44,9 @@ async fn client(client: u64, port: u16, token: String, stop: Arc<AtomicBool>) ->
         while !stop.load(Ordering::SeqCst) {
             n += 1;
             let nonce = i64::try_from(client * 1_000_000_000 + n).unwrap();
-            let sent = session.execute("INSERT INTO nonces VALUES ($1)", &[&nonce]).await;
+            let sent = session.batch_execute(&format!("INSERT INTO nonces VALUES ({nonce})")).await;
             match sent {
-                Ok(_) => acknowledged.push(nonce),
+                Ok(()) => acknowledged.push(nonce),
                 Err(_) => break,
             }
         }
@@ -81,14 +81,24 @@ fn after_kills_of_gateway_and_recorder_clients_table_and_lake_agree() {
     }
     std::thread::sleep(Duration::from_millis(500));
     stop.store(true, Ordering::SeqCst);
-    let acknowledged: BTreeSet<i64> =
-        runtime.block_on(async { let mut all = BTreeSet::new(); for c in clients { all.extend(c.await.unwrap()); } all });
+    let acknowledged: BTreeSet<i64> = runtime.block_on(async {
+        let mut all = BTreeSet::new();
+        for c in clients {
+            all.extend(c.await.unwrap());
+        }
+        all
+    });
     assert!(running.remove("gateway").unwrap().terminate().success(), "{}", stack.log("gateway"));
     assert!(running.remove("recorder").unwrap().terminate().success(), "{}", stack.log("recorder"));
 
     let table: BTreeSet<i64> = runtime.block_on(async {
         let mut config = tokio_postgres::Config::new();
-        config.host("127.0.0.1").port(stack.cluster.port()).user("postgres").password("superuser-password").dbname("app");
+        config
+            .host("127.0.0.1")
+            .port(stack.cluster.port())
+            .user("postgres")
+            .password("superuser-password")
+            .dbname("app");
         let (session, connection) = config.connect(tokio_postgres::NoTls).await.unwrap();
         tokio::spawn(connection);
         let rows = session.query("SELECT nonce FROM nonces", &[]).await.unwrap();
@@ -96,28 +106,31 @@ fn after_kills_of_gateway_and_recorder_clients_table_and_lake_agree() {
     });
     let recorded = recorded_nonces(&stack);
     assert!(acknowledged.len() > 100, "only {} statements were acknowledged", acknowledged.len());
-    let lost: Vec<_> = acknowledged.difference(&table).collect();
+    let lost: Vec<_> = acknowledged.difference(&table).take(5).collect();
     assert!(lost.is_empty(), "seed {seed}: acknowledged but not in the table: {lost:?}");
-    let unrecorded: Vec<_> = table.difference(&recorded).collect();
+    let unrecorded: Vec<_> = table.difference(&recorded).take(5).collect();
     assert!(unrecorded.is_empty(), "seed {seed}: in the table but not in the lake: {unrecorded:?}");
 
     let (code, report) = stack.verify();
     assert_eq!(code, 3, "seed {seed}: crashes are declared, nothing is tampered: {report:#}");
-    let twice = stack.run(&["query", "SELECT count(*) - count(DISTINCT encode(hash, 'hex')) FROM events", "--format", "csv"]);
-    assert_eq!(String::from_utf8(twice.stdout).unwrap().lines().nth(1), Some("0"), "an event stands twice in the lake");
+    let twice = stack.run(&[
+        "query",
+        "SELECT count(*) - count(DISTINCT encode(hash, 'hex')) FROM events",
+        "--format",
+        "csv",
+    ]);
+    assert_eq!(
+        String::from_utf8(twice.stdout).unwrap().lines().nth(1),
+        Some("0"),
+        "an event stands twice in the lake"
+    );
 }
 
-/// The nonces in the binds of all recorded statements.
+/// The nonces in the text of all recorded statements.
 fn recorded_nonces(stack: &Stack) -> BTreeSet<i64> {
-    let sessions = stack.run(&["sessions", "ls", "--format", "json", "--limit", "100000"]);
-    let sessions: serde_json::Value = serde_json::from_slice(&sessions.stdout).unwrap();
-    let mut nonces = BTreeSet::new();
-    for session in sessions["items"].as_array().unwrap() {
-        let id = session["session"].as_str().unwrap();
-        let replay = stack.run(&["replay", id, "--format", "text"]);
-        for line in String::from_utf8(replay.stdout).unwrap().lines().filter(|l| l.contains("INSERT INTO nonces")) {
-            nonces.extend(line.split(|c: char| !c.is_ascii_digit()).filter_map(|w| w.parse::<i64>().ok()).filter(|n| *n > 0));
-        }
-    }
-    nonces
+    let sql = "SELECT text FROM content WHERE content_kind = 'sql-text' AND text LIKE 'INSERT INTO nonces VALUES (%'";
+    let output = stack.run(&["query", sql, "--format", "csv"]);
+    assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
+    let text = String::from_utf8(output.stdout).unwrap();
+    text.lines().filter_map(|l| l.split(['(', ')']).nth(1)?.parse().ok()).collect()
 }

@@ -16,7 +16,11 @@ fn a_psql_session_is_recorded_stored_verified_and_replayed_and_an_altered_cell_i
     let stack = Stack::new("");
     let up = stack.start("up");
     let token = stack.token("robot");
-    let made = stack.psql("robot", &token, "CREATE TABLE people (id int, name text); INSERT INTO people VALUES (1, 'Ada'), (2, 'Bo')");
+    let made = stack.psql(
+        "robot",
+        &token,
+        "CREATE TABLE people (id int, name text); INSERT INTO people VALUES (1, 'Ada'), (2, 'Bo')",
+    );
     assert!(made.status.success(), "{}", String::from_utf8_lossy(&made.stderr));
     let read = stack.psql("robot", &token, "SELECT name FROM people WHERE id = 2");
     assert_eq!(String::from_utf8(read.stdout).unwrap().trim(), "Bo");
@@ -24,7 +28,13 @@ fn a_psql_session_is_recorded_stored_verified_and_replayed_and_an_altered_cell_i
     stack.wait_for("the sessions' seals in the lake", Duration::from_secs(20), || {
         count(&stack, "SELECT count(*) FROM sessions WHERE state = 'sealed'") == 2
     });
-    assert_eq!(count(&stack, "SELECT count(*) FROM statements WHERE main_relation = 'public.people' AND has_predicate"), 1);
+    assert_eq!(
+        count(
+            &stack,
+            "SELECT count(*) FROM statements WHERE main_relation = 'public.people' AND has_predicate"
+        ),
+        1
+    );
     assert_eq!(count(&stack, "SELECT sum(rows) FROM results WHERE statement_kind = 'select'"), 1);
 
     let sessions = stack.run(&["sessions", "ls", "--format", "json"]);
@@ -49,17 +59,18 @@ fn a_psql_session_is_recorded_stored_verified_and_replayed_and_an_altered_cell_i
     assert_eq!(code, 4, "consistent, not anchored: {report:#}");
 
     // One cell of one row, re-encoded as a valid file by somebody who can write the lake but has no key.
-    let altered = python()
-        .args(["-c", ALTER, stack.path("lake").to_str().unwrap()])
-        .output()
-        .unwrap();
+    let altered = python().args(["-c", ALTER, stack.path("lake").to_str().unwrap()]).output().unwrap();
     assert!(altered.status.success(), "{}", String::from_utf8_lossy(&altered.stderr));
-    let named: Vec<String> = String::from_utf8(altered.stdout).unwrap().split_whitespace().map(str::to_owned).collect();
+    let named: Vec<String> =
+        String::from_utf8(altered.stdout).unwrap().split_whitespace().map(str::to_owned).collect();
     let [session, seq] = named.as_slice() else { panic!("{named:?}") };
     let (code, report) = stack.verify();
     assert_eq!(code, 2, "{report:#}");
     let text = report.to_string();
-    assert!(text.contains(session) && text.contains(&format!("\"seq\":{seq}")), "{session} {seq}: {report:#}");
+    assert!(
+        text.contains(session) && text.contains(&format!("\"seq\":{seq}")),
+        "{session} {seq}: {report:#}"
+    );
 }
 
 /// Changes the row count of one recorded result; prints session and seq of the event.
@@ -137,4 +148,43 @@ fn a_second_gateway_on_the_same_spool_is_refused() {
     assert_eq!(second.status.code(), Some(2));
     let message = String::from_utf8_lossy(&second.stderr).into_owned();
     assert!(message.contains("in use by another gateway") || message.contains("cannot listen"), "{message}");
+}
+
+#[test]
+fn egress_is_recorded_beside_sql_and_refusals_are_told() {
+    let stack = Stack::new("");
+    let up = stack.start("up");
+    let token = stack.token("robot");
+    let site = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
+    let url = format!("http://{}/report?q=1", site.local_addr().unwrap());
+    let served = std::thread::spawn(move || {
+        use std::io::{Read, Write};
+        let (mut stream, _) = site.accept().unwrap();
+        let mut head = [0; 4096];
+        let n = stream.read(&mut head).unwrap();
+        stream.write_all(b"HTTP/1.1 200 OK\r\nContent-Length: 5\r\nConnection: close\r\n\r\nhello").unwrap();
+        String::from_utf8_lossy(&head[..n]).into_owned()
+    });
+    let curl = |url: &str| {
+        std::process::Command::new("curl")
+            .args(["-sS", "--max-time", "20", "--proxy", &format!("http://{}", stack.http)])
+            .args(["--proxy-user", &format!("robot:{token}"), "-w", " %{http_code}", url])
+            .env_remove("no_proxy")
+            .env_remove("NO_PROXY")
+            .output()
+            .unwrap()
+    };
+    assert_eq!(String::from_utf8_lossy(&curl(&url).stdout), "hello 200");
+    let head = served.join().unwrap();
+    assert!(head.starts_with("GET /report?q=1 HTTP/1.1\r\n") && !head.contains("Proxy-Auth"), "{head}");
+    let refused = String::from_utf8_lossy(&curl("http://elsewhere.example/").stdout).into_owned();
+    assert!(refused.ends_with(" 403") && refused.contains("elsewhere.example"), "{refused}");
+    assert!(up.terminate().success(), "{}", stack.log("up"));
+    let requests = |verdict: &str| {
+        let sql =
+            format!("SELECT count(*) FROM http WHERE kind_name = 'http.request' AND verdict = '{verdict}'");
+        count(&stack, &sql)
+    };
+    assert_eq!((requests("allow"), requests("deny")), (1, 1));
+    assert_eq!(stack.verify().0, 4);
 }

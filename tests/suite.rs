@@ -1,7 +1,13 @@
 //! Everything that needs more than one crate, or a real server, in one test binary.
 
 // clippy exempts only `#[test]` functions; here everything is a test.
-#![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic, clippy::indexing_slicing)]
+#![allow(
+    clippy::unwrap_used,
+    clippy::expect_used,
+    clippy::panic,
+    clippy::indexing_slicing,
+    clippy::type_complexity
+)]
 
 mod architecture;
 mod crash;
@@ -9,10 +15,12 @@ mod facts;
 mod http;
 mod pipeline;
 mod postgres;
+mod replay;
 mod support;
 mod tamper;
 
 /// Every bypass that anyone thought of.
 mod attack {
     mod http_egress;
+    mod postgres_wire;
 }

@@ -3,8 +3,8 @@
 #[path = "../src/demo/cluster.rs"]
 pub mod cluster;
 pub mod egress;
-pub mod stack;
-pub mod web;
 pub mod gateway;
 pub mod postgres;
+pub mod stack;
+pub mod web;
 pub mod wire;

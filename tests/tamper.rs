@@ -5,6 +5,8 @@
 //! attackers: L edits and recomputes nothing; R rewrites storage at will, recomputes every hash, digest and
 //! commit, and signs commits with a key of its own, but has no key of the producer.
 
+#![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic, clippy::indexing_slicing)]
+
 mod content;
 mod events;
 mod files;

@@ -12,6 +12,8 @@ use serde::Serialize;
 use crate::query::escaped;
 
 /// News of a finding.
+// One at a time, on its way to a line of text.
+#[allow(clippy::large_enum_variant)]
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum News {
     /// A finding, new or in a new revision.

@@ -63,6 +63,8 @@ pub struct State {
     pub quit: bool,
     /// Whether everything is drawn anew.
     pub redraw: bool,
+    /// Where to go in the session that was opened at the start, once it was read.
+    pub at_start: Option<crate::timeline::Goto>,
     /// When ctrl-c was pressed last.
     pub interrupted_ns: Option<i64>,
     generation: u64,
@@ -324,9 +326,9 @@ pub struct Matches {
     pub text: String,
     /// Numbers of the events, ascending.
     pub seqs: Vec<i64>,
-    /// Events looked at.
+    /// Number after the last event looked at.
     pub scanned: i64,
-    /// Whether all were.
+    /// Whether all that were read have been looked at.
     pub done: bool,
     /// Generation of the request whose answers count.
     pub generation: u64,
@@ -393,6 +395,8 @@ pub enum Msg {
     Wheel(i64),
     /// The player's time has come.
     Tick,
+    /// The process was asked to end.
+    Quit,
     /// Something was committed to the lake.
     Refreshed,
     /// Sessions were read.
@@ -478,14 +482,8 @@ pub enum Cmd {
     Page { generation: u64, session: SessionId, page: i64 },
     /// Read the details of an event.
     Detail { generation: u64, session: Box<SessionItem>, seq: i64 },
-    /// Look for events that pass.
-    Match {
-        generation: u64,
-        session: Box<SessionItem>,
-        matcher: Matcher,
-        evidence: Arc<EvidenceBySeq>,
-        from: i64,
-    },
+    /// Look for events that pass, for a filter or a search.
+    Match(Box<MatchRequest>),
     /// Read the findings.
     Findings { generation: u64 },
 }
@@ -500,7 +498,8 @@ impl Cmd {
             Cmd::Scan { generation, .. } => (Lane::Scan, *generation),
             Cmd::Page { generation, .. } => (Lane::Page, *generation),
             Cmd::Detail { generation, .. } => (Lane::Detail, *generation),
-            Cmd::Match { generation, .. } => (Lane::Match, *generation),
+            Cmd::Match(request) if request.search => (Lane::Search, request.generation),
+            Cmd::Match(request) => (Lane::Filter, request.generation),
             Cmd::Findings { generation } => (Lane::Findings, *generation),
         }
     }
@@ -515,13 +514,27 @@ pub enum Lane {
     Scan,
     Page,
     Detail,
-    Match,
+    Filter,
+    Search,
     Findings,
 }
 
 impl Lane {
     /// Number of lanes.
-    pub const COUNT: usize = 8;
+    pub const COUNT: usize = 9;
+}
+
+/// What events are looked for.
+#[derive(Clone)]
+pub struct MatchRequest {
+    pub generation: u64,
+    pub session: SessionItem,
+    pub matcher: Matcher,
+    pub evidence: Arc<EvidenceBySeq>,
+    /// Number of the first event to look at.
+    pub from: i64,
+    /// Whether it is for the search, not the filter.
+    pub search: bool,
 }
 
 /// What the state starts from.
@@ -558,6 +571,7 @@ impl State {
             lake: start.lake,
             quit: false,
             redraw: false,
+            at_start: None,
             interrupted_ns: None,
             generation: 0,
         };

@@ -17,6 +17,7 @@ pub struct ChainCheck {
     merkle: Merkle,
     fault: Option<ChainFault>,
     seen: i64,
+    policy: Option<Digest>,
 }
 
 /// The first event that does not fit.
@@ -37,6 +38,7 @@ impl ChainCheck {
     pub fn extend<'a>(&mut self, events: impl IntoIterator<Item = &'a EventItem>) {
         for event in events {
             self.seen += 1;
+            self.policy.get_or_insert(event.event.envelope.policy_digest);
             if self.fault.is_none()
                 && let Err(fault) = self.add(event)
             {
@@ -95,6 +97,11 @@ impl ChainCheck {
     /// Events that were looked at.
     pub fn seen(&self) -> i64 {
         self.seen
+    }
+
+    /// The policy in force at the first event.
+    pub fn policy(&self) -> Option<Digest> {
+        self.policy
     }
 
     /// Events that fit, from the first on.

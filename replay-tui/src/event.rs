@@ -134,11 +134,10 @@ impl EventItem {
         matches!(&self.body, Some(Body::SqlStatement(_) | Body::HttpRequest(_) | Body::HttpTunnelOpened(_)))
     }
 
-    /// Result rows that it sent to the client.
+    /// Result rows that it sent to the client. The totals that a close repeats are not its own.
     pub fn rows(&self) -> Option<i64> {
         match self.body.as_ref()? {
             Body::SqlResult(b) => Some(b.rows),
-            Body::SessionClosed(b) => Some(b.rows),
             _ => None,
         }
     }
@@ -151,7 +150,6 @@ impl EventItem {
             Body::SqlMessage(b) => Some(b.bytes),
             Body::HttpResponse(b) => Some(b.bytes_out),
             Body::HttpTunnelClosed(b) => Some(b.bytes_out),
-            Body::SessionClosed(b) => Some(b.bytes_out),
             Body::Gap(b) => Some(b.opaque_bytes),
             _ => None,
         }
@@ -259,7 +257,7 @@ fn result(b: &bodycam_record::kinds::sql::SqlResult, error: Option<&str>) -> Str
     match b.outcome.as_str() {
         "error" => {
             let code = b.sqlstate.as_deref().unwrap_or("?????");
-            format!("ERROR {code} {}", error.map(one_line).unwrap_or_default())
+            format!("error {code}: {}", error.map(one_line).unwrap_or_default())
         }
         "complete" if b.column_types.is_empty() && b.rows == 0 => format!("{}, {took}", b.tag),
         "complete" => {

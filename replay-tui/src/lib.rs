@@ -16,6 +16,8 @@ pub mod event;
 pub mod key;
 pub mod layout;
 pub mod matcher;
+pub mod run;
+pub mod screens;
 pub mod shown;
 pub mod source;
 pub mod statement;
@@ -27,11 +29,17 @@ pub mod timeline;
 pub mod units;
 pub mod update;
 pub mod values;
+pub mod view;
+pub mod widgets;
+mod worker;
 
 pub use config::ReplayConfig;
 pub use error::ReplayError;
+pub use run::{Ended, ReplayOptions, no_terminal_hint, run};
 pub use shown::Shown;
 pub use source::{LakeSource, Source};
 
 #[cfg(test)]
 mod fixture;
+#[cfg(test)]
+mod stage;

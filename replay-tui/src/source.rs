@@ -25,9 +25,10 @@ pub trait Source: Send + Sync {
     fn name(&self) -> String;
     /// Looks for what was committed since; whether there was anything.
     fn refresh(&self) -> Result<bool, ReplayError>;
-    /// The sessions with the newest activity, newest first, at most `limit`.
+    /// The sessions with the newest activity, newest first, at most `limit`; without their findings, which
+    /// [`attach`] adds.
     fn sessions(&self, limit: usize) -> Result<Vec<SessionItem>, ReplayError>;
-    /// One session.
+    /// One session, without its findings.
     fn session(&self, session: SessionId) -> Result<Option<SessionItem>, ReplayError>;
     /// The events with `seq` in `[from, to)`, in order, with their texts.
     fn events(&self, session: SessionId, from: i64, to: i64) -> Result<Vec<EventItem>, ReplayError>;
@@ -77,6 +78,21 @@ pub struct SessionItem {
     pub principal: Option<Arc<str>>,
     /// Rules and severities of the findings that name it.
     pub findings: Vec<(String, String)>,
+}
+
+/// Puts rules and severities of findings beside the sessions that they name.
+pub fn attach(sessions: &mut [SessionItem], findings: &[Finding]) {
+    let mut by_session: HashMap<&str, Vec<(String, String)>> = HashMap::new();
+    for finding in findings {
+        for session in &finding.row.session_ids {
+            let entry = (finding.row.rule.clone(), finding.row.severity.clone());
+            by_session.entry(session).or_default().push(entry);
+        }
+    }
+    for session in sessions {
+        let id = session.row.session_id.to_string();
+        session.findings = by_session.get(id.as_str()).cloned().unwrap_or_default();
+    }
 }
 
 /// A finding with the name of its principal.

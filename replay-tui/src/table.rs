@@ -84,7 +84,7 @@ impl ResultTable {
 
     /// The cells of row `row`; `NULL` where there is no value.
     pub fn row(&self, row: usize) -> Vec<Shown> {
-        self.decoded(row, |cell, type_oid, format| values::cell(cell, type_oid, format))
+        self.decoded(row, values::cell)
     }
 
     /// The cells of row `row` as text for machines: whole, unescaped where they are text.

@@ -12,6 +12,7 @@ mod events;
 mod findings;
 mod keys;
 mod replay;
+mod screen;
 mod sessions;
 
 pub use events::{EventsOptions, events};
@@ -19,6 +20,7 @@ pub(crate) use findings::FIELDS as FINDING_FIELDS;
 pub use findings::findings;
 pub use keys::keys;
 pub use replay::{ReplayFormat, ReplayText, replay};
+pub use screen::{Screen, screen};
 pub(crate) use sessions::SESSIONS_ONLY;
 pub use sessions::{ListOptions, sessions, show};
 

@@ -128,14 +128,11 @@ impl Ticker {
         let origin = *self.origin_ns.get_or_insert(ns);
         self.last_ns = ns.saturating_sub(origin).max(self.last_ns);
         let small = |n: i64| u32::try_from(n.max(0)).unwrap_or(u32::MAX);
-        // The totals that a close repeats are not traffic of their own.
-        let is_close = matches!(event.body, Some(Body::SessionClosed(_)));
-        let of = |n: Option<i64>| if is_close { 0 } else { n.unwrap_or(0) };
         Tick {
             seq: event.seq(),
             at_ns: self.last_ns,
-            rows: small(of(event.rows())),
-            kib: small(of(event.bytes()).saturating_add(1023) / 1024),
+            rows: small(event.rows().unwrap_or(0)),
+            kib: small(event.bytes().unwrap_or(0).saturating_add(1023) / 1024),
             mark: event.mark(),
             step: event.is_step(),
         }
@@ -428,7 +425,7 @@ impl Goto {
         if let Some(percent) = text.strip_suffix('%') {
             let percent: f64 = percent.parse().ok()?;
             #[allow(clippy::cast_possible_truncation, reason = "between 0 and 1000")]
-            return (0.0..=100.0).contains(&percent).then(|| Goto::PerMille((percent * 10.0) as i64));
+            return (0.0..=100.0).contains(&percent).then_some(Goto::PerMille((percent * 10.0) as i64));
         }
         use bodycam_record::filter::{Expr, Field, Filter, Test, Time, Value};
         let time = |text: &str| match Filter::parse(&format!("at:{text}")).ok()?.expr? {

@@ -8,7 +8,7 @@ use crate::commands::{Args, Meaning};
 use crate::key::Key;
 use crate::layout::{layout, list_height};
 use crate::matcher::Matcher;
-use crate::source::{EvidenceBySeq, SessionItem};
+use crate::source::{EvidenceBySeq, SessionItem, attach};
 use crate::text::SESSIONS_ONLY;
 
 pub mod evidence;
@@ -34,13 +34,13 @@ pub fn update(state: &mut State, msg: Msg) -> Vec<Cmd> {
         Msg::Click(x, y) => navigate::click(state, x, y),
         Msg::Wheel(lines) => lists::wheel(state, lines),
         Msg::Tick => playback::tick(state),
+        Msg::Quit => navigate::quit(state, &Args::default()),
         Msg::Refreshed => refreshed(state),
         Msg::Sessions { generation, sessions, truncated } if generation == state.sessions.generation => {
             state.sessions.loading = false;
             state.sessions.truncated = truncated;
             state.sessions.all = Arc::new(sessions);
-            refresh_open(state);
-            show_sessions(state)
+            with_findings(state)
         }
         Msg::SessionsShown { generation, shown } if generation == state.sessions.generation => {
             lists::sessions_shown(state, shown);
@@ -78,7 +78,7 @@ pub fn update(state: &mut State, msg: Msg) -> Vec<Cmd> {
             state.findings.all = Arc::new(findings);
             lists::show_findings(state);
             add_evidence(state);
-            Vec::new()
+            with_findings(state)
         }
         Msg::Failed { generation, error } => {
             if generation == state.sessions.generation {
@@ -152,6 +152,17 @@ pub(crate) fn scan_on(state: &mut State) -> Option<Cmd> {
     })
 }
 
+/// Puts the findings beside the sessions, and has them filtered and ordered anew.
+fn with_findings(state: &mut State) -> Vec<Cmd> {
+    let findings = state.findings.all.clone();
+    attach(Arc::make_mut(&mut state.sessions.all).as_mut_slice(), &findings);
+    if let Some(session) = &mut state.session {
+        attach(std::slice::from_mut(&mut session.item), &findings);
+    }
+    refresh_open(state);
+    show_sessions(state)
+}
+
 /// Takes over the newer row of the open session.
 fn refresh_open(state: &mut State) {
     let Some(session) = &mut state.session else { return };
@@ -164,10 +175,7 @@ fn refresh_open(state: &mut State) {
 /// Asks for the sessions to be filtered and ordered.
 pub(crate) fn show_sessions(state: &mut State) -> Vec<Cmd> {
     let text = state.sessions.filter.clone();
-    let matcher = match sessions_matcher(state, &text) {
-        Ok(matcher) => matcher,
-        Err(_) => Matcher::default(),
-    };
+    let matcher = sessions_matcher(state, &text).unwrap_or_default();
     vec![Cmd::ShowSessions {
         generation: state.sessions.generation,
         all: state.sessions.all.clone(),
@@ -226,7 +234,7 @@ pub(crate) fn add_evidence(state: &mut State) {
 }
 
 /// Asks for the pages and details that the screen shows and that are not here.
-fn read_what_is_in_view(state: &mut State) -> Vec<Cmd> {
+pub(crate) fn read_what_is_in_view(state: &mut State) -> Vec<Cmd> {
     if state.screen != Screen::Session || layout(state).is_none() {
         return Vec::new();
     }

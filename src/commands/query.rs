@@ -41,7 +41,8 @@ pub fn run(
     let terminal = std::io::stderr().is_terminal();
     let mut out: Box<dyn Write + Send> = match &output {
         Some(path) => {
-            let file = std::fs::File::create(path).with_context(|| format!("cannot write {}", path.display()))?;
+            let file =
+                std::fs::File::create(path).with_context(|| format!("cannot write {}", path.display()))?;
             Box::new(BufWriter::new(file))
         }
         None => Box::new(BufWriter::new(std::io::stdout())),

@@ -1,24 +1,83 @@
-//! `bodycam replay` as text, and the lists: `sessions`, `events`, `findings`.
+//! `bodycam replay`, in the terminal or as text, and the lists: `sessions`, `events`, `findings`, `keys`.
 
 use std::io::BufWriter;
 use std::process::ExitCode;
 
-use anyhow::Result;
-use bodycam_replay_tui::error::ReplayError;
-use bodycam_replay_tui::source::LakeSource;
+use anyhow::{Result, bail};
+use bodycam_record::{SessionId, shown};
 use bodycam_replay_tui::text::{
     self, EventsOptions, Format, ListOptions, Outcome, ReplayFormat as TextFormat, ReplayText,
 };
+use bodycam_replay_tui::{Ended, LakeSource, ReplayError, ReplayOptions, Source, no_terminal_hint};
 
-use super::{lake_at, now_ns};
+use super::{LakeAt, lake_at, now_ns};
 use crate::cli::{Events, Findings, LakeArg, ListFormat, ReplayFormat, Sessions};
 use crate::config::ReplayConfig;
 
 /// Rows of each result that the text shows.
 const ROWS: usize = 20;
 
-/// Replays a session as text.
-pub fn replay(session: String, format: ReplayFormat, at: Option<String>, to: Option<String>, lake: &LakeArg) -> Result<ExitCode> {
+/// Opens the replay in the terminal, or prints a session with `format`.
+pub fn replay(
+    session: Option<String>,
+    format: Option<ReplayFormat>,
+    at: Option<String>,
+    to: Option<String>,
+    lake: &LakeArg,
+) -> Result<ExitCode> {
+    match (format, session) {
+        (Some(format), Some(session)) => as_text(session, format, at, to, lake),
+        (Some(_), None) => bail!("name the session to print; `bodycam sessions ls` lists them"),
+        (None, session) => in_terminal(session.as_deref(), at, lake),
+    }
+}
+
+fn in_terminal(session: Option<&str>, at: Option<String>, lake: &LakeArg) -> Result<ExitCode> {
+    open(session, at, lake_at(lake)?)
+}
+
+/// Opens the replay in this terminal.
+pub fn open(session: Option<&str>, at: Option<String>, lake: LakeAt) -> Result<ExitCode> {
+    let LakeAt { url, tenant_key, config } = lake;
+    let session = match session {
+        None => None,
+        Some(text) => Some(session_of(&LakeSource::open(&url, tenant_key.clone())?, text)?),
+    };
+    let config = config.map(|c| c.replay).unwrap_or_default();
+    let options = ReplayOptions { lake: url, tenant_key, session, at, config, ..ReplayOptions::default() };
+    match bodycam_replay_tui::run(options)? {
+        Ended::Left => Ok(ExitCode::SUCCESS),
+        Ended::NoTerminal => bail!("{}", no_terminal_hint(session)),
+    }
+}
+
+/// The session that `text` names: its id, or the beginning of it.
+fn session_of(source: &LakeSource, text: &str) -> Result<SessionId> {
+    if let Ok(session) = text.parse() {
+        return Ok(session);
+    }
+    let ids = source.sessions(usize::MAX)?.into_iter().map(|s| s.row.session_id);
+    let found: Vec<SessionId> = ids.filter(|id| id.to_string().starts_with(text)).take(2).collect();
+    match found.as_slice() {
+        [session] => Ok(*session),
+        [] => bail!("no session begins with '{}'; `bodycam sessions ls` lists them", shown(text)),
+        _ => bail!("several sessions begin with '{}'; give more of the id", shown(text)),
+    }
+}
+
+/// Prints the keys of the replay.
+pub fn keys(format: ListFormat) -> Result<ExitCode> {
+    text::keys(list_format(format), &mut std::io::stdout().lock())?;
+    Ok(ExitCode::SUCCESS)
+}
+
+fn as_text(
+    session: String,
+    format: ReplayFormat,
+    at: Option<String>,
+    to: Option<String>,
+    lake: &LakeArg,
+) -> Result<ExitCode> {
     let format = match format {
         ReplayFormat::Text => TextFormat::Text,
         ReplayFormat::Jsonl => TextFormat::Jsonl,
@@ -44,12 +103,18 @@ pub fn events(command: Events) -> Result<ExitCode> {
     match command {
         Events::Ls { session, filter, format, limit, lake } => print(&lake, |source, config, out| {
             let list = list(filter, limit, format, config);
-            text::events(source, &EventsOptions { list, session: Some(session), ..EventsOptions::default() }, out)
+            text::events(
+                source,
+                &EventsOptions { list, session: Some(session), ..EventsOptions::default() },
+                out,
+            )
         }),
-        Events::Grep { pattern, regex, filter, session, format, limit, lake } => print(&lake, |source, config, out| {
-            let list = list(filter, limit, format, config);
-            text::events(source, &EventsOptions { list, session, pattern: Some(pattern), regex }, out)
-        }),
+        Events::Grep { pattern, regex, filter, session, format, limit, lake } => {
+            print(&lake, |source, config, out| {
+                let list = list(filter, limit, format, config);
+                text::events(source, &EventsOptions { list, session, pattern: Some(pattern), regex }, out)
+            })
+        }
     }
 }
 
@@ -100,6 +165,8 @@ fn print(
 
 /// Whether the terminal wants nothing but ASCII.
 fn is_ascii() -> bool {
-    let locale = ["LC_ALL", "LC_CTYPE", "LANG"].iter().find_map(|name| std::env::var(name).ok().filter(|v| !v.is_empty()));
+    let locale = ["LC_ALL", "LC_CTYPE", "LANG"]
+        .iter()
+        .find_map(|name| std::env::var(name).ok().filter(|v| !v.is_empty()));
     locale.is_some_and(|l| !l.to_ascii_lowercase().replace('-', "").contains("utf8"))
 }

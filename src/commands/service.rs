@@ -5,6 +5,8 @@ use std::process::ExitCode;
 use std::sync::Arc;
 
 use anyhow::{Context, Result};
+use bodycam_analyzer::detect;
+use bodycam_analyzer::findings::News;
 use bodycam_bus::spool::SpoolBus;
 use bodycam_lake::Store;
 use bodycam_proxy::admin::{self, Admin};
@@ -28,17 +30,19 @@ pub struct Parts {
     pub gateway: bool,
     /// The recorder.
     pub recorder: bool,
+    /// Scheduled detection.
+    pub detect: bool,
     /// Health and metrics.
     pub admin: bool,
 }
 
 impl Parts {
     /// `bodycam up`.
-    pub const ALL: Parts = Parts { gateway: true, recorder: true, admin: true };
+    pub const ALL: Parts = Parts { gateway: true, recorder: true, detect: true, admin: true };
     /// `bodycam gateway`.
-    pub const GATEWAY: Parts = Parts { recorder: false, ..Self::ALL };
+    pub const GATEWAY: Parts = Parts { recorder: false, detect: false, ..Self::ALL };
     /// `bodycam recorder`.
-    pub const RECORDER: Parts = Parts { gateway: false, ..Self::ALL };
+    pub const RECORDER: Parts = Parts { gateway: false, detect: false, ..Self::ALL };
 }
 
 /// Runs the parts until SIGTERM or SIGINT, then drains.
@@ -58,6 +62,7 @@ pub struct Running {
     runtime: tokio::runtime::Runtime,
     gateway: Option<Gateway>,
     recorder: Option<Background>,
+    detect: Option<Background>,
     admin: Option<Admin>,
     recorder_metrics: Arc<bodycam_recorder::Metrics>,
 }
@@ -83,6 +88,10 @@ impl Running {
             true => Some(start_gateway(config, clock, tenant_key.clone())?),
             false => None,
         };
+        let detect = match parts.detect {
+            true => Some(start_detect(&runtime, config)?),
+            false => None,
+        };
         let admin = match parts.admin {
             true => {
                 let producer = gateway.as_ref().map(|g| g.producer().clone());
@@ -96,13 +105,13 @@ impl Running {
             }
             false => None,
         };
-        Ok(Self { runtime, gateway, recorder, admin, recorder_metrics })
+        Ok(Self { runtime, gateway, recorder, detect, admin, recorder_metrics })
     }
 
     /// Returns on SIGTERM or SIGINT, or with the error of a part that ended by itself.
     fn wait_for_signal(&mut self) -> Result<Option<anyhow::Error>> {
         use tokio::signal::unix::{SignalKind, signal};
-        let recorder = &mut self.recorder;
+        let (recorder, detect) = (&mut self.recorder, &mut self.detect);
         self.runtime.block_on(async {
             let mut terminate = signal(SignalKind::terminate()).context("cannot listen for SIGTERM")?;
             let mut interrupt = signal(SignalKind::interrupt()).context("cannot listen for SIGINT")?;
@@ -110,6 +119,7 @@ impl Running {
                 _ = terminate.recv() => Ok(None),
                 _ = interrupt.recv() => Ok(None),
                 error = ended(recorder, "recorder") => Ok(Some(error)),
+                error = ended(detect, "detection") => Ok(Some(error)),
             }
         })
     }
@@ -126,6 +136,9 @@ impl Running {
         if let Some(recorder) = self.recorder.take() {
             outcome = outcome.and(recorder.stop(&self.runtime, "recorder"));
         }
+        if let Some(detect) = self.detect.take() {
+            outcome = outcome.and(detect.stop(&self.runtime, "detection"));
+        }
         outcome?;
         Ok(self.recorder_metrics.events_total.load(std::sync::atomic::Ordering::Relaxed))
     }
@@ -134,7 +147,10 @@ impl Running {
 impl Background {
     fn stop(self, runtime: &tokio::runtime::Runtime, what: &'static str) -> Result<()> {
         self.stop.send_replace(true);
-        runtime.block_on(self.task).with_context(|| format!("{what} panicked"))?.with_context(|| format!("{what} failed"))
+        runtime
+            .block_on(self.task)
+            .with_context(|| format!("{what} panicked"))?
+            .with_context(|| format!("{what} failed"))
     }
 }
 
@@ -216,6 +232,18 @@ fn start_recorder(
     Ok(Background { stop, task })
 }
 
+fn start_detect(runtime: &tokio::runtime::Runtime, config: &Config) -> Result<Background> {
+    let options = super::detect::options(config, &config.lake.url)?;
+    let (stop, mut stopped) = watch::channel(false);
+    let task = runtime.spawn(async move {
+        let shutdown = async move { drop(stopped.wait_for(|stop| *stop).await) };
+        let mut told = |news: &News| tracing::warn!(event = "finding", finding = %news.to_json(), "{}", super::detect::line(news));
+        detect::watch(options, &mut told, shutdown).await?;
+        Ok(())
+    });
+    Ok(Background { stop, task })
+}
+
 /// What the admin listener asks.
 struct Probe {
     producer: Option<Producer>,
@@ -251,7 +279,11 @@ fn init_logging() {
     let filter = tracing_subscriber::EnvFilter::try_from_env("BODYCAM_LOG")
         .unwrap_or_else(|_| tracing_subscriber::EnvFilter::new("info,tokio_postgres=warn"));
     let builder = tracing_subscriber::fmt().with_env_filter(filter).with_writer(std::io::stderr);
-    let outcome = if std::io::stderr().is_terminal() { builder.with_ansi(false).try_init() } else { builder.json().try_init() };
+    let outcome = if std::io::stderr().is_terminal() {
+        builder.with_ansi(false).try_init()
+    } else {
+        builder.json().try_init()
+    };
     if let Err(error) = outcome {
         eprintln!("bodycam: no logging: {error}");
     }

@@ -54,7 +54,7 @@ pub fn principals(config: &Config) -> Result<ExitCode> {
     let mut members: Vec<_> = roster.members().collect();
     members.sort_by(|a, b| a.name.cmp(&b.name));
     let mut out = std::io::stdout().lock();
-    writeln!(out, "{:<24} {:<11} {:<24} {:<11} {}", "NAME", "KIND", "ANSWERS FOR IT", "STANDING", "TARGETS")?;
+    writeln!(out, "{:<24} {:<11} {:<24} {:<11} TARGETS", "NAME", "KIND", "ANSWERS FOR IT", "STANDING")?;
     for member in members {
         let answers = member.owner.as_ref().or(member.sponsor.as_ref()).map_or("", |n| n);
         let standing = match roster.standing(&member.name, now) {
@@ -96,7 +96,11 @@ fn print_tokens(tokens: &[StoredToken], format: ListFormat) -> Result<()> {
         .collect();
     match format {
         ListFormat::Table => {
-            writeln!(out, "{:<18} {:<20} {:<8} {:<21} {:<21} {}", "ID", "PRINCIPAL", "STANDING", "ISSUED", "EXPIRES", "NOTE")?;
+            writeln!(
+                out,
+                "{:<18} {:<20} {:<8} {:<21} {:<21} NOTE",
+                "ID", "PRINCIPAL", "STANDING", "ISSUED", "EXPIRES"
+            )?;
             for t in tokens {
                 writeln!(
                     out,
@@ -110,13 +114,25 @@ fn print_tokens(tokens: &[StoredToken], format: ListFormat) -> Result<()> {
                 )?;
             }
         }
-        ListFormat::Json => writeln!(out, "{}", json!({"total": rows.len(), "returned": rows.len(), "truncated": false, "tokens": rows}))?,
+        ListFormat::Json => writeln!(
+            out,
+            "{}",
+            json!({"total": rows.len(), "returned": rows.len(), "truncated": false, "tokens": rows})
+        )?,
         ListFormat::Jsonl => rows.iter().try_for_each(|row| writeln!(out, "{row}"))?,
         ListFormat::Csv => {
             writeln!(out, "id,principal,standing,issued,expires,note")?;
             for t in tokens {
                 let note = shown(&t.note).replace('"', "\"\"");
-                writeln!(out, "{},{},{},{},{},\"{note}\"", t.id, shown(&t.principal), standing(t), moment(t.issued_ns), moment(t.expires_ns))?;
+                writeln!(
+                    out,
+                    "{},{},{},{},{},\"{note}\"",
+                    t.id,
+                    shown(&t.principal),
+                    standing(t),
+                    moment(t.issued_ns),
+                    moment(t.expires_ns)
+                )?;
             }
         }
     }

@@ -39,7 +39,8 @@ fn verdict(as_of: Option<&str>, trust: Option<&Path>, lake: &LakeArg) -> Result<
     let trust = match trust {
         None => None,
         Some(path) => {
-            let text = std::fs::read_to_string(path).with_context(|| format!("cannot read {}", path.display()))?;
+            let text =
+                std::fs::read_to_string(path).with_context(|| format!("cannot read {}", path.display()))?;
             Some(Trust::parse(&text).with_context(|| format!("{} is not a trust file", path.display()))?)
         }
     };
@@ -47,7 +48,12 @@ fn verdict(as_of: Option<&str>, trust: Option<&Path>, lake: &LakeArg) -> Result<
 }
 
 /// Verifies the lake at `url`.
-pub fn check(url: &str, tenant_key: Option<TenantKey>, as_of_ns: Option<i64>, trust: Option<Trust>) -> Result<Report> {
+pub fn check(
+    url: &str,
+    tenant_key: Option<TenantKey>,
+    as_of_ns: Option<i64>,
+    trust: Option<Trust>,
+) -> Result<Report> {
     let directory = Directory::open(url)?;
     let options = Options { as_of_ns, trust, tenant_key, ..Options::default() };
     let terminal = std::io::stderr().is_terminal();
@@ -59,8 +65,14 @@ pub fn check(url: &str, tenant_key: Option<TenantKey>, as_of_ns: Option<i64>, tr
 }
 
 fn progress(terminal: bool, p: Progress) {
-    if terminal && p.files % 8 == 0 {
-        eprint!("\rchecked {} of {} files, {} of {} MiB\x1b[K", p.files, p.files_total, p.bytes >> 20, p.bytes_total >> 20);
+    if terminal && p.files.is_multiple_of(8) {
+        eprint!(
+            "\rchecked {} of {} files, {} of {} MiB\x1b[K",
+            p.files,
+            p.files_total,
+            p.bytes >> 20,
+            p.bytes_total >> 20
+        );
     }
 }
 
@@ -70,7 +82,8 @@ struct Directory(PathBuf);
 impl Directory {
     fn open(url: &str) -> Result<Self> {
         let path = PathBuf::from(url.strip_prefix("file://").unwrap_or(url));
-        let is_directory = path.metadata().with_context(|| format!("cannot open the lake {}", path.display()))?.is_dir();
+        let is_directory =
+            path.metadata().with_context(|| format!("cannot open the lake {}", path.display()))?.is_dir();
         anyhow::ensure!(is_directory, "the lake {} is not a directory", path.display());
         Ok(Self(path))
     }
@@ -126,8 +139,11 @@ fn parse_time(text: &str) -> Result<i64> {
     if let Ok(seconds) = text.parse::<i64>() {
         return seconds.checked_mul(1_000_000_000).context("--as-of is out of range");
     }
-    let moment: jiff::Timestamp = text
-        .parse()
-        .with_context(|| format!("--as-of '{}': want RFC 3339 (2026-11-21T12:00:00Z) or Unix seconds", bodycam_record::shown(text)))?;
+    let moment: jiff::Timestamp = text.parse().with_context(|| {
+        format!(
+            "--as-of '{}': want RFC 3339 (2026-11-21T12:00:00Z) or Unix seconds",
+            bodycam_record::shown(text)
+        )
+    })?;
     i64::try_from(moment.as_nanosecond()).context("--as-of is out of range")
 }

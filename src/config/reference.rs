@@ -47,7 +47,8 @@ fn table(out: &mut String, schema: &Value, shape: &Value, prefix: &str) {
             Some(value) => format!("`{value}`"),
         };
         let meaning = describe(schema, property).replace('\n', " ").replace('|', "\\|");
-        let _ = writeln!(out, "| `{prefix}{name}` | {} | {default} | {meaning} |", type_name(schema, property));
+        let _ =
+            writeln!(out, "| `{prefix}{name}` | {} | {default} | {meaning} |", type_name(schema, property));
     }
 }
 
@@ -66,7 +67,8 @@ fn section(schema: &Value, property: &Value) -> (Value, bool) {
 
 /// Follows `$ref` and the non-null half of an `anyOf`.
 fn resolve(schema: &Value, property: &Value) -> Value {
-    if let Some(name) = property.get("$ref").and_then(Value::as_str).and_then(|r| r.strip_prefix("#/$defs/")) {
+    if let Some(name) = property.get("$ref").and_then(Value::as_str).and_then(|r| r.strip_prefix("#/$defs/"))
+    {
         return schema.get("$defs").and_then(|d| d.get(name)).cloned().unwrap_or_default();
     }
     for list in ["anyOf", "allOf"] {
@@ -80,7 +82,8 @@ fn resolve(schema: &Value, property: &Value) -> Value {
 
 fn type_name(schema: &Value, property: &Value) -> String {
     let target = resolve(schema, property);
-    let choices = |values: &Vec<Value>| values.iter().map(|v| format!("`{v}`")).collect::<Vec<_>>().join(", ");
+    let choices =
+        |values: &Vec<Value>| values.iter().map(|v| format!("`{v}`")).collect::<Vec<_>>().join(", ");
     if let Some(values) = target.get("enum").and_then(Value::as_array) {
         return choices(values);
     }

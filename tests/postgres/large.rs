@@ -38,7 +38,9 @@ fn statements_longer_than_what_is_held_pass_through_the_disk_and_keep_digest_len
     let batch = [parse("long", &text), bind("", "long", &[]), execute("", 0), sync()].concat();
     assert_eq!(wire.ask(&batch), format!("1 2 D({}) C(SELECT 1) ZI", 5 * MIB));
     let value = "y".repeat(3 * MIB);
-    let batch = [parse("", "SELECT length($1), $2::int"), bind("", "", &[&value, "7"]), execute("", 0), sync()].concat();
+    let batch =
+        [parse("", "SELECT length($1), $2::int"), bind("", "", &[&value, "7"]), execute("", 0), sync()]
+            .concat();
     assert_eq!(wire.ask(&batch), format!("1 2 D({}) C(SELECT 1) ZI", 3 * MIB));
     assert_eq!(wire.query("SELECT 1"), "T D(1) C(SELECT 1) ZI");
     drop(wire);
@@ -79,7 +81,10 @@ fn a_message_beyond_the_limit_is_refused_like_any_error_and_the_session_goes_on(
     assert_eq!(wire.ask(&pipeline.concat()), "1 2 D(1) C(SELECT 1) E(54000) ZE");
     assert_eq!(wire.query("ROLLBACK"), "C(ROLLBACK) ZI");
     let value = "y".repeat(3 * MIB);
-    assert_eq!(wire.ask(&[parse("", "SELECT $1"), bind("", "", &[&value]), execute("", 0), sync()].concat()), "1 E(54000) ZI");
+    assert_eq!(
+        wire.ask(&[parse("", "SELECT $1"), bind("", "", &[&value]), execute("", 0), sync()].concat()),
+        "1 E(54000) ZI"
+    );
     assert_eq!(wire.ask(&[bind("", "", &["z"]), execute("", 0), sync()].concat()), "2 D(z) C(SELECT 1) ZI");
     let mut call = vec![0, 0, 0, 1, 0, 0, 0, 1];
     call.extend_from_slice(&u32::try_from(3 * MIB).unwrap().to_be_bytes());
@@ -123,7 +128,10 @@ fn a_row_of_hundreds_of_megabytes_and_a_client_that_stops_reading_leave_memory_f
     let result = &statements[1].2[0].1;
     assert_eq!((result.rows, result.rows_stored, result.rows_cut), (1, 0, true));
     assert!(result.bytes as usize > 320 * MIB && result.rows_digest.is_some());
-    let marks = gateway.events().into_iter().filter(|e| matches!(&e.body, Body::SqlMessage(m) if m.message == "progress"));
+    let marks = gateway
+        .events()
+        .into_iter()
+        .filter(|e| matches!(&e.body, Body::SqlMessage(m) if m.message == "progress"));
     assert_eq!(marks.count(), 20, "a running digest every 16 MiB");
 }
 
@@ -143,7 +151,9 @@ fn a_long_row_within_the_limits_is_stored_whole() {
 #[test]
 fn a_long_error_and_a_long_notice_arrive_whole() {
     let (gateway, _, mut wire) = wired(|_| ());
-    wire.send(&query("DO $$ BEGIN RAISE NOTICE '%', repeat('n', 700000); RAISE EXCEPTION '%', repeat('e', 600000); END $$"));
+    wire.send(&query(
+        "DO $$ BEGIN RAISE NOTICE '%', repeat('n', 700000); RAISE EXCEPTION '%', repeat('e', 600000); END $$",
+    ));
     let answer = wire.until_ready();
     assert_eq!(line(&answer), "N E(P0001) ZI");
     assert!(answer[0].1.len() > 700_000 && answer[1].1.len() > 600_000);
@@ -189,7 +199,14 @@ fn both_directions_move_while_both_peers_are_full() {
     // More queries than fit any buffer, each with an answer that does not fit either, and nobody reads yet.
     let mut batch = Vec::new();
     for _ in 0..400 {
-        batch.extend([parse("", &format!("SELECT repeat('z', 50000) -- {}", "q".repeat(50_000))), bind("", "", &[]), execute("", 0)].concat());
+        batch.extend(
+            [
+                parse("", &format!("SELECT repeat('z', 50000) -- {}", "q".repeat(50_000))),
+                bind("", "", &[]),
+                execute("", 0),
+            ]
+            .concat(),
+        );
     }
     batch.extend(sync());
     let mut sender = wire.stream.try_clone().unwrap();

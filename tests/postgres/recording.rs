@@ -16,8 +16,11 @@ fn wired(change: impl FnOnce(&mut Setup)) -> (Gateway, String, Wire) {
     change(&mut setup);
     let gateway = setup.start();
     let database = shared().database();
-    shared().sql(&database, "CREATE TABLE people (id int, name text); GRANT ALL ON people TO app;
-        INSERT INTO people VALUES (1, 'Ada'), (2, 'Bo'), (3, 'Cy')");
+    shared().sql(
+        &database,
+        "CREATE TABLE people (id int, name text); GRANT ALL ON people TO app;
+        INSERT INTO people VALUES (1, 'Ada'), (2, 'Bo'), (3, 'Cy')",
+    );
     let wire = Wire::log_in(gateway.port, "robot", &gateway.token("robot"), &database);
     (gateway, database, wire)
 }
@@ -49,7 +52,8 @@ fn rows_are_recorded_as_sent_with_the_origin_of_their_columns() {
     assert_eq!(result.column_types, [23, 25, 23]);
     let cell = |text: &str| Some(text.to_owned());
     assert_eq!(recorded.rows(), [[cell("1"), cell("Ada"), cell("7")], [cell("2"), cell("Bo"), cell("7")]]);
-    let columns = bodycam_record::content::postgres::columns(recorded.bytes(ContentKind::Columns).unwrap()).unwrap();
+    let columns =
+        bodycam_record::content::postgres::columns(recorded.bytes(ContentKind::Columns).unwrap()).unwrap();
     assert_eq!(columns[1].name, b"name");
     assert!(result.rows_digest.is_some() && result.bytes > 0);
 }
@@ -71,7 +75,8 @@ fn without_clear_rows_counts_and_digest_are_kept_and_no_value() {
 #[test]
 fn stored_rows_are_bounded_per_result_and_per_session_and_the_event_says_so() {
     let (gateway, _, mut wire) = wired(|s| {
-        s.recording = RecordingConfig { max_rows_per_result: 2, max_rows_per_session: 3, ..s.recording.clone() };
+        s.recording =
+            RecordingConfig { max_rows_per_result: 2, max_rows_per_session: 3, ..s.recording.clone() };
     });
     for _ in 0..3 {
         wire.query("SELECT id FROM people");
@@ -111,7 +116,8 @@ fn parameters_belong_to_the_execution_that_used_them() {
 #[test]
 fn parse_and_execution_in_one_batch_are_one_event() {
     let (gateway, _, mut wire) = wired(|_| ());
-    let batch = [parse("", "SELECT $1::int"), bind("", "", &["5"]), describe(b'P', ""), execute("", 0), sync()];
+    let batch =
+        [parse("", "SELECT $1::int"), bind("", "", &["5"]), describe(b'P', ""), execute("", 0), sync()];
     assert_eq!(wire.ask(&batch.concat()), "1 2 T D(5) C(SELECT 1) ZI");
     assert_eq!(
         told(&gateway, wire),
@@ -128,11 +134,14 @@ fn paging_through_a_portal_counts_every_page() {
     assert_eq!(wire.ask(&[execute("p", 2), sync()].concat()), "D(3) C(SELECT 1) ZT");
     assert_eq!(wire.query("COMMIT"), "C(COMMIT) ZI");
     let story = told(&gateway, wire);
-    assert_eq!(story[2..5], [
-        "extended #2 allow SELECT id FROM people ORDER BY id",
-        "result #2.0 suspended  2 rows",
-        "result #2.1 complete SELECT 1 1 rows",
-    ]);
+    assert_eq!(
+        story[2..5],
+        [
+            "extended #2 allow SELECT id FROM people ORDER BY id",
+            "result #2.0 suspended  2 rows",
+            "result #2.1 complete SELECT 1 1 rows",
+        ]
+    );
 }
 
 #[test]
@@ -155,13 +164,16 @@ fn what_never_ran_says_so() {
     assert_eq!(wire.query("SELECT 2"), "T D(2) C(SELECT 1) ZI");
     let story = told(&gateway, wire);
     let outcomes: Vec<_> = story.iter().filter(|l| l.starts_with("result")).map(String::as_str).collect();
-    assert_eq!(outcomes, [
-        "result #1.0 skipped  0 rows",
-        "result #2.0 error 22012 0 rows",
-        "result #3.0 skipped  0 rows",
-        "result #4.0 skipped  0 rows",
-        "result #5.0 complete SELECT 1 1 rows",
-    ]);
+    assert_eq!(
+        outcomes,
+        [
+            "result #1.0 skipped  0 rows",
+            "result #2.0 error 22012 0 rows",
+            "result #3.0 skipped  0 rows",
+            "result #4.0 skipped  0 rows",
+            "result #5.0 complete SELECT 1 1 rows",
+        ]
+    );
 }
 
 #[test]
@@ -169,12 +181,15 @@ fn a_statement_that_cannot_be_parsed_is_recorded_with_its_error() {
     let (gateway, _, mut wire) = wired(|_| ());
     assert_eq!(wire.query("SELEC 1"), "E(42601) ZI");
     assert_eq!(wire.ask(&[parse("", "SELECT nope"), sync()].concat()), "E(42703) ZI");
-    assert_eq!(told(&gateway, wire), [
-        "simple #1 allow SELEC 1",
-        "result #1.0 error 42601 0 rows",
-        "parse #2 allow SELECT nope",
-        "result #2.0 error 42703 0 rows",
-    ]);
+    assert_eq!(
+        told(&gateway, wire),
+        [
+            "simple #1 allow SELEC 1",
+            "result #1.0 error 42601 0 rows",
+            "parse #2 allow SELECT nope",
+            "result #2.0 error 42703 0 rows",
+        ]
+    );
     let error = &gateway.statements()[0].2[0].0;
     assert!(error.text(ContentKind::Error).unwrap().contains("syntax error"));
 }
@@ -185,7 +200,10 @@ fn a_refused_redefinition_does_not_change_what_a_name_stands_for() {
     wire.ask(&[parse("s", "SELECT name FROM people"), sync()].concat());
     // The name exists: the target refuses, and the old statement stays.
     assert_eq!(wire.ask(&[parse("s", "SELECT 1"), sync()].concat()), "E(42P05) ZI");
-    assert_eq!(wire.ask(&[bind("", "s", &[]), execute("", 0), sync()].concat()), "2 D(Ada) D(Bo) D(Cy) C(SELECT 3) ZI");
+    assert_eq!(
+        wire.ask(&[bind("", "s", &[]), execute("", 0), sync()].concat()),
+        "2 D(Ada) D(Bo) D(Cy) C(SELECT 3) ZI"
+    );
     assert_eq!(wire.ask(&[close(b'S', "s"), parse("s", "SELECT 2"), sync()].concat()), "3 1 ZI");
     assert_eq!(wire.ask(&[bind("", "s", &[]), execute("", 0), sync()].concat()), "2 D(2) C(SELECT 1) ZI");
     let story = told(&gateway, wire);
@@ -233,7 +251,12 @@ fn copy_is_counted_digested_and_stored_in_both_directions() {
         .events()
         .into_iter()
         .filter_map(|e| match &e.body {
-            Body::SqlCopy(c) => Some((c.direction.clone(), c.outcome.clone(), c.messages, e.text(ContentKind::CopyData).unwrap())),
+            Body::SqlCopy(c) => Some((
+                c.direction.clone(),
+                c.outcome.clone(),
+                c.messages,
+                e.text(ContentKind::CopyData).unwrap(),
+            )),
             _ => None,
         })
         .collect();
@@ -260,7 +283,8 @@ fn copy_in_the_extended_protocol_ignores_the_sync_sent_into_it() {
         assert_eq!(wire.query("SELECT 1"), "T D(1) C(SELECT 1) ZI", "nothing is out of step");
     }
     // Everything at once, without waiting for the target to say that it reads.
-    let at_once = [begin[..begin.len() - 5].to_vec(), message(b'd', b"21\tYan\n"), message(b'c', b""), sync()].concat();
+    let at_once =
+        [begin[..begin.len() - 5].to_vec(), message(b'd', b"21\tYan\n"), message(b'c', b""), sync()].concat();
     assert_eq!(wire.ask(&at_once), "1 2 G C(COPY 1) ZI");
     assert_eq!(wire.query("SELECT 2"), "T D(2) C(SELECT 1) ZI");
     drop(wire);
@@ -281,7 +305,9 @@ fn side_messages_are_recorded_before_they_arrive() {
     let messages: Vec<_> = events
         .iter()
         .filter_map(|e| match &e.body {
-            Body::SqlMessage(m) => Some((m.message.as_str(), m.parameter.as_deref(), e.text(ContentKind::Message).unwrap())),
+            Body::SqlMessage(m) => {
+                Some((m.message.as_str(), m.parameter.as_deref(), e.text(ContentKind::Message).unwrap()))
+            }
             _ => None,
         })
         .collect();
@@ -290,7 +316,10 @@ fn side_messages_are_recorded_before_they_arrive() {
     assert!(messages[1].0 == "notification" && messages[1].2.contains("a payload"));
     assert_eq!((messages[2].0, messages[2].1), ("parameter", Some("application_name")));
     let statements = gateway.statements();
-    assert!(statements.last().unwrap().1.correlation.is_some(), "a new application name is a new correlation id");
+    assert!(
+        statements.last().unwrap().1.correlation.is_some(),
+        "a new application name is a new correlation id"
+    );
     assert_eq!(statements[0].1.correlation, None);
 }
 
@@ -306,7 +335,10 @@ fn a_function_call_message_is_a_statement() {
     gateway.wait_closed();
     let statements = gateway.statements();
     let (recorded, statement, results) = &statements[0];
-    assert_eq!((statement.form.as_str(), &statement.opaque[..]), ("function-call", &["function-call".to_owned()][..]));
+    assert_eq!(
+        (statement.form.as_str(), &statement.opaque[..]),
+        ("function-call", &["function-call".to_owned()][..])
+    );
     assert_eq!(recorded.binds()[0].value.as_deref(), Some(&b"40"[..]));
     assert!(recorded.text(ContentKind::Detail).unwrap().contains(&oid.to_string()));
     assert_eq!((results[0].1.outcome.as_str(), results[0].1.rows), ("complete", 1));
@@ -358,23 +390,35 @@ fn a_pipeline_with_flush_and_many_statements_stays_in_step() {
 #[test]
 fn a_multi_statement_query_has_a_result_for_each() {
     let (gateway, _, mut wire) = wired(|_| ());
-    assert_eq!(wire.query("SELECT 1; SELECT 2; SELECT 1/0; SELECT 3"), "T D(1) C(SELECT 1) T D(2) C(SELECT 1) E(22012) ZI");
+    assert_eq!(
+        wire.query("SELECT 1; SELECT 2; SELECT 1/0; SELECT 3"),
+        "T D(1) C(SELECT 1) T D(2) C(SELECT 1) E(22012) ZI"
+    );
     assert_eq!(wire.query(""), "I ZI");
-    assert_eq!(told(&gateway, wire), [
-        "simple #1 allow SELECT 1; SELECT 2; SELECT 1/0; SELECT 3",
-        "result #1.0 complete SELECT 1 1 rows",
-        "result #1.1 complete SELECT 1 1 rows",
-        "result #1.2 error 22012 0 rows",
-        "simple #2 allow ",
-        "result #2.0 empty  0 rows",
-    ]);
+    assert_eq!(
+        told(&gateway, wire),
+        [
+            "simple #1 allow SELECT 1; SELECT 2; SELECT 1/0; SELECT 3",
+            "result #1.0 complete SELECT 1 1 rows",
+            "result #1.1 complete SELECT 1 1 rows",
+            "result #1.2 error 22012 0 rows",
+            "simple #2 allow ",
+            "result #2.0 empty  0 rows",
+        ]
+    );
 }
 
 #[test]
 fn a_table_made_a_moment_ago_is_known_to_the_next_statement() {
     let gateway = Gateway::before(shared());
     let database = shared().database();
-    succeeded(gateway.psql(&database).args(["-c", "CREATE TABLE t (id int)", "-c", "SELECT * FROM t"]).output().unwrap());
+    succeeded(
+        gateway
+            .psql(&database)
+            .args(["-c", "CREATE TABLE t (id int)", "-c", "SELECT * FROM t"])
+            .output()
+            .unwrap(),
+    );
     gateway.wait_closed();
     let statements = gateway.statements();
     assert_eq!(statements.len(), 2);

@@ -21,7 +21,9 @@ fn stderr(command: &mut Command) -> String {
 
 fn python() -> Command {
     let path = std::env::var("BODYCAM_TEST_PYTHON");
-    Command::new(path.expect("BODYCAM_TEST_PYTHON names a Python with tests/requirements.txt; `make test` sets it"))
+    Command::new(
+        path.expect("BODYCAM_TEST_PYTHON names a Python with tests/requirements.txt; `make test` sets it"),
+    )
 }
 
 /// A self-signed authority and a certificate of it for `name`, all in PEM: authority, certificate, key.
@@ -47,7 +49,8 @@ fn file(dir: &tempfile::TempDir, name: &str, text: &str) -> std::path::PathBuf {
 fn a_session_is_opened_told_and_sealed() {
     let gateway = Gateway::before(shared());
     let database = shared().database();
-    let out = succeeded(gateway.psql(&database).args(["-c", "SELECT 1 AS one, 'zwei' AS two"]).output().unwrap());
+    let out =
+        succeeded(gateway.psql(&database).args(["-c", "SELECT 1 AS one, 'zwei' AS two"]).output().unwrap());
     assert_eq!(out.trim(), "1|zwei");
     gateway.wait_closed();
     let events = gateway.events();
@@ -58,11 +61,14 @@ fn a_session_is_opened_told_and_sealed() {
     let facts = events[0].text(ContentKind::SessionFacts).unwrap();
     assert!(facts.contains("startup.application_name") && facts.contains("psql"), "{facts}");
     assert!(!events.iter().any(|e| format!("{e:?}").contains("bcam_")), "a token was recorded");
-    assert_eq!(gateway.story()[1..], [
-        "simple #1 allow SELECT 1 AS one, 'zwei' AS two",
-        "result #1.0 complete SELECT 1 1 rows",
-        "closed client",
-    ]);
+    assert_eq!(
+        gateway.story()[1..],
+        [
+            "simple #1 allow SELECT 1 AS one, 'zwei' AS two",
+            "result #1.0 complete SELECT 1 1 rows",
+            "closed client",
+        ]
+    );
     let Body::SessionClosed(closed) = &events[3].body else { panic!() };
     assert_eq!((closed.statements, closed.rows), (1, 1));
     assert!(closed.bytes_in > 0 && closed.bytes_out > 100);
@@ -77,7 +83,9 @@ fn who_cannot_prove_who_it_is_learns_nothing() {
     gateway.revoke(&revoked);
     let wrong = "bcam_aaaaaaaaaaaaaaaa_aaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaa";
     let mut answers = Vec::new();
-    for (user, secret) in [("ada", wrong), ("nobody", wrong), ("ada", &robot), ("ada", &revoked), ("ada", "x")] {
+    for (user, secret) in
+        [("ada", wrong), ("nobody", wrong), ("ada", &robot), ("ada", &revoked), ("ada", "x")]
+    {
         let mut psql = gateway.psql(&database);
         psql.env("PGUSER", user).env("PGPASSWORD", secret).args(["-c", "SELECT 1"]);
         let message = stderr(&mut psql);
@@ -98,7 +106,10 @@ fn tokens_as_passwords_work_where_they_are_configured() {
     let out = gateway.psql(&database).args(["-c", "SELECT current_user"]).output().unwrap();
     assert_eq!(succeeded(out).trim(), ROLE);
     let mut psql = gateway.psql(&database);
-    assert!(stderr(psql.env("PGPASSWORD", "bcam_wrong").args(["-c", "SELECT 1"])).contains("authentication failed"));
+    assert!(
+        stderr(psql.env("PGPASSWORD", "bcam_wrong").args(["-c", "SELECT 1"]))
+            .contains("authentication failed")
+    );
     gateway.wait_closed();
     let events = gateway.events();
     let Body::SessionOpened(opened) = &events[0].body else { panic!() };
@@ -123,9 +134,17 @@ fn encrypted_clients_of_both_protocol_versions_work_with_channel_binding() {
     );
     // libpq 15: SSLRequest first.
     let mut psql = Command::new("psql");
-    psql.args(["-X", "-A", "-t", "-c", "SELECT 1", &format!("{base} sslmode=verify-full channel_binding=require")]);
+    psql.args([
+        "-X",
+        "-A",
+        "-t",
+        "-c",
+        "SELECT 1",
+        &format!("{base} sslmode=verify-full channel_binding=require"),
+    ]);
     assert_eq!(succeeded(psql.output().unwrap()).trim(), "1");
-    let clear = stderr(Command::new("psql").args(["-X", "-c", "SELECT 1", &format!("{base} sslmode=disable")]));
+    let clear =
+        stderr(Command::new("psql").args(["-X", "-c", "SELECT 1", &format!("{base} sslmode=disable")]));
     assert!(clear.contains("must be encrypted"), "{clear}");
     // libpq 18: protocol 3.2, TLS from the first byte.
     let script = r"
@@ -142,7 +161,8 @@ with psycopg.connect(sys.argv[1], autocommit=True) as conn:
     except psycopg.errors.QueryCanceled:
         print('canceled')
 ";
-    for more in ["sslmode=verify-full", "sslmode=verify-full sslnegotiation=direct max_protocol_version=3.2"] {
+    for more in ["sslmode=verify-full", "sslmode=verify-full sslnegotiation=direct max_protocol_version=3.2"]
+    {
         let out = python().args(["-c", script, &format!("{base} {more}")]).output().unwrap();
         assert_eq!(succeeded(out).trim(), "canceled", "{more}");
     }
@@ -179,8 +199,15 @@ fn protocol_versions_and_options_that_nobody_knows_are_negotiated() {
         match negotiated {
             None => assert_eq!(tag, b'R', "{version}"),
             Some((spoken, unknown)) => {
-                assert_eq!((tag, i32::from_be_bytes(body[..4].try_into().unwrap())), (b'v', spoken), "{version}");
-                assert_eq!(usize::try_from(u32::from_be_bytes(body[4..8].try_into().unwrap())).unwrap(), unknown);
+                assert_eq!(
+                    (tag, i32::from_be_bytes(body[..4].try_into().unwrap())),
+                    (b'v', spoken),
+                    "{version}"
+                );
+                assert_eq!(
+                    usize::try_from(u32::from_be_bytes(body[4..8].try_into().unwrap())).unwrap(),
+                    unknown
+                );
                 assert_eq!(wire.read().unwrap().0, b'R');
             }
         }
@@ -203,14 +230,20 @@ fn what_cannot_be_recorded_is_refused_at_startup_and_the_record_says_so() {
         ("options='-c geqo=off -W 1'", "options", "0A000"),
     ];
     for (parameter, reason, code) in cases {
-        let message = stderr(Command::new("psql").args(["-X", "-c", "SELECT 1", &format!("{conninfo} {parameter}")]));
+        let message =
+            stderr(Command::new("psql").args(["-X", "-c", "SELECT 1", &format!("{conninfo} {parameter}")]));
         assert!(message.contains("bodycam:"), "{parameter}: {message}");
         gateway.wait_closed();
         let story = gateway.story();
-        assert_eq!(story[story.len() - 2..], [format!("decision startup {reason} {code}"), "closed error".to_owned()]);
+        assert_eq!(
+            story[story.len() - 2..],
+            [format!("decision startup {reason} {code}"), "closed error".to_owned()]
+        );
     }
     let lawful = format!("{conninfo} options='-c geqo=off --work-mem=5MB'");
-    let out = Command::new("psql").args(["-X", "-A", "-t", "-c", "SHOW geqo", "-c", "SHOW work_mem", &lawful]).output();
+    let out = Command::new("psql")
+        .args(["-X", "-A", "-t", "-c", "SHOW geqo", "-c", "SHOW work_mem", &lawful])
+        .output();
     assert_eq!(succeeded(out.unwrap()), "off\n5MB\n");
     let opened = gateway.events().into_iter().rfind(|e| matches!(e.body, Body::SessionOpened(_))).unwrap();
     assert!(opened.text(ContentKind::SessionFacts).unwrap().contains("--work-mem=5MB"));
@@ -233,14 +266,17 @@ fn targets_that_are_unknown_forbidden_or_say_no() {
     assert!(missing.contains("database \"missing\" does not exist"), "the server's own words: {missing}");
     gateway.wait_closed();
     let story = gateway.story();
-    assert_eq!(story, [
-        &format!("opened {database} 3.0"),
-        "decision startup target 42501",
-        "closed error",
-        "opened missing 3.0",
-        "decision startup target-refused 3D000",
-        "closed error",
-    ]);
+    assert_eq!(
+        story,
+        [
+            &format!("opened {database} 3.0"),
+            "decision startup target 42501",
+            "closed error",
+            "opened missing 3.0",
+            "decision startup target-refused 3D000",
+            "closed error",
+        ]
+    );
 }
 
 #[test]
@@ -260,7 +296,12 @@ fn a_target_that_cannot_be_reached_or_trusted_is_a_clear_error() {
             Body::SessionOpened(o) => Some(o.upstream_tls),
             _ => None,
         });
-        (String::from_utf8(output.stdout).unwrap(), String::from_utf8(output.stderr).unwrap(), gateway.story(), opened)
+        (
+            String::from_utf8(output.stdout).unwrap(),
+            String::from_utf8(output.stderr).unwrap(),
+            gateway.story(),
+            opened,
+        )
     };
     let verified = tried(&|s| {
         s.targets[0].tls = UpstreamTls::VerifyFull;
@@ -346,7 +387,11 @@ fn a_cancel_request_reaches_its_own_session_and_no_other() {
     let ((mut first, first_key), (mut second, _)) = (log_in(), log_in());
     assert_eq!(first_key.len(), 8);
     let pid = i32::from_be_bytes(first_key[..4].try_into().unwrap());
-    assert_eq!(first.query("SELECT pg_backend_pid()"), format!("T D({pid}) C(SELECT 1) ZI"), "the pid is the server's");
+    assert_eq!(
+        first.query("SELECT pg_backend_pid()"),
+        format!("T D({pid}) C(SELECT 1) ZI"),
+        "the pid is the server's"
+    );
     for wire in [&mut first, &mut second] {
         wire.send(&query("SELECT pg_sleep(5)"));
     }
@@ -368,7 +413,11 @@ fn a_cancel_request_reaches_its_own_session_and_no_other() {
     assert_eq!(crate::support::wire::line(&first.until_ready()), "T E(57014) ZI");
     assert!(started.elapsed() < Duration::from_secs(3));
     drop(first);
-    assert_eq!(crate::support::wire::line(&second.until_ready()), "T D() C(SELECT 1) ZI", "nobody cancelled this one");
+    assert_eq!(
+        crate::support::wire::line(&second.until_ready()),
+        "T D() C(SELECT 1) ZI",
+        "nobody cancelled this one"
+    );
     drop(second);
     gateway.wait_closed();
     cancel(&first_key[4..]);
@@ -382,7 +431,11 @@ fn a_principal_has_only_so_many_sessions() {
     let database = shared().database();
     let sleeper = || {
         let mut psql = gateway.client("psql", "robot", &database);
-        psql.args(["-X", "-c", "SELECT pg_sleep(60)"]).stdout(Stdio::null()).stderr(Stdio::null()).spawn().unwrap()
+        psql.args(["-X", "-c", "SELECT pg_sleep(60)"])
+            .stdout(Stdio::null())
+            .stderr(Stdio::null())
+            .spawn()
+            .unwrap()
     };
     let mut sleepers = [sleeper(), sleeper()];
     while gateway.open_sessions() < 2 {
@@ -485,7 +538,11 @@ fn silent_clients_are_let_go_and_cost_nobody_anything() {
     let mut wire = Wire::log_in(gateway.port, "ada", &token, &database);
     assert_eq!(wire.query("SELECT 1"), "T D(1) C(SELECT 1) ZI");
     wire.send(&query("SELECT pg_sleep(1.5)"));
-    assert_eq!(crate::support::wire::line(&wire.until_ready()), "T D() C(SELECT 1) ZI", "a running statement is not idle");
+    assert_eq!(
+        crate::support::wire::line(&wire.until_ready()),
+        "T D() C(SELECT 1) ZI",
+        "a running statement is not idle"
+    );
     let started = Instant::now();
     for wire in &mut silent {
         while let Ok(1..) = std::io::Read::read(&mut wire.stream, &mut [0; 64]) {}
@@ -548,5 +605,8 @@ fn a_spool_that_is_full_closes_both_sides_and_lets_nothing_through() {
     assert!(acknowledged > 20);
     let stored: i32 = shared().sql(&database, "SELECT count(*) FROM t").parse().unwrap();
     let recorded = gateway.statements().len();
-    assert!(stored >= acknowledged && usize::try_from(stored).unwrap() <= recorded, "{stored} {acknowledged} {recorded}");
+    assert!(
+        stored >= acknowledged && usize::try_from(stored).unwrap() <= recorded,
+        "{stored} {acknowledged} {recorded}"
+    );
 }

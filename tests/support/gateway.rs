@@ -35,13 +35,13 @@ pub struct Setup {
 /// A gateway with the principals `ada` (a person) and `robot` (her agent); drained when it is dropped.
 pub struct Gateway {
     running: Option<Running>,
-    pub dir: tempfile::TempDir,
     pub port: u16,
-    pub directory: Directory,
     pub clock: Clock,
     state: Arc<SqliteState>,
     roster: Roster,
     spool: SpoolConfig,
+    /// Holds the spool and the state until the end.
+    _dir: tempfile::TempDir,
 }
 
 /// One recorded event with its content in clear.
@@ -108,7 +108,7 @@ impl Setup {
             self.postgres,
             targets,
             self.recording,
-            directory.clone(),
+            directory,
             SessionSlots::default(),
             tenant_key,
         )
@@ -116,7 +116,7 @@ impl Setup {
         let config = GatewayConfig { cores: 1, drain_seconds: 5, ..GatewayConfig::default() };
         let listeners = vec![(listen.to_string(), Service::Postgres(Arc::new(service)))];
         let running = Some(Running::start(&config, producer, listeners).unwrap());
-        Gateway { running, dir, port: listen.port(), directory, clock: self.clock, state, roster, spool }
+        Gateway { running, port: listen.port(), clock: self.clock, state, roster, spool, _dir: dir }
     }
 }
 
@@ -169,11 +169,6 @@ impl Gateway {
         let mut psql = self.client("psql", "ada", database);
         psql.args(["-X", "-q", "-A", "-t", "-v", "ON_ERROR_STOP=1"]);
         psql
-    }
-
-    /// The name of the producer's directory in the spool.
-    pub fn spool_dir(&self) -> std::path::PathBuf {
-        self.spool.dir.clone()
     }
 
     /// Sessions open now, as the ledger knows them.

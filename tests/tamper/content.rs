@@ -18,11 +18,18 @@ fn row_1_a_changed_payload_byte() {
     chunk.sealed[4] ^= 1;
     let lake = altered.lake_by(&thief_key());
     // Content 3 belongs to the statement of the third round.
-    let seq = clean.events.iter().find(|e| (e.envelope.session, e.envelope.content_no) == (a, Some(3))).unwrap();
-    let wanted = [(Class::Payload, Some(a), None, None), (Class::Payload, Some(a), Some(seq.envelope.seq), None)];
+    let seq =
+        clean.events.iter().find(|e| (e.envelope.session, e.envelope.content_no) == (a, Some(3))).unwrap();
+    let wanted =
+        [(Class::Payload, Some(a), None, None), (Class::Payload, Some(a), Some(seq.envelope.seq), None)];
     let report = verify_with(&lake, &opened());
-    let cell: Vec<_> = report.faults.iter().filter(|f| f.class == Class::Payload && f.row.is_some()).collect();
-    assert!(cell.len() == 1 && cell[0].path.as_ref().unwrap().starts_with("content/"), "{}", report.to_text());
+    let cell: Vec<_> =
+        report.faults.iter().filter(|f| f.class == Class::Payload && f.row.is_some()).collect();
+    assert!(
+        cell.len() == 1 && cell[0].path.as_ref().unwrap().starts_with("content/"),
+        "{}",
+        report.to_text()
+    );
     assert_eq!(report.exit_code, 2);
     let mut found = found(&report);
     found.dedup();
@@ -48,11 +55,13 @@ fn row_41_content_of_another_event_or_under_another_salt() {
     };
     let (from, to) = (1, 2);
     let mut swapped = clean.clone();
-    let other = clean.chunks.iter().find(|c| (c.session, c.content_no) == (a, from)).unwrap().open(&key(a)).unwrap();
+    let other =
+        clean.chunks.iter().find(|c| (c.session, c.content_no) == (a, from)).unwrap().open(&key(a)).unwrap();
     let place = swapped.chunks.iter_mut().find(|c| (c.session, c.content_no) == (a, to)).unwrap();
     // Even sealed with the right key for its new place, it is not what the event commits to.
     *place = content::seal_chunk(&key(a), a, to, 0, other.kind, &other.bytes);
-    let seq = clean.events.iter().find(|e| (e.envelope.session, e.envelope.content_no) == (a, Some(to))).unwrap();
+    let seq =
+        clean.events.iter().find(|e| (e.envelope.session, e.envelope.content_no) == (a, Some(to))).unwrap();
     let wanted = [(Class::Payload, Some(a), Some(seq.envelope.seq), None)];
     expect("swapped", &verify_with(&swapped.lake_by(&thief_key()), &opened()), 2, &wanted);
 
@@ -70,7 +79,8 @@ fn removed_content_is_missed_with_and_without_the_key() {
     let a = clean.sessions()[0];
     let mut gone = clean.clone();
     gone.chunks.retain(|c| (c.session, c.content_no) != (a, 2));
-    let seq = clean.events.iter().find(|e| (e.envelope.session, e.envelope.content_no) == (a, Some(2))).unwrap();
+    let seq =
+        clean.events.iter().find(|e| (e.envelope.session, e.envelope.content_no) == (a, Some(2))).unwrap();
     let lake = gone.lake_by(&thief_key());
     let wanted = (Class::PayloadMissing, Some(a), Some(seq.envelope.seq), None);
     expect("key", &verify_with(&lake, &opened()), 2, &[wanted]);

@@ -262,12 +262,22 @@ fn a_crashed_session_must_end_where_its_crash_record_says() {
     more[0].envelope.seq += 1;
     longer.events.extend(more);
     longer.rehash(eve);
-    expect("longer", &verify(&longer.lake_by(&thief_key())), 2, &[crashed, one(Class::AfterSeal, eve, last + 1)]);
+    expect(
+        "longer",
+        &verify(&longer.lake_by(&thief_key())),
+        2,
+        &[crashed, one(Class::AfterSeal, eve, last + 1)],
+    );
     let mut rewritten = clean.clone();
     let at = rewritten.at(eve, last);
     rewritten.events[at].envelope.ts_mono_ns += 1;
     rewritten.rehash(eve);
-    expect("rewritten", &verify(&rewritten.lake_by(&thief_key())), 2, &[crashed, one(Class::HeadMismatch, eve, last)]);
+    expect(
+        "rewritten",
+        &verify(&rewritten.lake_by(&thief_key())),
+        2,
+        &[crashed, one(Class::HeadMismatch, eve, last)],
+    );
 }
 
 #[test]
@@ -280,7 +290,9 @@ fn row_8_truncated_then_appended() {
         }
         r.events.extend(planted);
     };
-    let lazy = |[a, ..]: Three| vec![span(Class::Splice, a, 10, 13), one(Class::Splice, a, LAST), one(Class::HeadMismatch, a, LAST)];
+    let lazy = |[a, ..]: Three| {
+        vec![span(Class::Splice, a, 10, 13), one(Class::Splice, a, LAST), one(Class::HeadMismatch, a, LAST)]
+    };
     let clean = recording();
     let ids = three(clean);
     let mut altered = clean.clone();
@@ -291,7 +303,12 @@ fn row_8_truncated_then_appended() {
     adopt(clean, &mut planted, ids[0]);
     altered.events.extend(planted);
     altered.rehash(ids[0]);
-    expect("R: grafted", &verify(&altered.lake_by(&thief_key())), 2, &[one(Class::HeadMismatch, ids[0], LAST)]);
+    expect(
+        "R: grafted",
+        &verify(&altered.lake_by(&thief_key())),
+        2,
+        &[one(Class::HeadMismatch, ids[0], LAST)],
+    );
 }
 
 #[test]
@@ -360,7 +377,8 @@ fn row_13_swapped_events() {
         r.events[y].envelope.seq = 3;
     };
     // The hashes in another order have another Merkle root, too.
-    let lazy = |[a, ..]: Three| [[3, 4, 5, 6].map(|n| one(Class::Link, a, n)).to_vec(), other_root(a)].concat();
+    let lazy =
+        |[a, ..]: Three| [[3, 4, 5, 6].map(|n| one(Class::Link, a, n)).to_vec(), other_root(a)].concat();
     attack("swap", swap, |[a, ..]| vec![a], lazy, |[a, ..]| rewritten(a));
 }
 
@@ -383,13 +401,18 @@ fn row_15_an_event_of_another_session() {
         r.events[at].envelope.session = a;
     };
     let lazy = |[a, b, _]: Three| {
-        [vec![one(Class::Splice, a, 5), one(Class::Link, a, 6), one(Class::SeqGap, b, 5)], other_root(a)].concat()
+        [vec![one(Class::Splice, a, 5), one(Class::Link, a, 6), one(Class::SeqGap, b, 5)], other_root(a)]
+            .concat()
     };
     let rehashed = |[a, b, _]: Three| {
         let mut all = rewritten(a);
         // The principal is another session's: R did not think of it.
         all.push(one(Class::Splice, a, 5));
-        all.extend([one(Class::SeqGap, b, 5), one(Class::CheckpointMismatch, b, 8), one(Class::HeadMismatch, b, LAST)]);
+        all.extend([
+            one(Class::SeqGap, b, 5),
+            one(Class::CheckpointMismatch, b, 8),
+            one(Class::HeadMismatch, b, LAST),
+        ]);
         all
     };
     attack("splice", splice, |[a, b, _]| vec![a, b], lazy, rehashed);
@@ -411,13 +434,24 @@ fn row_16_sessions_swapped_or_a_genesis_altered() {
     let ids @ [a, b, _] = three(&altered);
     for event in &mut altered.events {
         let session = &mut event.envelope.session;
-        *session = if *session == a { b } else if *session == b { a } else { *session };
+        *session = if *session == a {
+            b
+        } else if *session == b {
+            a
+        } else {
+            *session
+        };
     }
     let report = verify(&altered.lake_by(&thief_key()));
     for session in [a, b] {
         assert!(found(&report).contains(&one(Class::Genesis, session, 0)), "{}", report.to_text());
         let spliced = |f: &&bodycam_verify::Fault| f.session == Some(session) && f.class == Class::Splice;
-        let rows: i64 = report.faults.iter().filter(spliced).map(|f| f.seq_to.unwrap_or(f.seq.unwrap()) - f.seq.unwrap() + 1).sum();
+        let rows: i64 = report
+            .faults
+            .iter()
+            .filter(spliced)
+            .map(|f| f.seq_to.unwrap_or(f.seq.unwrap()) - f.seq.unwrap() + 1)
+            .sum();
         assert_eq!(rows, LAST, "{}", report.to_text());
     }
     assert!(report.faults.iter().all(|f| f.session != Some(ids[2])), "{}", report.to_text());
@@ -426,7 +460,11 @@ fn row_16_sessions_swapped_or_a_genesis_altered() {
     let report = verify(&altered.lake_by(&thief_key()));
     for session in [a, b] {
         for class in [Class::Genesis, Class::CheckpointMismatch, Class::HeadMismatch] {
-            assert!(found(&report).iter().any(|f| (f.0, f.1) == (class, Some(session))), "{}", report.to_text());
+            assert!(
+                found(&report).iter().any(|f| (f.0, f.1) == (class, Some(session))),
+                "{}",
+                report.to_text()
+            );
         }
     }
 }

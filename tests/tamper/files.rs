@@ -13,8 +13,8 @@ use bodycam_record::Family;
 use bodycam_verify::{Class, Report};
 use bytes::Bytes;
 use parquet::arrow::ArrowWriter;
-use parquet::file::writer::TrackedWrite;
 use parquet::file::properties::{EnabledStatistics, WriterProperties};
+use parquet::file::writer::TrackedWrite;
 
 use super::fixture::*;
 
@@ -22,7 +22,8 @@ const SQL: Table = Table::Events(Family::Sql);
 
 /// Whole file as one batch.
 pub fn batch_of(bytes: &Bytes) -> RecordBatch {
-    let batches: Vec<RecordBatch> = file::batches("test", bytes.clone(), 1 << 20).unwrap().map(Result::unwrap).collect();
+    let batches: Vec<RecordBatch> =
+        file::batches("test", bytes.clone(), 1 << 20).unwrap().map(Result::unwrap).collect();
     concat_batches(&batches[0].schema(), &batches).unwrap()
 }
 
@@ -49,7 +50,8 @@ pub fn with_first_result_larger(batch: &RecordBatch, session: bodycam_record::Se
     let seqs = batch.column_by_name("seq").unwrap().as_primitive::<Int64Type>();
     let rows = batch.column_by_name("rows").unwrap().as_primitive::<Int64Type>();
     let at = (0..batch.num_rows()).find(|row| ids.value(*row) == session.0 && seqs.value(*row) == 2).unwrap();
-    let changed: Int64Array = rows.iter().enumerate().map(|(row, n)| n.map(|n| n + i64::from(row == at))).collect();
+    let changed: Int64Array =
+        rows.iter().enumerate().map(|(row, n)| n.map(|n| n + i64::from(row == at))).collect();
     let column = batch.schema().index_of("rows").unwrap();
     let mut columns = batch.columns().to_vec();
     columns[column] = Arc::new(changed);
@@ -81,7 +83,11 @@ fn row_37_files_removed_cut_exchanged_or_foreign() {
     let report = verify(&removed);
     expect_path(&report, Class::Manifest, &path);
     for session in recording().sessions() {
-        assert!(found(&report).contains(&(Class::SeqGap, Some(session), Some(1), Some(5))), "{}", report.to_text());
+        assert!(
+            found(&report).contains(&(Class::SeqGap, Some(session), Some(1), Some(5))),
+            "{}",
+            report.to_text()
+        );
     }
 
     let cuts = [0, 1, 100, clean.objects[&path].len() / 2, clean.objects[&path].len() - 1];
@@ -140,18 +146,23 @@ fn row_38_lossy_rewrites() {
 
     // Empty lists became NULL, as in tools that know no difference.
     let (lake, path) = altered(|batch| {
-        let nothing = arrow::array::new_null_array(&batch.column_by_name("functions").unwrap().data_type().clone(), batch.num_rows());
+        let nothing = arrow::array::new_null_array(
+            &batch.column_by_name("functions").unwrap().data_type().clone(),
+            batch.num_rows(),
+        );
         with_column(batch, "functions", nothing)
     });
     let report = verify(&lake);
     assert!(report.has(Class::Row), "{}", report.to_text());
     expect_path(&report, Class::Row, &path);
-    let rows: Vec<_> = report.faults.iter().filter(|f| f.class == Class::Row && f.session == Some(a)).collect();
+    let rows: Vec<_> =
+        report.faults.iter().filter(|f| f.class == Class::Row && f.session == Some(a)).collect();
     assert_eq!(rows.iter().map(|f| f.seq).collect::<Vec<_>>(), [Some(1), Some(3), Some(5)]);
 
     // A column that is gone.
     let (lake, path) = altered(|batch| {
-        let keep: Vec<usize> = (0..batch.num_columns()).filter(|i| batch.schema().field(*i).name() != "target").collect();
+        let keep: Vec<usize> =
+            (0..batch.num_columns()).filter(|i| batch.schema().field(*i).name() != "target").collect();
         batch.project(&keep).unwrap()
     });
     let report = verify(&lake);
@@ -198,7 +209,10 @@ fn row_47_unknown_versions_are_unsupported_and_never_pass() {
 }
 
 /// Adds a compaction of all SQL files; `change` may lose or repeat rows of it.
-pub fn compacted(change: impl Fn(RecordBatch) -> RecordBatch, encode: impl Fn(&RecordBatch) -> EncodedFile) -> Lake {
+pub fn compacted(
+    change: impl Fn(RecordBatch) -> RecordBatch,
+    encode: impl Fn(&RecordBatch) -> EncodedFile,
+) -> Lake {
     let mut lake = (*clean_lake()).clone();
     let stream = StreamName::compaction();
     let entry = StreamEntry { version: VERSION, stream: stream.clone(), generation: 0, from: 0 };
@@ -243,14 +257,20 @@ fn row_39_a_compaction_that_loses_repeats_or_changes_rows() {
     let lost = compacted(|batch| batch.slice(0, batch.num_rows() - 1), ours);
     let report = verify(&lost);
     assert!(report.has(Class::Compaction), "{}", report.to_text());
-    let repeated = compacted(|batch| concat_batches(&batch.schema(), &[batch.clone(), batch.slice(batch.num_rows() - 1, 1)]).unwrap(), ours);
+    let repeated = compacted(
+        |batch| {
+            concat_batches(&batch.schema(), &[batch.clone(), batch.slice(batch.num_rows() - 1, 1)]).unwrap()
+        },
+        ours,
+    );
     let report = verify(&repeated);
     assert_eq!(found(&report), [(Class::Compaction, None, None, None)], "{}", report.to_text());
     let session = recording().sessions().into_iter().max().unwrap();
     assert!(report.faults.iter().any(|f| f.class == Class::Duplicate && f.session == Some(session)));
     let changed = compacted(
         |batch| {
-            let mut values = batch.column_by_name("ts_mono_ns").unwrap().as_primitive::<Int64Type>().values().to_vec();
+            let mut values =
+                batch.column_by_name("ts_mono_ns").unwrap().as_primitive::<Int64Type>().values().to_vec();
             values[0] += 1;
             with_column(&batch, "ts_mono_ns", Arc::new(Int64Array::from(values)))
         },
@@ -270,8 +290,16 @@ fn files_encoded_in_another_way_do_not_alarm() {
     let variants: [(&str, WriterProperties); 4] = [
         ("small row groups", WriterProperties::builder().set_max_row_group_row_count(Some(3)).build()),
         ("no dictionary", WriterProperties::builder().set_dictionary_enabled(false).build()),
-        ("no statistics", WriterProperties::builder().set_statistics_enabled(EnabledStatistics::None).build()),
-        ("version 2", WriterProperties::builder().set_writer_version(parquet::file::properties::WriterVersion::PARQUET_2_0).build()),
+        (
+            "no statistics",
+            WriterProperties::builder().set_statistics_enabled(EnabledStatistics::None).build(),
+        ),
+        (
+            "version 2",
+            WriterProperties::builder()
+                .set_writer_version(parquet::file::properties::WriterVersion::PARQUET_2_0)
+                .build(),
+        ),
     ];
     for (what, properties) in variants {
         for order in ["sorted", "reversed"] {
@@ -309,7 +337,11 @@ fn files_encoded_in_another_way_do_not_alarm() {
 }
 
 /// The lake with one file encoded after `lie` about a column: true rows, false statistics.
-fn lying(lie: impl FnOnce(&RecordBatch) -> RecordBatch, properties: WriterProperties, parts: &[&str]) -> Lake {
+fn lying(
+    lie: impl FnOnce(&RecordBatch) -> RecordBatch,
+    properties: WriterProperties,
+    parts: &[&str],
+) -> Lake {
     let mut lake = (*clean_lake()).clone();
     let path = lake.path_of(SQL, recording().sessions()[0], 3);
     let truth = batch_of(&lake.objects[&path]);
@@ -324,7 +356,9 @@ fn lying(lie: impl FnOnce(&RecordBatch) -> RecordBatch, properties: WriterProper
 
 /// The file `truth` with statistics, column index or Bloom filters of `lied`.
 fn grafted(truth: &Bytes, lied: &Bytes, parts: &[&str]) -> Bytes {
-    use parquet::file::metadata::{ColumnChunkMetaData, ParquetMetaData, ParquetMetaDataReader, ParquetMetaDataWriter, RowGroupMetaData};
+    use parquet::file::metadata::{
+        ColumnChunkMetaData, ParquetMetaData, ParquetMetaDataReader, ParquetMetaDataWriter, RowGroupMetaData,
+    };
     let read = |bytes: &Bytes| {
         ParquetMetaDataReader::new()
             .with_page_index_policy(parquet::file::metadata::PageIndexPolicy::Required)
@@ -336,16 +370,20 @@ fn grafted(truth: &Bytes, lied: &Bytes, parts: &[&str]) -> Bytes {
     let mut out = truth[..truth.len() - 8 - footer].to_vec();
     let mut groups = Vec::new();
     for (group, other) in good.row_groups().iter().zip(bad.row_groups()) {
-        let mut builder = RowGroupMetaData::builder(group.schema_descr_ptr()).set_num_rows(group.num_rows()).set_total_byte_size(group.total_byte_size());
+        let mut builder = RowGroupMetaData::builder(group.schema_descr_ptr())
+            .set_num_rows(group.num_rows())
+            .set_total_byte_size(group.total_byte_size());
         for (column, other) in group.columns().iter().zip(other.columns()) {
-            let mut changed: parquet::file::metadata::ColumnChunkMetaDataBuilder = column.clone().into_builder();
+            let mut changed: parquet::file::metadata::ColumnChunkMetaDataBuilder =
+                column.clone().into_builder();
             if parts.contains(&"statistics")
                 && let Some(statistics) = other.statistics()
             {
                 changed = changed.set_statistics(statistics.clone());
             }
             if parts.contains(&"bloom")
-                && let (Some(offset), Some(length)) = (other.bloom_filter_offset(), other.bloom_filter_length())
+                && let (Some(offset), Some(length)) =
+                    (other.bloom_filter_offset(), other.bloom_filter_length())
             {
                 let at = out.len() as i64;
                 out.extend_from_slice(&lied[offset as usize..(offset + i64::from(length)) as usize]);
@@ -384,9 +422,21 @@ fn false_statistics_are_found_wherever_readers_would_believe_them() {
         for part in ["statistics", "pages"] {
             let lie = |batch: &RecordBatch| match column {
                 // Something that is not in the file at all.
-                "target" => with_column(batch, column, Arc::new(arrow::array::StringArray::from(vec!["zzz"; batch.num_rows()]))),
-                "has_predicate" => with_column(batch, column, Arc::new(arrow::array::BooleanArray::from(vec![Some(true); batch.num_rows()]))),
-                "verdict" => with_column(batch, column, Arc::new(arrow::array::StringArray::from(vec!["deny"; batch.num_rows()]))),
+                "target" => with_column(
+                    batch,
+                    column,
+                    Arc::new(arrow::array::StringArray::from(vec!["zzz"; batch.num_rows()])),
+                ),
+                "has_predicate" => with_column(
+                    batch,
+                    column,
+                    Arc::new(arrow::array::BooleanArray::from(vec![Some(true); batch.num_rows()])),
+                ),
+                "verdict" => with_column(
+                    batch,
+                    column,
+                    Arc::new(arrow::array::StringArray::from(vec!["deny"; batch.num_rows()])),
+                ),
                 "relations_read" => {
                     let mut lists = arrow::array::ListBuilder::new(arrow::array::StringBuilder::new());
                     for _ in 0..batch.num_rows() {
@@ -406,7 +456,11 @@ fn false_statistics_are_found_wherever_readers_would_believe_them() {
     // Nulls are counted, too: whoever asks for rows with a fingerprint would be sent away.
     let nulls = |batch: &RecordBatch| {
         let column = batch.column_by_name("rows").unwrap();
-        with_column(batch, "rows", arrow::array::new_null_array(&column.data_type().clone(), batch.num_rows()))
+        with_column(
+            batch,
+            "rows",
+            arrow::array::new_null_array(&column.data_type().clone(), batch.num_rows()),
+        )
     };
     for part in ["statistics", "pages"] {
         only(&verify(&lying(nulls, paged().build(), &[part])), Class::Statistics);
@@ -449,7 +503,11 @@ fn commits_removed_altered_or_out_of_order() {
     tail.objects.remove("commits/gw-1@0/0/50.json");
     let report = verify(&tail);
     for session in recording().sessions() {
-        assert!(found(&report).contains(&(Class::TailTruncated, Some(session), Some(6), Some(14))), "{}", report.to_text());
+        assert!(
+            found(&report).contains(&(Class::TailTruncated, Some(session), Some(6), Some(14))),
+            "{}",
+            report.to_text()
+        );
     }
 
     let text = |lake: &Lake, path: &str| String::from_utf8(lake.objects[path].to_vec()).unwrap();
@@ -479,7 +537,11 @@ fn commits_removed_altered_or_out_of_order() {
     let report = verify(&streams);
     expect_path(&report, Class::CommitGap, "streams/0.json");
     for session in recording().sessions() {
-        assert!(found(&report).contains(&(Class::MissingSession, Some(session), None, None)), "{}", report.to_text());
+        assert!(
+            found(&report).contains(&(Class::MissingSession, Some(session), None, None)),
+            "{}",
+            report.to_text()
+        );
     }
 }
 
@@ -496,7 +558,8 @@ fn an_empty_place_and_an_unreadable_object_cannot_be_verified() {
             None
         }
     }
-    let paths: Vec<String> = clean_lake().objects.keys().filter(|p| !p.starts_with("keys/")).cloned().collect();
+    let paths: Vec<String> =
+        clean_lake().objects.keys().filter(|p| !p.starts_with("keys/")).cloned().collect();
     for path in paths {
         let lake = Broken((*clean_lake()).clone(), path.clone());
         let report = bodycam_verify::run(&lake, &Default::default(), &bodycam_verify::Sequential, &|_| {});

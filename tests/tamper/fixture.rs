@@ -6,7 +6,9 @@ use std::sync::{Arc, LazyLock};
 use bodycam_bus::spool::SpoolBus;
 use bodycam_bus::{Bus, Record, SpoolConfig};
 use bodycam_lake::columns::{self, Table};
-use bodycam_lake::commit::{Commit, FileEntry, LedgerState, SessionState, Signature, StreamEntry, TableName, VERSION};
+use bodycam_lake::commit::{
+    Commit, FileEntry, LedgerState, SessionState, Signature, StreamEntry, TableName, VERSION,
+};
 use bodycam_lake::layout::{self, FileName, Hour, StreamName};
 use bodycam_lake::{EncodedFile, file};
 use bodycam_proxy::clock::Clock;
@@ -15,7 +17,8 @@ use bodycam_record::kinds::sql::{SqlResult, SqlStatement};
 use bodycam_record::kinds::{Body, KindTable};
 use bodycam_record::value::{Type, Value};
 use bodycam_record::{
-    ContentKind, Digest, EpochKey, Event, Family, Genesis, Id16, LedgerRecord, SealedChunk, SessionId, TenantKey,
+    ContentKind, Digest, EpochKey, Event, Family, Genesis, Id16, LedgerRecord, SealedChunk, SessionId,
+    TenantKey,
 };
 use bodycam_verify::{Class, Files, Options, Report, Sequential, Trust};
 use bytes::Bytes;
@@ -343,8 +346,15 @@ impl Recording {
             for ((family, hour), mut rows) in grouped(&events) {
                 rows.sort_by_key(|e| (e.envelope.session, e.envelope.seq));
                 let table = Table::Events(family);
-                let batch = columns::encode(family, rows.into_iter()).unwrap();
-                files.push(lake.data(&lane, from, files.len(), table, Some(hour), file::encode(table, &batch).unwrap()));
+                let batch = columns::encode(family, rows).unwrap();
+                files.push(lake.data(
+                    &lane,
+                    from,
+                    files.len(),
+                    table,
+                    Some(hour),
+                    file::encode(table, &batch).unwrap(),
+                ));
             }
             if from == 0 && !self.chunks.is_empty() {
                 let mut chunks: Vec<&SealedChunk> = self.chunks.iter().collect();
@@ -408,7 +418,11 @@ impl Recording {
             *known = range.seq_to.max(*known);
             all
         });
-        for event in self.events.iter().filter(|e| upto.get(&e.envelope.session).is_some_and(|to| e.envelope.seq <= *to)) {
+        for event in self
+            .events
+            .iter()
+            .filter(|e| upto.get(&e.envelope.session).is_some_and(|to| e.envelope.seq <= *to))
+        {
             let known = newest.entry(event.envelope.session).or_insert(event);
             if event.envelope.seq > known.envelope.seq {
                 *known = event;

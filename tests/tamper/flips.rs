@@ -10,7 +10,7 @@ use proptest::prelude::*;
 use super::fixture::*;
 
 /// Bytes that are changed in each object, unless `BODYCAM_ALL_FLIPS` asks for all.
-const SAMPLE: usize = 40;
+const SAMPLE: usize = 12;
 
 fn flipped(path: &str, at: usize, bit: u8) -> Lake {
     let mut lake = (*clean_lake()).clone();
@@ -45,7 +45,11 @@ fn every_flipped_bit_of_data_files_commits_and_keys_is_seen() {
                 // A hex digit in the other case, say.
                 continue;
             }
-            assert!(matches!(report.exit_code, 1 | 2 | 5), "{path} byte {at} bit {bit}\n{}", report.to_text());
+            assert!(
+                matches!(report.exit_code, 1 | 2 | 5),
+                "{path} byte {at} bit {bit}\n{}",
+                report.to_text()
+            );
         }
     }
 }
@@ -56,7 +60,13 @@ fn same_commit(one: &Bytes, other: &Bytes) -> bool {
 }
 
 /// What a changed byte of a Parquet file can still be when R commits the file as it now is.
-fn is_seen_or_means_nothing(path: &str, at: usize, bit: u8, report: &Report, lake: &Lake) -> Result<(), String> {
+fn is_seen_or_means_nothing(
+    path: &str,
+    at: usize,
+    bit: u8,
+    report: &Report,
+    lake: &Lake,
+) -> Result<(), String> {
     if report.exit_code != 4 {
         return Ok(());
     }
@@ -128,7 +138,8 @@ fn apply(recording: &mut Recording, sessions: &[SessionId], deed: &Deed) {
         Deed::Time(i) => recording.events[i % n].envelope.ts_mono_ns ^= 1,
         Deed::Hash(i, byte) => recording.events[i % n].hash.0[usize::from(byte) % 32] ^= 1,
         Deed::Rehash(s) => recording.rehash(sessions[s]),
-        Deed::DropLedger(i) if records > 1 => drop(recording.ledger.remove(i % records)),
+        // Never the last: that a ledger was cut at its end is seen only by a checkpoint held elsewhere (row 23).
+        Deed::DropLedger(i) if records > 1 => drop(recording.ledger.remove(i % (records - 1))),
         Deed::SwapLedger(i, j) if records > 1 => recording.ledger.swap(i % records, j % records),
         _ => {}
     }
@@ -145,7 +156,7 @@ fn rows_of(recording: &Recording) -> BTreeSet<(SessionId, i64, [u8; 32], Vec<u8>
 }
 
 proptest! {
-    #![proptest_config(ProptestConfig { cases: 48, failure_persistence: None, ..ProptestConfig::default() })]
+    #![proptest_config(ProptestConfig { cases: 24, failure_persistence: None, ..ProptestConfig::default() })]
 
     #[test]
     fn whatever_is_done_to_events_and_ledger_is_seen_and_named(deeds in proptest::collection::vec(deed(), 1..5)) {

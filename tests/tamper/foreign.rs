@@ -42,7 +42,10 @@ fn python(args: &[&str]) -> Output {
 fn is_ready() -> bool {
     let ready = python(&["-c", "import pyarrow.parquet, blake3, cryptography, zstandard"]).status.success();
     let ci = std::env::var_os("CI").is_some_and(|v| !v.is_empty());
-    assert!(ready || !ci, "Python lacks pyarrow, blake3, cryptography or zstandard (`make python` installs them)");
+    assert!(
+        ready || !ci,
+        "Python lacks pyarrow, blake3, cryptography or zstandard (`make python` installs them)"
+    );
     if !ready {
         eprintln!("skipped: Python lacks pyarrow, blake3, cryptography or zstandard");
     }

@@ -47,7 +47,8 @@ fn row_7_a_dropped_seal() {
     // The last events and the seal, and no gap in the ledger: every later signature fails.
     dropped.events.retain(|e| e.envelope.session != a || e.envelope.seq < 12);
     renumber(&mut dropped);
-    let mut wanted: Vec<Found> = (seal..dropped.ledger.len() as i64).map(|n| at(Class::LedgerSig, n)).collect();
+    let mut wanted: Vec<Found> =
+        (seal..dropped.ledger.len() as i64).map(|n| at(Class::LedgerSig, n)).collect();
     // Heartbeats have seen the session further than that.
     wanted.extend([no_seal, (Class::TailTruncated, Some(a), Some(12), Some(13))]);
     check("R: no seal", &dropped, &wanted);
@@ -81,7 +82,8 @@ fn row_22_a_forged_session_has_no_open() {
     let [a, ..] = clean.sessions()[..] else { panic!("sessions") };
     let mut forged = clean.clone();
     let new = foreign_session();
-    let mut events: Vec<_> = clean.events.iter().filter(|e| e.envelope.session == a && e.envelope.kind != 2).cloned().collect();
+    let mut events: Vec<_> =
+        clean.events.iter().filter(|e| e.envelope.session == a && e.envelope.kind != 2).cloned().collect();
     for (seq, event) in (0..).zip(&mut events) {
         (event.envelope.session, event.envelope.seq) = (new, seq);
         (event.envelope.content_no, event.envelope.content) = (None, None);
@@ -197,7 +199,8 @@ fn row_26_a_ledger_removed_leaves_sessions_that_nobody_announces() {
     gone.ledger.clear();
     let report = verify(&gone.lake_by(&thief_key()));
     assert_eq!(report.sessions.pending, 3, "{}", report.to_text());
-    let wanted: Vec<Found> = clean.sessions().into_iter().map(|s| (Class::NoLedger, Some(s), None, None)).collect();
+    let wanted: Vec<Found> =
+        clean.sessions().into_iter().map(|s| (Class::NoLedger, Some(s), None, None)).collect();
     expect("no ledger", &report, 3, &wanted);
 
     // The ledger's commits are there, and the list of streams does not name them.

@@ -66,7 +66,8 @@ async fn a_compacted_lake_of_two_epochs_verifies_alike() {
     expect("before", &before, 4, &[]);
     let store = Store::open(root.to_str().unwrap()).unwrap();
     let config = RecorderConfig { compact_grace_seconds: 0, ..RecorderConfig::default() };
-    let mut compactor = Compactor::new(store, Arc::new(recorder_key()), &config, Arc::new(Metrics::default()));
+    let mut compactor =
+        Compactor::new(store, Arc::new(recorder_key()), &config, Arc::new(Metrics::default()));
     assert!(compactor.compact_all().await.unwrap() > 0, "something was compacted");
     let after = verify_with(&from_directory(&root), &options);
     expect("after", &after, 4, &[]);

@@ -4,6 +4,7 @@
 //! A chunk whose session key is gone (erased) opens to NULL; one that was altered is an error.
 
 use std::collections::HashMap;
+use std::collections::hash_map::Entry;
 use std::fmt;
 use std::sync::Arc;
 
@@ -182,8 +183,8 @@ impl Opener {
         let mut clear = BinaryBuilder::new();
         for row in 0..batch.num_rows() {
             let chunk = chunks.row(row).map_err(failed)?;
-            if !keys.contains_key(&chunk.session) {
-                keys.insert(chunk.session, self.key(chunk.session).await.map_err(failed)?);
+            if let Entry::Vacant(slot) = keys.entry(chunk.session) {
+                slot.insert(self.key(chunk.session).await.map_err(failed)?);
             }
             let Some(key) = keys.get(&chunk.session).and_then(Option::as_ref) else {
                 clear.append_null();

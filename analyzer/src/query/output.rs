@@ -59,7 +59,7 @@ enum Form<'a> {
     Table { sample: Vec<Vec<String>>, widths: Vec<usize>, right: Vec<bool>, settled: bool },
     Csv,
     Json,
-    Parquet(Option<ArrowWriter<&'a mut (dyn Write + Send)>>),
+    Parquet(Option<Box<ArrowWriter<&'a mut (dyn Write + Send)>>>),
 }
 
 impl<'a> Output<'a> {
@@ -95,7 +95,8 @@ impl<'a> Output<'a> {
             Form::Json => {}
             Form::Parquet(writer) => {
                 if let Some(out) = self.out.take() {
-                    *writer = Some(ArrowWriter::try_new(out, schema, None).map_err(parquet_failed)?);
+                    *writer =
+                        Some(Box::new(ArrowWriter::try_new(out, schema, None).map_err(parquet_failed)?));
                 }
             }
         }

@@ -9,11 +9,12 @@ use std::sync::{Arc, Mutex, PoisonError, RwLock};
 use bodycam_lake::columns::findings::FindingRow;
 use bodycam_lake::columns::sessions::SessionRow;
 use bodycam_lake::columns::{Table, content};
+use bodycam_lake::windows::Windows;
 use bodycam_lake::{ContentReader, Filter, Lake, LakeError, Store, View};
 use bodycam_record::content::Commitment;
 use bodycam_record::kinds::Body;
 use bodycam_record::{
-    Chunk, ContentKind, Fingerprint, Id16, PrincipalRef, SealedChunk, SessionId, SessionKey, TenantKey,
+    Chunk, ContentKind, Fingerprint, PrincipalRef, SealedChunk, SessionId, SessionKey, TenantKey,
 };
 use futures::{StreamExt, TryStreamExt, stream};
 use tokio::runtime::{Builder, Runtime};
@@ -40,10 +41,16 @@ struct Inner {
     /// Opens keys and names; none without a tenant key.
     reader: Option<tokio::sync::Mutex<ContentReader>>,
     names: Mutex<HashMap<PrincipalRef, Option<Arc<str>>>>,
-    /// Templates and findings of the commits folded so far.
+    /// Evaluated windows of rules; read when findings are first asked for.
+    windows: tokio::sync::Mutex<Option<Windows>>,
+    /// Templates of the commits folded so far.
     templates: Mutex<Option<(u64, Templates)>>,
-    findings: Mutex<Option<(u64, Arc<Vec<FindingRow>>)>>,
+    /// Findings of the commits and windows read so far.
+    findings: Mutex<Option<Cached>>,
 }
+
+/// Findings, and the state of the lake that they were read from.
+type Cached = ((u64, u64), Arc<Vec<FindingRow>>);
 
 type Templates = Arc<HashMap<Fingerprint, String>>;
 
@@ -70,6 +77,7 @@ impl LakeSource {
             view: RwLock::new(view),
             reader,
             names: Mutex::default(),
+            windows: tokio::sync::Mutex::default(),
             templates: Mutex::default(),
             findings: Mutex::default(),
         };
@@ -124,7 +132,15 @@ impl Source for LakeSource {
                 lock(&inner.names).retain(|_, name| name.is_some());
                 *inner.view.write().unwrap_or_else(PoisonError::into_inner) = view;
             }
-            Ok(moved)
+            let evaluated = match &mut *inner.windows.lock().await {
+                Some(windows) => {
+                    let before = windows.entries();
+                    windows.refresh().await?;
+                    windows.entries() > before
+                }
+                None => false,
+            };
+            Ok(moved || evaluated)
         })
     }
 
@@ -185,17 +201,9 @@ impl Inner {
 
     async fn items(&self, rows: Vec<SessionRow>) -> Result<Vec<SessionItem>, ReplayError> {
         let names = self.names(rows.iter().map(|r| r.principal_ref)).await?;
-        let findings = self.findings().await?;
-        let mut by_session: HashMap<String, Vec<(String, String)>> = HashMap::new();
-        for finding in findings.iter() {
-            for session in &finding.session_ids {
-                let entry = (finding.rule.clone(), finding.severity.clone());
-                by_session.entry(session.clone()).or_default().push(entry);
-            }
-        }
         let item = |row: SessionRow| SessionItem {
             principal: names.get(&row.principal_ref).cloned().flatten(),
-            findings: by_session.get(&row.session_id.to_string()).cloned().unwrap_or_default(),
+            findings: Vec::new(),
             row,
         };
         Ok(rows.into_iter().map(item).collect())
@@ -238,21 +246,19 @@ impl Inner {
     /// All findings, newest window first, each in its highest revision.
     async fn findings(&self) -> Result<Arc<Vec<FindingRow>>, ReplayError> {
         let view = self.view();
-        let at = view.state().commits;
+        let mut windows = self.windows.lock().await;
+        let windows = match &mut *windows {
+            Some(windows) => windows,
+            none => none.insert(Windows::open(view.store().clone()).await?),
+        };
+        let at = (view.state().commits, windows.entries());
         if let Some((known, rows)) = lock(&self.findings).as_ref()
             && *known == at
         {
             return Ok(rows.clone());
         }
-        let mut best: HashMap<Id16, FindingRow> = HashMap::new();
-        for row in view.committed_findings().await? {
-            match best.get(&row.id) {
-                Some(known) if known.revision >= row.revision => {}
-                _ => drop(best.insert(row.id, row)),
-            }
-        }
-        let mut rows: Vec<_> = best.into_values().collect();
-        rows.sort_unstable_by_key(|r| (std::cmp::Reverse(r.window_end_ns), r.id));
+        let mut rows = view.findings(windows).await?;
+        rows.sort_by_key(|r| (std::cmp::Reverse(r.window_end_ns), r.id));
         let rows = Arc::new(rows);
         *lock(&self.findings) = Some((at, rows.clone()));
         Ok(rows)

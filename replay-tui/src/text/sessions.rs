@@ -11,7 +11,7 @@ use crate::chain::ChainCheck;
 use crate::error::ReplayError;
 use crate::matcher::Matcher;
 use crate::shown::Shown;
-use crate::source::{SessionItem, Source, each_window};
+use crate::source::{SessionItem, Source, attach, each_window};
 use crate::units;
 
 /// Events that are read at a time.
@@ -89,14 +89,22 @@ pub fn sessions(
     let known = Some((SessionItem::FIELDS, SESSIONS_ONLY));
     let matcher = Matcher::new(&options.filter, &options.saved, options.now_ns, known)?;
     let mut found = source.sessions(usize::MAX)?;
+    attach(&mut found, &source.findings()?);
     found.retain(|s| matcher.matches(s));
     let total = found.len();
     found.truncate(options.limit);
     print(out, options.format, &columns(), &found, total)
 }
 
-/// The session that `text` names: an id, or the beginning of one that names one session only.
+/// The session that `text` names, with its findings: an id, or the beginning of one that names one session.
 pub(crate) fn find(source: &dyn Source, text: &str) -> Result<SessionItem, ReplayError> {
+    let mut found = [named(source, text)?];
+    attach(&mut found, &source.findings()?);
+    let [found] = found;
+    Ok(found)
+}
+
+fn named(source: &dyn Source, text: &str) -> Result<SessionItem, ReplayError> {
     let missing = || ReplayError::NoSession(Shown::limit(text, 100).into());
     if let Ok(id) = text.parse::<SessionId>() {
         return source.session(id)?.ok_or_else(missing);

@@ -2,7 +2,7 @@
 
 use std::sync::Arc;
 
-use crate::app::{Cmd, Matches, Pane, Position, Screen, SortBy, State};
+use crate::app::{Cmd, MatchRequest, Matches, Pane, Position, Screen, SortBy, State};
 use crate::commands::Args;
 use crate::layout::{detail_height, list_height};
 use crate::matcher::{Matcher, Row};
@@ -191,7 +191,7 @@ pub fn without_principal(state: &mut State, _: &Args) -> Vec<Cmd> {
 fn add_principal(state: &mut State, prefix: &str) -> Vec<Cmd> {
     let Some(session) = state.selected_session() else { return Vec::new() };
     let name = match &session.principal {
-        Some(name) => format!("\"{}\"", name.replace('\\', "\\\\").replace('"', "\\\"")),
+        Some(name) => quoted(name),
         None => session.row.principal_ref.to_hex(),
     };
     let filter = format!("{} {prefix}principal={name}", state.sessions.filter);
@@ -228,20 +228,40 @@ pub(crate) fn apply_filter(state: &mut State, text: &str) -> Vec<Cmd> {
             if matcher.is_empty() {
                 return Vec::new();
             }
-            look_for(state, matcher, generation)
+            look_for(state, matcher, generation, 0, false)
         }
     }
 }
 
-fn look_for(state: &State, matcher: Matcher, generation: u64) -> Vec<Cmd> {
+fn look_for(state: &State, matcher: Matcher, generation: u64, from: i64, search: bool) -> Vec<Cmd> {
     let Some(session) = &state.session else { return Vec::new() };
-    vec![Cmd::Match {
-        generation,
-        session: Box::new(session.item.clone()),
-        matcher,
-        evidence: session.evidence.clone(),
-        from: 0,
-    }]
+    let (item, evidence) = (session.item.clone(), session.evidence.clone());
+    vec![Cmd::Match(Box::new(MatchRequest { generation, session: item, matcher, evidence, from, search }))]
+}
+
+/// The session has grown: its filter and its search look at what is new.
+pub(crate) fn look_on(state: &mut State) -> Vec<Cmd> {
+    let (saved, wall_ns) = (state.saved.clone(), state.wall_ns);
+    let Some(session) = &mut state.session else { return Vec::new() };
+    let mut requests = Vec::new();
+    let next_seq = session.next_seq;
+    for (matches, search) in [(&mut session.filter, false), (&mut session.search, true)] {
+        let Some(matches) = matches.as_mut().filter(|m| m.done && m.scanned < next_seq) else { continue };
+        let text = if search { quoted(&matches.text) } else { matches.text.clone() };
+        if let Ok(matcher) = Matcher::new(&text, &saved, wall_ns, None) {
+            matches.done = false;
+            requests.push((matcher, matches.generation, matches.scanned, search));
+        }
+    }
+    requests
+        .into_iter()
+        .flat_map(|(m, generation, from, search)| look_for(state, m, generation, from, search))
+        .collect()
+}
+
+/// Text as a filter that looks for it.
+fn quoted(text: &str) -> String {
+    format!("\"{}\"", text.replace('\\', "\\\\").replace('"', "\\\""))
 }
 
 /// Starts a search on the screen in front.
@@ -256,15 +276,14 @@ pub(crate) fn apply_search(state: &mut State, text: &str) -> Vec<Cmd> {
             next_hit(state, &Args::default())
         }
         Screen::Session => {
-            let quoted = format!("\"{}\"", text.replace('\\', "\\\\").replace('"', "\\\""));
             let generation = state.next_generation();
             let Some(session) = &mut state.session else { return Vec::new() };
             session.search = None;
-            let Ok(matcher) = Matcher::new(&quoted, &state.saved, state.wall_ns, None) else {
+            let Ok(matcher) = Matcher::new(&quoted(text), &state.saved, state.wall_ns, None) else {
                 return Vec::new();
             };
             session.search = Some(Matches { text: text.to_owned(), generation, ..Matches::default() });
-            look_for(state, matcher, generation)
+            look_for(state, matcher, generation, 0, true)
         }
     }
 }

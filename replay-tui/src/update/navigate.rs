@@ -5,7 +5,7 @@ use bodycam_record::SessionId;
 use crate::app::{Cmd, DetailView, Pane, Screen, SessionState, State};
 use crate::commands::Args;
 use crate::layout::layout;
-use crate::source::SessionItem;
+use crate::source::{SessionItem, attach};
 use crate::update::{add_evidence, lists, playback};
 
 /// How long ctrl-c waits for the second one.
@@ -131,6 +131,8 @@ pub(crate) fn open(state: &mut State, item: SessionItem, seq: Option<i64>) -> Ve
         return Vec::new();
     }
     let generation = state.next_generation();
+    let mut item = item;
+    attach(std::slice::from_mut(&mut item), &state.findings.all);
     state.session = Some(SessionState::new(item, generation, seq));
     go(state, Screen::Session);
     add_evidence(state);

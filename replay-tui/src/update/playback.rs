@@ -63,7 +63,10 @@ pub(crate) fn scanned(state: &mut State, generation: u64, done: bool) -> Vec<Cmd
         let last = session.timeline.len() - 1;
         put_cursor(state, last, true);
     }
-    Vec::new()
+    if done && let Some(place) = state.at_start.take() {
+        go_to(state, place);
+    }
+    if done { super::lists::look_on(state) } else { Vec::new() }
 }
 
 pub fn play(state: &mut State, _: &Args) -> Vec<Cmd> {

@@ -190,6 +190,11 @@ impl Windows {
         Ok(())
     }
 
+    /// Number of entries of the list that were read: grows when something was evaluated.
+    pub fn entries(&self) -> u64 {
+        self.next
+    }
+
     /// The windows of which a record is known, and the number of their findings.
     pub fn known(&self) -> impl Iterator<Item = (&WindowKey, u64)> {
         self.newest.iter().map(|(key, newest)| (key, newest.findings))

@@ -135,6 +135,8 @@ macro_rules! kind {
         pub struct $ty { $($(#[doc = $fdoc])* pub $field: $fty,)* }
 
         impl $ty {
+            // Copied once, into the static of its kind; nobody uses the constant's own cell.
+            #[allow(clippy::declare_interior_mutable_const)]
             pub(crate) const DECLARATION: crate::kinds::KindTable = crate::kinds::KindTable {
                 code: $code,
                 name: $name,

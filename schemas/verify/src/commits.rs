@@ -122,7 +122,8 @@ fn unlisted(files: &dyn Files, streams: &[StreamEntry], out: &mut Walk) {
     let known: BTreeSet<String> =
         streams.iter().filter_map(|s| folder(&layout::commit(&s.stream, s.generation, 0))).collect();
     let names = files.list("commits/").unwrap_or_default();
-    let found: BTreeSet<String> = names.iter().filter(|n| number(n).is_some()).filter_map(|n| folder(n)).collect();
+    let found: BTreeSet<String> =
+        names.iter().filter(|n| number(n).is_some()).filter_map(|n| folder(n)).collect();
     for stray in found.difference(&known) {
         let detail = "commits of a stream that the list of streams does not know";
         out.faults.push(Fault::new(Class::CommitGap, detail).at(stray));

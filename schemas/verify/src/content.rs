@@ -43,7 +43,9 @@ struct Ranges(BTreeMap<i64, i64>);
 impl Ranges {
     fn insert(&mut self, from: i64, to: i64) {
         let (mut from, mut to) = (from, to);
-        while let Some((f, t)) = self.0.range(..=to).next_back().map(|(f, t)| (*f, *t)).filter(|(_, t)| *t >= from) {
+        while let Some((f, t)) =
+            self.0.range(..=to).next_back().map(|(f, t)| (*f, *t)).filter(|(_, t)| *t >= from)
+        {
             self.0.remove(&f);
             (from, to) = (from.min(f), to.max(t));
         }
@@ -179,7 +181,9 @@ impl Contents {
                 for (from, to) in missing {
                     let detail = match to - from {
                         1 => format!("an event commits to content {from}, of which there is nothing"),
-                        _ => format!("events commit to contents {from}-{}, of which there is nothing", to - 1),
+                        _ => {
+                            format!("events commit to contents {from}-{}, of which there is nothing", to - 1)
+                        }
                     };
                     faults.push(Fault::new(Class::PayloadMissing, detail).of(*session));
                 }
@@ -195,7 +199,11 @@ impl Contents {
                 let detail = format!("the event commits to content {no}, of which there is nothing");
                 faults.push(Fault::new(Class::PayloadMissing, detail).of(*session).seq(seq));
             } else {
-                let how = if waiting.contradiction { "two different chunks with one number" } else { "altered, or not whole" };
+                let how = if waiting.contradiction {
+                    "two different chunks with one number"
+                } else {
+                    "altered, or not whole"
+                };
                 let detail = format!("content {no} is not what the event commits to: {how}");
                 faults.push(Fault::new(Class::Payload, detail).of(*session).seq(seq));
             }
@@ -285,7 +293,12 @@ mod tests {
         assert_eq!(contents.not_opened, 4);
         assert!(faults.iter().all(|f| f.class == Class::PayloadMissing));
         let details: Vec<_> = faults.iter().map(|f| f.detail.split(',').next().unwrap()).collect();
-        let said = ["an event commits to content 1", "an event commits to content 9", "an event commits to content 19", "events commit to contents 21-22"];
+        let said = [
+            "an event commits to content 1",
+            "an event commits to content 9",
+            "an event commits to content 19",
+            "events commit to contents 21-22",
+        ];
         assert_eq!(details, said);
     }
 }

@@ -302,3 +302,47 @@ impl fmt::Display for Fault {
         write!(f, "\n    {}", self.detail)
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use std::fmt::Write as _;
+
+    #[test]
+    fn class_names_are_unique() {
+        let names: std::collections::BTreeSet<_> = Class::ALL.iter().map(|(class, _)| class.name()).collect();
+        assert_eq!(names.len(), Class::ALL.len());
+    }
+
+    #[test]
+    fn generated_docs_are_current() {
+        let path = std::path::Path::new(env!("CARGO_MANIFEST_DIR")).join("../../docs/event-format.md");
+        let text = std::fs::read_to_string(&path).unwrap();
+        let mut table = "\n| Class | Weight | Meaning |\n|---|---|---|\n".to_owned();
+        for (class, meaning) in Class::ALL {
+            let weight = format!("{:?}", class.gravity()).to_lowercase();
+            writeln!(table, "| `{class}` | {weight} | {} |", meaning.trim()).unwrap();
+        }
+        table.push('\n');
+        let (open, close) = ("<!-- generated: classes -->\n", "<!-- end of classes -->\n");
+        let (before, rest) = text.split_once(open).unwrap();
+        let (_, after) = rest.split_once(close).unwrap();
+        let expected = format!("{before}{open}{table}{close}{after}");
+        if std::env::var("BODYCAM_UPDATE").is_ok_and(|v| v == "1") {
+            std::fs::write(&path, &expected).unwrap();
+        }
+        let current = std::fs::read_to_string(&path).unwrap();
+        assert!(current == expected, "docs/event-format.md lacks a class of findings: run `make docs`");
+    }
+
+    #[test]
+    fn findings_of_neighbours_become_one() {
+        let fault = |seq, detail: &str| Fault::new(Class::Hash, detail).at_row("f", seq as u64).seq(seq);
+        let mut first = fault(3, "a");
+        assert!(first.absorbs(&fault(4, "a")) && first.absorbs(&fault(5, "a")));
+        assert_eq!((first.seq, first.seq_to, first.row), (Some(3), Some(5), Some(3)));
+        assert!(!first.absorbs(&fault(7, "a")) && !first.absorbs(&fault(6, "b")));
+        let hostile = Fault::new(Class::Row, "\u{1b}[2J").at("x\u{202e}");
+        assert!(!hostile.to_string().contains(['\u{1b}', '\u{202e}']));
+    }
+}

@@ -179,6 +179,14 @@ fn read(
 /// Smallest and largest number, and head, of a session in a file.
 type Range = (i64, i64, Option<Digest>);
 
+/// The session whose rows are being read.
+struct Current<'a> {
+    session: SessionId,
+    range: Range,
+    /// Counts that heartbeats speak of.
+    heads: Option<&'a [i64]>,
+}
+
 /// Gathers what a file holds.
 struct Collector<'a> {
     table: Table,
@@ -187,6 +195,7 @@ struct Collector<'a> {
     runs: Runs,
     sum: RowSum,
     ranges: BTreeMap<SessionId, Range>,
+    current: Option<Current<'a>>,
     ledger: Vec<(u64, StoredLedgerRecord)>,
     ledger_holes: Vec<(u64, Option<i64>)>,
     contents: ContentFacts,
@@ -206,6 +215,7 @@ impl<'a> Collector<'a> {
             runs: Runs::default(),
             sum: RowSum::default(),
             ranges: BTreeMap::new(),
+            current: None,
             ledger: Vec::new(),
             ledger_holes: Vec::new(),
             contents: ContentFacts::default(),
@@ -268,8 +278,8 @@ impl<'a> Collector<'a> {
             self.contents.commits(session, no, seq, commitment, self.wanted.keys.is_some());
         }
         let count = seq.checked_add(1);
-        let counts = self.wanted.heads.get(&session).zip(count);
-        if let Some((_, count)) = counts.filter(|(counts, count)| counts.binary_search(count).is_ok()) {
+        let wanted = self.current.as_ref().and_then(|c| c.heads).zip(count);
+        if let Some((_, count)) = wanted.filter(|(counts, count)| counts.binary_search(count).is_ok()) {
             self.heads.push((session, count, event.hash));
         }
         self.runs.add(event);
@@ -322,14 +332,29 @@ impl<'a> Collector<'a> {
     }
 
     fn range(&mut self, session: SessionId, seq: i64, head: Option<Digest>) {
-        let range = self.ranges.entry(session).or_insert((seq, seq, head));
-        range.0 = range.0.min(seq);
-        if seq >= range.1 {
-            (range.1, range.2) = (seq, head.or(range.2));
+        if self.current.as_ref().is_none_or(|c| c.session != session) {
+            self.leave();
+            let heads = self.wanted.heads.get(&session).map(Vec::as_slice);
+            let range = self.ranges.get(&session).copied().unwrap_or((seq, seq, head));
+            self.current = Some(Current { session, range, heads });
+        }
+        if let Some(Current { range, .. }) = &mut self.current {
+            range.0 = range.0.min(seq);
+            if seq >= range.1 {
+                (range.1, range.2) = (seq, head.or(range.2));
+            }
         }
     }
 
-    fn finish(self, entry: &FileEntry, named_by: &str, facts: &mut FileFacts) {
+    /// Keeps the range of the session whose rows end here.
+    fn leave(&mut self) {
+        if let Some(current) = self.current.take() {
+            self.ranges.insert(current.session, current.range);
+        }
+    }
+
+    fn finish(mut self, entry: &FileEntry, named_by: &str, facts: &mut FileFacts) {
+        self.leave();
         let mut wrong = |what: String| {
             let detail = format!("{named_by} states {what}");
             facts.faults.push(Fault::new(Class::Manifest, detail).at(&entry.path));

@@ -7,6 +7,9 @@
 //!
 //! Invariant: a session without a fault in the report was proven whole.
 
+// A fault is as large as its coordinates; it is an answer here, not an exception.
+#![allow(clippy::result_large_err)]
+
 use std::collections::{BTreeSet, HashMap, HashSet};
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::Mutex;
@@ -164,11 +167,11 @@ struct Run<'a> {
 
 impl Run<'_> {
     /// Reads a data file; a fault when it is not there.
-    fn read(&self, file: &DataFile) -> Result<Bytes, Fault> {
+    fn read(&self, file: &DataFile) -> Result<Bytes, Box<Fault>> {
         match self.files.read(&file.entry.path) {
             Ok(Some(bytes)) => Ok(bytes),
-            Ok(None) => Err(files::missing(file)),
-            Err(why) => Err(files::unreadable(&file.entry.path, &why)),
+            Ok(None) => Err(Box::new(files::missing(file))),
+            Err(why) => Err(Box::new(files::unreadable(&file.entry.path, &why))),
         }
     }
 
@@ -186,9 +189,12 @@ impl Run<'_> {
             let facts = match self.read(file) {
                 // The Parquet library is not made for hostile bytes in every corner; where it gives up, so that
                 // the process would, that is a finding about this file.
-                Ok(bytes) => catch_unwind(AssertUnwindSafe(|| files::check(file, &bytes, wanted)))
-                    .unwrap_or_else(|_| FileFacts { faults: vec![files::hostile(file)], ..FileFacts::default() }),
-                Err(fault) => FileFacts { faults: vec![fault], ..FileFacts::default() },
+                Ok(bytes) => {
+                    catch_unwind(AssertUnwindSafe(|| files::check(file, &bytes, wanted))).unwrap_or_else(
+                        |_| FileFacts { faults: vec![files::hostile(file)], ..FileFacts::default() },
+                    )
+                }
+                Err(fault) => FileFacts { faults: vec![*fault], ..FileFacts::default() },
             };
             let now = {
                 let mut done = lock(done);
@@ -209,7 +215,11 @@ impl Run<'_> {
             holes.extend(facts.ledger_holes.iter().filter_map(|(_, seq)| *seq));
             let Some(file) = list.get(index) else { return };
             let path: std::sync::Arc<str> = file.entry.path.as_str().into();
-            records.extend(facts.ledger.into_iter().map(|(row, record)| Placed { path: path.clone(), row, record }));
+            records.extend(facts.ledger.into_iter().map(|(row, record)| Placed {
+                path: path.clone(),
+                row,
+                record,
+            }));
         });
         let mut ledgers = Ledgers::check(records, &holes, self.options.trust.as_ref());
         faults.append(&mut ledgers.faults);
@@ -252,7 +262,9 @@ impl Run<'_> {
         let mut left = settled.suspects.iter().peekable();
         while left.peek().is_some() {
             let (mut batch, mut files, mut rows) = (HashSet::new(), BTreeSet::new(), 0);
-            while let Some((session, (places, n))) = left.next_if(|(_, (_, n))| rows == 0 || rows + n <= ROWS_AT_ONCE) {
+            while let Some((session, (places, n))) =
+                left.next_if(|(_, (_, n))| rows == 0 || rows + n <= ROWS_AT_ONCE)
+            {
                 batch.insert(*session);
                 files.extend(places.iter().copied());
                 rows += n;
@@ -273,7 +285,9 @@ impl Run<'_> {
     ) {
         let found = Mutex::new(SecondLook::default());
         self.pool.each(files.len(), &|index| {
-            let Some((file, bytes)) = files.get(index).and_then(|f| Some((f, self.read(f).ok()?))) else { return };
+            let Some((file, bytes)) = files.get(index).and_then(|f| Some((f, self.read(f).ok()?))) else {
+                return;
+            };
             let look = catch_unwind(AssertUnwindSafe(|| files::look_again(file, &bytes, batch)));
             let Ok(look) = look else { return };
             let mut all = lock(&found);
@@ -312,15 +326,15 @@ impl Run<'_> {
     }
 
     /// The key of a session: none without a tenant key or when its object is gone.
-    fn session_key(&self, session: SessionId, ledgers: &Ledgers) -> Result<Option<SessionKey>, Fault> {
+    fn session_key(&self, session: SessionId, ledgers: &Ledgers) -> Result<Option<SessionKey>, Box<Fault>> {
         let Some(tenant) = &self.options.tenant_key else { return Ok(None) };
         let path = layout::session_key(session);
         let wrapped = match self.files.read(&path) {
             Ok(Some(wrapped)) => wrapped,
             Ok(None) => return Ok(None),
-            Err(why) => return Err(files::unreadable(&path, &why).of(session)),
+            Err(why) => return Err(Box::new(files::unreadable(&path, &why).of(session))),
         };
-        let wrong = |what: &str| Err(Fault::new(Class::Key, what).of(session).at(&path));
+        let wrong = |what: &str| Err(Box::new(Fault::new(Class::Key, what).of(session).at(&path)));
         let Ok(key) = tenant.unwrap(session, &wrapped) else {
             return wrong("cannot be opened with this tenant key: altered, or wrapped under another");
         };
@@ -351,7 +365,7 @@ impl Run<'_> {
                     let detail = "the session's key is gone, and no record says that it was erased";
                     faults.push(Fault::new(Class::UndeclaredErasure, detail).of(*session).at(&path));
                 }
-                Err(fault) => faults.push(fault),
+                Err(fault) => faults.push(*fault),
             }
         }
         faults
@@ -377,7 +391,8 @@ fn trust_report(trust: Option<&Trust>, ledgers: &Ledgers, walk: &Walk) -> TrustR
         .iter()
         .map(|key| KeyReport { key: *key, pinned: trust.is_some_and(|t| t.recorders.contains(key)) })
         .collect();
-    let pinned = !producers.is_empty() && producers.iter().all(|p| p.pinned) && recorders.iter().all(|r| r.pinned);
+    let pinned =
+        !producers.is_empty() && producers.iter().all(|p| p.pinned) && recorders.iter().all(|r| r.pinned);
     TrustReport { mode: if pinned { "pinned" } else { "self" }, producers, recorders }
 }
 

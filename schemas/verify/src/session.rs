@@ -134,7 +134,11 @@ impl<'a> Examiner<'a> {
                     && seal.head == head
                     && seal.root != tree.root()
                 {
-                    self.fault(Class::SealMismatch, row, "the Merkle root of the SEAL is not that of the events");
+                    self.fault(
+                        Class::SealMismatch,
+                        row,
+                        "the Merkle root of the SEAL is not that of the events",
+                    );
                 }
             }
             expected = seq.saturating_add(1);
@@ -191,12 +195,7 @@ impl<'a> Examiner<'a> {
     }
 
     /// Checks one event; gives the hash on which the next follows.
-    fn event<'w>(
-        &mut self,
-        row: &'w Row,
-        walked: &mut Walked<'w>,
-        all: &BTreeMap<i64, Vec<&Row>>,
-    ) -> Digest {
+    fn event<'w>(&mut self, row: &'w Row, walked: &mut Walked<'w>, all: &BTreeMap<i64, Vec<&Row>>) -> Digest {
         let Some(event) = row.event.as_deref() else {
             if let Some(head) = walked.head
                 && row.prev != Some(head)
@@ -220,7 +219,8 @@ impl<'a> Examiner<'a> {
             && let Some(opened) = walked.opened
             && !same_session(opened, event)
         {
-            let class = if opened.envelope.epoch == event.envelope.epoch { Class::Splice } else { Class::EpochKey };
+            let class =
+                if opened.envelope.epoch == event.envelope.epoch { Class::Splice } else { Class::EpochKey };
             self.fault(class, row, "its producer, epoch, principal or target is not that of the session");
         }
         if is::<SessionCheckpoint>(event) {
@@ -250,7 +250,11 @@ impl<'a> Examiner<'a> {
         let announced = self.announced.map(|a| a.genesis);
         let mut head = row.hash;
         if announced.is_some_and(|a| a != genesis) {
-            self.fault(Class::Genesis, row, "the genesis made from it is not the one that the OPEN in the ledger states");
+            self.fault(
+                Class::Genesis,
+                row,
+                "the genesis made from it is not the one that the OPEN in the ledger states",
+            );
         } else {
             if hash_after(event, genesis) != row.hash {
                 head = self.unsound(row, event, genesis, all);
@@ -262,14 +266,22 @@ impl<'a> Examiner<'a> {
                 self.fault(Class::Orphan, row, "its producer is not the one whose ledger opened the session");
             }
             if announced.epoch != e.epoch {
-                self.fault(Class::EpochKey, row, format!("epoch {}; the session was opened in {}", e.epoch, announced.epoch));
+                self.fault(
+                    Class::EpochKey,
+                    row,
+                    format!("epoch {}; the session was opened in {}", e.epoch, announced.epoch),
+                );
             }
             let same = announced.principal_ref == e.principal_ref
                 && announced.target == e.target
                 && announced.key_digest == opening.key_digest
                 && announced.open_seq == opening.ledger_seq;
             if !same && announced.genesis == genesis {
-                self.fault(Class::Genesis, row, "principal, target, key or ledger number is not that of the OPEN");
+                self.fault(
+                    Class::Genesis,
+                    row,
+                    "principal, target, key or ledger number is not that of the OPEN",
+                );
             }
         }
         walked.first_ts_ns = Some(event.envelope.ts_wall_ns);
@@ -416,7 +428,11 @@ impl<'a> Examiner<'a> {
         let found = heads.get(&(promised - 1)).copied();
         match last {
             Some(row) if found != Some(head) => {
-                self.fault(Class::HeadMismatch, row, format!("its hash is not the head that the {what} names"));
+                self.fault(
+                    Class::HeadMismatch,
+                    row,
+                    format!("its hash is not the head that the {what} names"),
+                );
             }
             Some(row) => {
                 if let Some(End::Sealed(seal)) = self.announced.map(|a| &a.end) {
@@ -424,7 +440,11 @@ impl<'a> Examiner<'a> {
                     let totals = closed.map(|(_, c, ts)| (c.bytes_in, c.bytes_out, *ts));
                     let times = walked.first_ts_ns.is_none_or(|ts| ts == seal.first_ts_ns);
                     if !times || totals != Some((seal.bytes_in, seal.bytes_out, seal.last_ts_ns)) {
-                        self.fault(Class::SealMismatch, row, "the SEAL states other times or bytes than the events");
+                        self.fault(
+                            Class::SealMismatch,
+                            row,
+                            "the SEAL states other times or bytes than the events",
+                        );
                     }
                 }
             }

@@ -102,7 +102,9 @@ impl Claims {
             let nested = chunk.column_descr().max_rep_level() > 0;
             let end = rows.map_or(0, |r| u64::try_from(r.num_rows()).unwrap_or_default());
             let breaks = page_breaks(builder, bytes, group, leaf, end).unwrap_or_else(|why| {
-                let detail = format!("row group {group}: the page index of column {name} is not that of its pages: {why}");
+                let detail = format!(
+                    "row group {group}: the page index of column {name} is not that of its pages: {why}"
+                );
                 faults.push(Fault::new(Class::Statistics, detail).at(path));
                 Vec::new()
             });
@@ -121,6 +123,15 @@ impl Claims {
                 passed: 0,
                 told: [false; 2],
             });
+        }
+        for column in columns.iter_mut().filter(|c| !c.nested) {
+            // A level is a row here: what the pages hold says at once which rows they begin with.
+            let stated = column.pages.iter().skip(1).map(|p| p.from);
+            // A column without a column index states nothing about its pages.
+            let breaks = std::mem::take(&mut column.breaks);
+            if !column.pages.is_empty() && !breaks.is_empty() && !stated.eq(breaks) {
+                column.denied("the first row of a page", group, path, faults);
+            }
         }
         let sorted = rows.and_then(|r| r.sorting_columns()).into_iter().flatten();
         let sorted_by = sorted.filter_map(|s| {
@@ -191,17 +202,23 @@ impl Column {
         faults: &mut Vec<Fault>,
     ) {
         self.nulls_seen += array.null_count() as u64;
-        if !self.bounds.is_empty() && !self.bounds.hold(array) {
-            self.denied("smallest or largest value", group, path, faults);
+        let (mut outside, mut bad_page) = (false, false);
+        if self.pages.is_empty() {
+            outside = !self.bounds.hold(array);
         }
-        let mut bad_page = false;
         for page in self.pages.iter_mut().filter(|p| p.from < to && p.to > from) {
             let (start, end) = (page.from.max(from) - from, page.to.min(to) - from);
-            let (start, len) = (to_usize(start), to_usize(end.saturating_sub(start)));
-            let part = array.slice(start, len);
+            let part = array.slice(to_usize(start), to_usize(end.saturating_sub(start)));
             page.nulls_seen += part.null_count() as u64;
-            let hidden = page.is_null && part.null_count() < part.len() && !self.nested;
-            bad_page |= hidden || (!page.bounds.is_empty() && !page.bounds.hold(&part));
+            bad_page |= page.is_null && part.null_count() < part.len() && !self.nested;
+            if !page.bounds.is_empty() || !self.bounds.is_empty() {
+                let extremes = extremes(&part);
+                bad_page |= !page.bounds.include(extremes.as_ref());
+                outside |= !self.bounds.include(extremes.as_ref());
+            }
+        }
+        if outside {
+            self.denied("smallest or largest value", group, path, faults);
         }
         if bad_page {
             self.denied("smallest or largest value of a page", group, path, faults);
@@ -232,7 +249,9 @@ impl Column {
     fn pages_begin_where_they_say(&mut self, array: &ArrayRef, from: u64) -> bool {
         let lists = array.as_list_opt::<i32>();
         let levels = |row: usize| match lists {
-            Some(list) if !list.is_null(row) => u64::try_from(list.value_length(row)).unwrap_or_default().max(1),
+            Some(list) if !list.is_null(row) => {
+                u64::try_from(list.value_length(row)).unwrap_or_default().max(1)
+            }
             _ => 1,
         };
         for row in 0..array.len() {
@@ -264,13 +283,14 @@ impl Bounds {
 
     /// Whether every value of `array` is within.
     fn hold(&self, array: &ArrayRef) -> bool {
-        match extremes(array) {
-            None => true,
-            Some((min, max)) => {
-                self.min.as_ref().is_none_or(|stated| *stated <= min)
-                    && self.max.as_ref().is_none_or(|stated| *stated >= max)
-            }
-        }
+        self.is_empty() || self.include(extremes(array).as_ref())
+    }
+
+    /// Whether smallest and largest value are within.
+    fn include(&self, extremes: Option<&(Bound, Bound)>) -> bool {
+        let Some((min, max)) = extremes else { return true };
+        self.min.as_ref().is_none_or(|stated| stated <= min)
+            && self.max.as_ref().is_none_or(|stated| stated >= max)
     }
 }
 
@@ -356,7 +376,8 @@ fn page_breaks(
     }
     let rows = usize::try_from(rows).unwrap_or(usize::MAX);
     let unreadable = |e: parquet::errors::ParquetError| e.to_string();
-    let mut pages = SerializedPageReader::new(Arc::new(bytes.clone()), chunk, rows, None).map_err(unreadable)?;
+    let mut pages =
+        SerializedPageReader::new(Arc::new(bytes.clone()), chunk, rows, None).map_err(unreadable)?;
     let (mut levels, mut breaks, mut found) = (0u64, Vec::new(), 0);
     while let Some(page) = pages.peek_next_page().map_err(unreadable)? {
         if !page.is_dict {

@@ -48,7 +48,7 @@ impl Tree {
         // Two neighbours of one size are the halves of a subtree only when the left starts aligned to it.
         while let Some(left) = self.blocks.last() {
             let start = self.next.saturating_sub(block.size * 2);
-            if left.size != block.size || start % (block.size * 2) != 0 {
+            if left.size != block.size || !start.is_multiple_of(block.size * 2) {
                 break;
             }
             block = Block { size: block.size * 2, root: node(left.root, block.root) };

@@ -9,11 +9,9 @@ use std::rc::Rc;
 use bodycam_record::kinds::sql::SqlCopy;
 use bodycam_record::{ContentKind, Digest};
 
-use super::record::{Recorded, count};
+use super::record::{MARK_EVERY, Recorded, count};
 use super::session::Session;
 use crate::recording::{ContentWriter, RecordingError, Rows};
-
-const MARK_EVERY: i64 = 16 << 20;
 
 /// How the client ended its data.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -28,7 +26,8 @@ struct Stream {
     messages: i64,
     bytes: i64,
     stored: i64,
-    marked: i64,
+    /// Running digests so far.
+    marks: i64,
     content: Option<ContentWriter>,
     full: bool,
     started_ns: i64,
@@ -161,7 +160,7 @@ impl Session {
             messages: 0,
             bytes: 0,
             stored: 0,
-            marked: 0,
+            marks: 0,
             content: None,
             full: self.recording.rows == Rows::Digest,
             started_ns: self.pen.lane().producer().clock().mono_ns(),
@@ -188,8 +187,9 @@ impl Session {
                 self.stored_bytes += count(part.len());
             }
         }
-        if stream.bytes - stream.stored - stream.marked >= MARK_EVERY {
-            stream.marked = stream.bytes - stream.stored;
+        let due = (stream.bytes - stream.stored) / MARK_EVERY;
+        if due > stream.marks {
+            stream.marks = due;
             let digest = Digest(*stream.hasher.finalize().as_bytes());
             self.mark(stream.bytes, digest)?;
         }

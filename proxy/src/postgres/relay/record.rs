@@ -21,7 +21,7 @@ use crate::recording::{ContentWriter, RecordingError, Rows};
 use super::session::Session;
 
 /// A running digest follows at the latest after so many bytes of a result or COPY that content does not hold.
-const MARK_EVERY: i64 = 16 << 20;
+pub(super) const MARK_EVERY: i64 = 16 << 20;
 /// Bytes of statement text that one session keeps for later executions.
 const MAX_KEPT: usize = 16 << 20;
 
@@ -141,7 +141,8 @@ pub(super) struct Current {
     pub stored_rows: i64,
     pub stored_bytes: i64,
     pub cut: bool,
-    marked: i64,
+    /// Running digests so far.
+    marks: i64,
     /// Whether the digest of a COPY was taken over as the result's.
     pub copied: Option<Digest>,
 }
@@ -368,8 +369,9 @@ impl Session {
         if self.recording.rows == Rows::Clear && !self.current.cut {
             self.store_rows(bytes, rows)?;
         }
-        if self.current.bytes - self.current.stored_bytes - self.current.marked >= MARK_EVERY {
-            self.current.marked = self.current.bytes - self.current.stored_bytes;
+        let due = (self.current.bytes - self.current.stored_bytes) / MARK_EVERY;
+        if due > self.current.marks {
+            self.current.marks = due;
             let digest = Digest(*self.row_digester.finalize().as_bytes());
             self.mark(self.current.bytes, digest)?;
         }
@@ -496,7 +498,7 @@ mod tests {
     fn rows_are_stored_whole_or_not_at_all() {
         let mut bytes = Vec::new();
         for n in 0..3 {
-            frame(&mut bytes, b'D', |out| out.extend_from_slice(&vec![n; 10]));
+            frame(&mut bytes, b'D', |out| out.extend_from_slice(&[n; 10]));
         }
         for (rows, limit, want) in
             [(3, 45, (3, 45)), (3, 44, (2, 30)), (1, 45, (1, 15)), (0, 45, (0, 0)), (9, 14, (0, 0))]

@@ -121,6 +121,10 @@ impl Session {
         let part = pipe.unread();
         let part = part.get(..spill.left).unwrap_or(part);
         let n = part.len();
+        if n == 0 {
+            self.client_within = Within::Spilling(spill);
+            return Ok(0);
+        }
         if let Some(store) = &mut spill.store {
             store.put(part).map_err(End::Spill)?;
         }

@@ -1,0 +1,4 @@
+//! What screens are put together from.
+
+pub mod details;
+pub mod timeline;

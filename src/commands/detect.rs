@@ -1,0 +1,125 @@
+//! `bodycam detect …`.
+
+use std::io::Write;
+use std::process::ExitCode;
+
+use anyhow::Result;
+use bodycam_analyzer::DetectConfig;
+use bodycam_analyzer::detect::{self, DetectOptions, Summary};
+use bodycam_analyzer::findings::News;
+use bodycam_analyzer::rules::Sensitive;
+use bodycam_lake::Store;
+use bodycam_record::shown;
+
+use super::{LakeAt, lake_at, runtime};
+use crate::cli::{Detect, LakeArg};
+use crate::config::Config;
+
+/// Runs, watches, tests, lists.
+pub fn run(command: Detect) -> Result<ExitCode> {
+    match command {
+        Detect::Run { json, lake } => {
+            let options = from_lake(&lake)?;
+            let summary = runtime()?.block_on(detect::run(options, &mut |news| tell(news, json)))?;
+            conclude(&summary, json);
+            Ok(if summary.failures.is_empty() { ExitCode::SUCCESS } else { ExitCode::from(2) })
+        }
+        Detect::Watch { json, lake } => {
+            let options = from_lake(&lake)?;
+            let stop = async { drop(tokio::signal::ctrl_c().await) };
+            let summary = runtime()?.block_on(detect::watch(options, &mut |news| tell(news, json), stop))?;
+            conclude(&summary, json);
+            Ok(ExitCode::SUCCESS)
+        }
+        Detect::Test { dir } => test(&DetectConfig { rules_dir: dir, ..DetectConfig::default() }),
+        Detect::Ls { rules } => list(&DetectConfig { rules_dir: rules, ..DetectConfig::default() }),
+    }
+}
+
+/// What detection needs of a configuration, for the lake at `url`.
+pub fn options(config: &Config, url: &str) -> Result<DetectOptions> {
+    let sensitive = config.targets.iter().flat_map(|target| {
+        target.sensitive.iter().map(|r| Sensitive { target: target.name.clone(), relation: r.clone() })
+    });
+    Ok(DetectOptions {
+        store: Store::open(url)?,
+        config: config.detect.clone(),
+        sensitive: sensitive.collect(),
+    })
+}
+
+fn from_lake(lake: &LakeArg) -> Result<DetectOptions> {
+    let LakeAt { url, config, .. } = lake_at(lake)?;
+    match config {
+        Some(config) => options(&config, &url),
+        None => Ok(DetectOptions {
+            store: Store::open(&url)?,
+            config: DetectConfig::default(),
+            sensitive: Vec::new(),
+        }),
+    }
+}
+
+fn tell(news: &News, json: bool) {
+    let line = if json { news.to_json() } else { line(news) };
+    // A reader that has gone away must not stop the hunt: findings are in the lake.
+    let _ = writeln!(std::io::stdout(), "{line}");
+}
+
+/// A finding on one line, for people.
+pub fn line(news: &News) -> String {
+    match news {
+        News::Found { finding, is_new, .. } => {
+            let state = if *is_new { "" } else { " (revised)" };
+            format!("{} {}{state}: {}", finding.severity, finding.rule, shown(&finding.text))
+        }
+        News::Retracted { id, rule, .. } => format!("{rule} {id}: taken back, the rows do not support it"),
+    }
+}
+
+fn conclude(summary: &Summary, json: bool) {
+    for failure in &summary.failures {
+        eprintln!("rule failed: {}", shown(failure));
+    }
+    if !json {
+        println!(
+            "{} rules, {} windows evaluated, {} new findings, {} taken back",
+            summary.rules, summary.evaluated, summary.found, summary.retracted
+        );
+    }
+}
+
+fn test(config: &DetectConfig) -> Result<ExitCode> {
+    let outcomes = runtime()?.block_on(detect::test(config))?;
+    let mut failed = 0;
+    for outcome in &outcomes {
+        match &outcome.failure {
+            None => println!("ok      {} {}", outcome.rule, shown(&outcome.fixture)),
+            Some(why) => {
+                failed += 1;
+                println!("FAILED  {} {}: {}", outcome.rule, shown(&outcome.fixture), shown(why));
+            }
+        }
+    }
+    println!("{} passed, {failed} failed", outcomes.len() - failed);
+    Ok(ExitCode::from(u8::from(failed > 0)))
+}
+
+fn list(config: &DetectConfig) -> Result<ExitCode> {
+    let rules = runtime()?.block_on(detect::ls(config))?;
+    let mut out = std::io::stdout().lock();
+    writeln!(out, "{:<9} {:<8} {:<9} {:<10} TITLE", "ID", "VERSION", "SEVERITY", "ORIGIN")?;
+    for loaded in &rules {
+        let rule = &loaded.rule;
+        let severity = format!("{:?}", rule.severity).to_lowercase();
+        writeln!(
+            out,
+            "{:<9} {:<8} {severity:<9} {:<10} {}",
+            rule.id.to_string(),
+            rule.version.to_string(),
+            shown(&loaded.origin),
+            shown(&rule.title)
+        )?;
+    }
+    Ok(ExitCode::from(u8::from(rules.is_empty())))
+}

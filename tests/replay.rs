@@ -1,0 +1,3 @@
+//! The replay in a real terminal.
+
+mod tmux;
