@@ -19,7 +19,6 @@ use datafusion::functions::expr_fn::{concat, date_trunc};
 use datafusion::functions_aggregate::expr_fn::{count, max, min, sum};
 use datafusion::functions_window::expr_fn::row_number;
 use datafusion::logical_expr::{Expr, ExprFunctionExt, LogicalPlan, LogicalPlanBuilder, cast, lit};
-use datafusion::scalar::ScalarValue;
 
 use super::content::{CLEAR, ContentTable};
 use super::files::FilesTable;
@@ -65,7 +64,7 @@ enum Shape {
     Kinds(Family, &'static [&'static str]),
     /// The envelopes of all events.
     Events,
-    /// Rows that left a target: results and COPY streams.
+    /// Rows that left a target.
     Pulls,
     /// Requests and tunnels that were let out.
     Egress,
@@ -111,7 +110,7 @@ const TABLES: &[(&str, Shape, &str)] = &[
     ("findings", Shape::Newest(Table::Findings, "id"), "findings, the newest revision of each"),
     ("templates", Shape::Templates, "literal-free statement text by fingerprint"),
     ("content", Shape::Content, "content; the columns text and bytes open it with the tenant key"),
-    ("pulls", Shape::Pulls, "rows that left a target: results and COPY streams"),
+    ("pulls", Shape::Pulls, "results that sent something, COPY to the client included"),
     ("egress", Shape::Egress, "requests and tunnels that were let out"),
     (HOURLY_PULLS, Shape::HourlyPulls, "pulls by hour, principal, target and relation"),
     (HOURLY_DESTINATIONS, Shape::HourlyDestinations, "egress by hour, principal and destination"),
@@ -277,22 +276,13 @@ impl LakeSchema {
         all.map_or_else(|| LogicalPlanBuilder::empty(false).build(), LogicalPlanBuilder::build)
     }
 
+    /// A COPY to the client has a result as well, with the same rows and bytes and the statement's correlation
+    /// id: its `sql.copy` event must not count again.
     fn pulls(&self) -> Result<LogicalPlanBuilder> {
-        let null_id = lit(ScalarValue::Utf8(None));
-        let common = || PULL_COLUMNS.map(name).to_vec();
-        let results = self
-            .kinds(Family::Sql, &["sql.result"])?
-            .filter(name("verdict").eq(lit("allow")).and(name("rows").gt(lit(0i64))))?
-            .project([common(), vec![name("rows"), name("bytes"), name("correlation")]].concat())?;
-        // A COPY stream has a data message for each row in text and CSV form.
-        let copies = self
-            .kinds(Family::Sql, &["sql.copy"])?
-            .filter(name("direction").eq(lit("out")).and(name("messages").gt(lit(0i64))))?
-            .project(
-                [common(), vec![name("messages").alias("rows"), name("bytes"), null_id.alias("correlation")]]
-                    .concat(),
-            )?;
-        results.union(copies.build()?)
+        let sent = name("rows").gt(lit(0i64)).or(name("bytes").gt(lit(0i64)));
+        self.kinds(Family::Sql, &["sql.result"])?
+            .filter(name("verdict").eq(lit("allow")).and(sent))?
+            .project(PULL_COLUMNS.map(name))
     }
 
     fn egress(&self) -> Result<LogicalPlanBuilder> {
@@ -345,8 +335,7 @@ impl LakeSchema {
     }
 }
 
-/// What `pulls` takes from results and COPY streams alike.
-const PULL_COLUMNS: [&str; 9] = [
+const PULL_COLUMNS: [&str; 12] = [
     "event_id",
     "session_id",
     "seq",
@@ -356,6 +345,9 @@ const PULL_COLUMNS: [&str; 9] = [
     "statement_no",
     "main_relation",
     "fingerprint",
+    "rows",
+    "bytes",
+    "correlation",
 ];
 
 const EGRESS_COLUMNS: [&str; 11] = [
