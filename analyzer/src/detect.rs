@@ -6,6 +6,7 @@
 
 use std::collections::{BTreeSet, HashMap};
 use std::future::Future;
+use std::path::Path;
 use std::pin::pin;
 use std::sync::Arc;
 use std::time::Duration;
@@ -23,7 +24,7 @@ use crate::config::DetectConfig;
 use crate::engine::{Engine, Scope, spawn};
 use crate::error::AnalyzerError;
 use crate::findings::{News, mark};
-use crate::rules::{self, Batch, Fixture, Hit, LoadedRule, Sensitive, evaluate};
+use crate::rules::{self, Batch, Fixture, Hit, LoadedRule, RuleSource, Sensitive, evaluate};
 use crate::state::Rollups;
 use crate::watermark::watermark_ns;
 use crate::windows::{Due, Inputs, Seen, batches, candidates, due, has_seen, positions};
@@ -107,10 +108,12 @@ pub struct TestOutcome {
     pub failure: Option<String>,
 }
 
-/// Runs the fixtures of the rules that `config` names. A rule without fixtures fails.
-pub async fn test(config: &DetectConfig) -> Result<Vec<TestOutcome>, AnalyzerError> {
+/// Runs the fixtures of the rules in a directory, or of those that come with the program. A rule without
+/// fixtures fails.
+pub async fn test(dir: Option<&Path>) -> Result<Vec<TestOutcome>, AnalyzerError> {
+    let source = RuleSource { without_built_in: dir.is_some(), dir: dir.map(Path::to_owned), ..RuleSource::default() };
     let mut outcomes = Vec::new();
-    for rule in rules::load(&config.rules()?).await? {
+    for rule in rules::load(&source).await? {
         let outcome = |fixture: &str, failure| TestOutcome {
             rule: rule.rule.id.clone(),
             fixture: fixture.to_owned(),

@@ -60,14 +60,14 @@ pub struct Scope {
 impl Engine {
     /// An engine that reads from `store`.
     pub fn new(store: &Store) -> Result<Self, AnalyzerError> {
-        let engine = Self::without_store()?;
+        let engine = Self { threads: pool::threads(), ..Self::without_store()? };
         engine
             .runtime
             .register_object_store(ObjectStoreUrl::local_filesystem().as_ref(), store.object_store());
         Ok(engine)
     }
 
-    /// An engine for rows that are in memory. Without a store it can read no file at all.
+    /// An engine for a few rows that are in memory. Without a store it can read no file at all.
     pub fn without_store() -> Result<Self, AnalyzerError> {
         let runtime = RuntimeEnvBuilder::new()
             .with_object_list_cache_limit(0)
@@ -78,7 +78,7 @@ impl Engine {
         runtime
             .deregister_object_store(ObjectStoreUrl::local_filesystem().as_ref())
             .map_err(|err| AnalyzerError::sql("setting up the query engine", err))?;
-        Ok(Self { runtime, threads: pool::threads() })
+        Ok(Self { runtime, threads: 1 })
     }
 
     /// A context over `scope`, with a memory pool of its own.
