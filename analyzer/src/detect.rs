@@ -17,8 +17,8 @@ use bodycam_lake::store::Put;
 use bodycam_lake::window::{WindowKey, WindowRecord};
 use bodycam_lake::windows::encode_findings;
 use bodycam_lake::{Lake, LakeError, Store, Windows};
-use bodycam_record::rule::{RuleId, Severity};
 use bodycam_record::Id16;
+use bodycam_record::rule::{RuleId, Severity};
 
 use crate::config::DetectConfig;
 use crate::engine::{Engine, Scope, spawn};
@@ -111,7 +111,8 @@ pub struct TestOutcome {
 /// Runs the fixtures of the rules in a directory, or of those that come with the program. A rule without
 /// fixtures fails.
 pub async fn test(dir: Option<&Path>) -> Result<Vec<TestOutcome>, AnalyzerError> {
-    let source = RuleSource { without_built_in: dir.is_some(), dir: dir.map(Path::to_owned), ..RuleSource::default() };
+    let source =
+        RuleSource { without_built_in: dir.is_some(), dir: dir.map(Path::to_owned), ..RuleSource::default() };
     let mut outcomes = Vec::new();
     for rule in rules::load(&source).await? {
         let outcome = |fixture: &str, failure| TestOutcome {

@@ -74,7 +74,11 @@ impl News {
                     techniques,
                     text: &finding.text,
                     evidence: events
-                        .map(|(session, seq)| EvidenceLine { event_id: format!("{session}:{seq}"), session, seq: *seq })
+                        .map(|(session, seq)| EvidenceLine {
+                            event_id: format!("{session}:{seq}"),
+                            session,
+                            seq: *seq,
+                        })
                         .collect(),
                 })
             }

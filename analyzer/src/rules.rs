@@ -91,7 +91,8 @@ impl LoadedRule {
         };
         let none = BTreeMap::new();
         let located = |err: AnalyzerError| source::fault(text, &err);
-        let values = rule.values(overrides.get(&rule.id).unwrap_or(&none)).map_err(|err| located(err.into()))?;
+        let values =
+            rule.values(overrides.get(&rule.id).unwrap_or(&none)).map_err(|err| located(err.into()))?;
         rule.check().map_err(|err| located(err.into()))?;
         Self::of(&text.origin, rule, values, fixtures).await.map_err(|err| source::query_fault(text, &err))
     }
@@ -148,7 +149,10 @@ pub async fn load(source: &RuleSource) -> Result<Vec<Arc<LoadedRule>>, AnalyzerE
     }
     rules.retain(|id, _| !source.disabled.contains(id));
     if rules.is_empty() {
-        return Err(AnalyzerError::rule_file("[detect]", "no rule is left: detection would look for nothing"));
+        return Err(AnalyzerError::rule_file(
+            "[detect]",
+            "no rule is left: detection would look for nothing",
+        ));
     }
     Ok(rules.into_values().collect())
 }

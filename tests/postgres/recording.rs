@@ -284,7 +284,10 @@ fn a_copy_to_the_client_has_the_rows_of_its_tag_in_every_format_and_what_was_sen
     gateway.wait_closed();
     let results: Vec<_> = gateway.statements().into_iter().flat_map(|(_, _, results)| results).collect();
     let sent: Vec<_> = results.iter().map(|(_, r)| (r.outcome.as_str(), r.rows, r.bytes > 0)).collect();
-    assert_eq!(sent, [("complete", 3, true), ("complete", 3, true), ("error", 3, true), ("complete", 1, true)]);
+    assert_eq!(
+        sent,
+        [("complete", 3, true), ("complete", 3, true), ("error", 3, true), ("complete", 1, true)]
+    );
 }
 
 #[test]

@@ -123,11 +123,16 @@ async fn a_kill_at_any_write_leaves_nothing_that_changes_the_findings() {
             scene.commit("gw/0", &all).await;
             scene.heartbeat("gw", at("23:00:00"), true).await;
             let (dying, _) = Dying::wrap(scene.store.clone(), left, write_first);
-            let mut first = Detector::open(DetectOptions { store: dying, ..options(&scene, &only) }).await.unwrap();
+            let mut first =
+                Detector::open(DetectOptions { store: dying, ..options(&scene, &only) }).await.unwrap();
             let survived = first.cycle(&mut |_| {}).await.is_ok();
             let mut second = Detector::open(options(&scene, &only)).await.unwrap();
             cycle(&mut second).await;
-            assert_eq!(scene.findings().await, expected, "killed at write {left}, written first: {write_first}");
+            assert_eq!(
+                scene.findings().await,
+                expected,
+                "killed at write {left}, written first: {write_first}"
+            );
             if survived {
                 break;
             }
@@ -192,7 +197,8 @@ async fn late_events_re_open_the_windows_that_they_touch_and_no_others() {
 - { at: "2026-11-20T10:06:00Z", principal: b, session: late, target: crm, kind: sql.result, verdict: allow, rows: 30000 }
 "#,
     );
-    let (late, early): (Vec<_>, Vec<_>) = early.into_iter().partition(|e| e.envelope.ts_wall_ns == at("10:06:00"));
+    let (late, early): (Vec<_>, Vec<_>) =
+        early.into_iter().partition(|e| e.envelope.ts_wall_ns == at("10:06:00"));
     scene.commit("gw/0", &early).await;
     scene.heartbeat("gw", at("14:00:00"), false).await;
     let mut detector = Detector::open(options(&scene, &["EXF-002"])).await.unwrap();
@@ -227,7 +233,8 @@ async fn what_late_history_makes_ordinary_is_taken_back() {
 - { at: "2026-11-20T10:06:00Z", principal: etl, session: big, target: crm, kind: sql.result, verdict: allow, rows: 30000, bytes: 100 }
 "#,
     );
-    let (history, big): (Vec<_>, Vec<_>) = all.into_iter().partition(|e| e.envelope.ts_wall_ns < at("10:00:00"));
+    let (history, big): (Vec<_>, Vec<_>) =
+        all.into_iter().partition(|e| e.envelope.ts_wall_ns < at("10:00:00"));
     scene.commit("gw/0", &big).await;
     scene.heartbeat("gw", at("14:00:00"), false).await;
     let mut detector = Detector::open(options(&scene, &["EXF-002"])).await.unwrap();
@@ -275,7 +282,8 @@ async fn a_file_that_lands_while_watching_is_seen_at_the_next_look() {
             r#"[{{ at: "2026-11-20T10:0{expected}:00Z", principal: {n}, target: crm, kind: sql.result, verdict: allow, rows: 20000 }}]"#
         );
         scene.commit("gw/0", &events(&pull)).await;
-        let news = tokio::time::timeout(std::time::Duration::from_secs(60), hear.recv()).await.unwrap().unwrap();
+        let news =
+            tokio::time::timeout(std::time::Duration::from_secs(60), hear.recv()).await.unwrap().unwrap();
         assert!(matches!(&news, News::Found { is_new: true, .. }), "{news:?}");
         // The earlier findings of the window come again in its new record only when they say something else.
         assert!(hear.try_recv().is_err());

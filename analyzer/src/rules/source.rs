@@ -33,9 +33,8 @@ impl RuleText {
 
 /// The rules in a directory, in order of their file names.
 pub(super) fn read_dir(dir: &Path) -> Result<Vec<RuleText>, AnalyzerError> {
-    let refuse = |path: &Path, reason: String| {
-        Err(AnalyzerError::rule_file(&path.display().to_string(), reason))
-    };
+    let refuse =
+        |path: &Path, reason: String| Err(AnalyzerError::rule_file(&path.display().to_string(), reason));
     let failed = |err: std::io::Error| {
         let reason = format!("cannot read the directory of rules: {err}");
         AnalyzerError::rule_file(&dir.display().to_string(), reason)
@@ -153,12 +152,17 @@ query: |
             ("unit: rows", "unit: rows\nseverty: low", "r.yaml:9:1: ", "unknown field `severty`"),
             ("severity: low", "severity: awful", "r.yaml:5:", "awful"),
             ("window: 1h", "window: 90m", "r.yaml: rule TEST-1: ", "whole number of hours"),
-            ("window: 1h", "window: [", "r.yaml:", "did not find expected"),
-            ("FROM pulls", "FROM pulls WHERE (", "r.yaml:13: ", "not SQL"),
+            ("window: 1h", "window: [", "r.yaml:7:9: ", "invalid type"),
+            ("FROM pulls", "FROM pulls WHERE )", "r.yaml:13: ", "not SQL"),
             ("FROM pulls", "FROM '/etc/passwd'", "r.yaml:10: ", "files cannot be read"),
             ("FROM pulls", "FROM read_csv('x.csv')", "r.yaml:10: ", "no table function"),
             ("FROM pulls", "FROM pulls; DELETE FROM events", "r.yaml:10: ", "only one statement"),
-            ("FROM pulls", "FROM pulls, content", "r.yaml:10: ", "reads content, which is not a table of events"),
+            (
+                "FROM pulls",
+                "FROM pulls, content",
+                "r.yaml:10: ",
+                "reads content, which is not a table of events",
+            ),
             ("FROM pulls", "FROM pulls, findings", "r.yaml:10: ", "reads findings, which is not"),
             ("FROM pulls", "FROM pulls, nowhere", "r.yaml:10: ", "reads nowhere, which is not"),
             ("FROM pulls", "FROM pulls WHERE ts < now()", "r.yaml:10: ", "calls now()"),
