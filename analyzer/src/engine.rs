@@ -47,6 +47,8 @@ const BATCH_ROWS: usize = 8192;
 pub struct Engine {
     runtime: Arc<RuntimeEnv>,
     threads: usize,
+    /// How often the optimizer goes over a plan.
+    passes: usize,
 }
 
 /// What a query may use and see.
@@ -60,7 +62,7 @@ pub struct Scope {
 impl Engine {
     /// An engine that reads from `store`.
     pub fn new(store: &Store) -> Result<Self, AnalyzerError> {
-        let engine = Self { threads: pool::threads(), ..Self::without_store()? };
+        let engine = Self { threads: pool::threads(), passes: 3, ..Self::without_store()? };
         engine
             .runtime
             .register_object_store(ObjectStoreUrl::local_filesystem().as_ref(), store.object_store());
@@ -78,7 +80,8 @@ impl Engine {
         runtime
             .deregister_object_store(ObjectStoreUrl::local_filesystem().as_ref())
             .map_err(|err| AnalyzerError::sql("setting up the query engine", err))?;
-        Ok(Self { runtime, threads: 1 })
+        // Planning takes longer than a few rows do.
+        Ok(Self { runtime, threads: 1, passes: 1 })
     }
 
     /// A context over `scope`, with a memory pool of its own.
@@ -94,6 +97,7 @@ impl Engine {
             .with_default_catalog_and_schema("lake", "public")
             .with_create_default_catalog_and_schema(false)
             .with_collect_statistics(false);
+        config.options_mut().optimizer.max_passes = self.passes;
         let parquet = &mut config.options_mut().execution.parquet;
         parquet.enable_page_index = true;
         parquet.bloom_filter_on_read = true;

@@ -247,17 +247,22 @@ impl LakeSchema {
 
     /// Events of some kinds of a family.
     fn kinds(&self, family: Family, kinds: &[&str]) -> Result<LogicalPlanBuilder> {
-        let table = Table::Events(family);
-        let mut plan = self.scan(table)?;
         let known = || kinds.iter().filter_map(|name| KindTable::named(name));
-        if !kinds.is_empty() {
-            let codes = known().map(|kind| lit(kind.code)).collect();
-            plan = plan.filter(name("kind").in_list(codes, false))?;
-        }
         let of_family: Vec<&str> = family.tables().flat_map(|t| t.fields).map(|f| f.name).collect();
-        let of_kinds: Vec<&str> = known().flat_map(|t| t.fields).map(|f| f.name).collect();
-        let shown = |name: &str| kinds.is_empty() || !of_family.contains(&name) || of_kinds.contains(&name);
-        plan.project([event_id()].into_iter().chain(columns(table, shown)))
+        let of_these: Vec<&str> = known().flat_map(|t| t.fields).map(|f| f.name).collect();
+        let shown = |name: &str| kinds.is_empty() || !of_family.contains(&name) || of_these.contains(&name);
+        let table = columns(Table::Events(family), shown);
+        self.of_kinds(family, kinds)?.project([event_id()].into_iter().chain(table))
+    }
+
+    /// The rows of some kinds of a family as they rest; all of the family when there are none.
+    fn of_kinds(&self, family: Family, kinds: &[&str]) -> Result<LogicalPlanBuilder> {
+        let plan = self.scan(Table::Events(family))?;
+        if kinds.is_empty() {
+            return Ok(plan);
+        }
+        let codes = kinds.iter().filter_map(|name| KindTable::named(name)).map(|kind| lit(kind.code));
+        plan.filter(name("kind").in_list(codes.collect(), false))
     }
 
     /// The envelopes of all families.
@@ -280,15 +285,17 @@ impl LakeSchema {
     /// id: its `sql.copy` event must not count again.
     fn pulls(&self) -> Result<LogicalPlanBuilder> {
         let sent = name("rows").gt(lit(0i64)).or(name("bytes").gt(lit(0i64)));
-        self.kinds(Family::Sql, &["sql.result"])?
+        let seen = columns(Table::Events(Family::Sql), |name| PULL_COLUMNS.contains(&name));
+        self.of_kinds(Family::Sql, &["sql.result"])?
             .filter(name("verdict").eq(lit("allow")).and(sent))?
-            .project(PULL_COLUMNS.map(name))
+            .project([event_id()].into_iter().chain(seen))
     }
 
     fn egress(&self) -> Result<LogicalPlanBuilder> {
-        self.kinds(Family::Http, &["http.request", "http.tunnel_opened"])?
+        let seen = columns(Table::Events(Family::Http), |name| EGRESS_COLUMNS.contains(&name));
+        self.of_kinds(Family::Http, &["http.request", "http.tunnel_opened"])?
             .filter(name("verdict").eq(lit("allow")))?
-            .project(EGRESS_COLUMNS.map(name))
+            .project([event_id()].into_iter().chain(seen))
     }
 
     fn hourly_pulls(&self) -> Result<LogicalPlan> {
@@ -335,11 +342,11 @@ impl LakeSchema {
     }
 }
 
-const PULL_COLUMNS: [&str; 12] = [
-    "event_id",
+/// What `pulls` and `egress` show beside `event_id`: names as they rest.
+const PULL_COLUMNS: [&str; 11] = [
     "session_id",
     "seq",
-    "ts",
+    "ts_wall_ns",
     "principal_ref",
     "target",
     "statement_no",
@@ -350,11 +357,10 @@ const PULL_COLUMNS: [&str; 12] = [
     "correlation",
 ];
 
-const EGRESS_COLUMNS: [&str; 11] = [
-    "event_id",
+const EGRESS_COLUMNS: [&str; 10] = [
     "session_id",
     "seq",
-    "ts",
+    "ts_wall_ns",
     "principal_ref",
     "target",
     "kind_name",
