@@ -12,6 +12,8 @@
 mod analyzer;
 mod architecture;
 mod crash;
+mod docs;
+mod doctor;
 mod facts;
 mod http;
 mod pipeline;
