@@ -19,6 +19,7 @@ use datafusion::execution::memory_pool::GreedyMemoryPool;
 use datafusion::execution::object_store::ObjectStoreUrl;
 use datafusion::execution::runtime_env::{RuntimeEnv, RuntimeEnvBuilder};
 use datafusion::execution::session_state::SessionStateBuilder;
+use datafusion::physical_optimizer::optimizer::PhysicalOptimizer;
 use datafusion::prelude::SessionConfig;
 
 use crate::error::AnalyzerError;
@@ -41,6 +42,9 @@ use catalog::{LakeSchema, Rows};
 const METADATA_CACHE: usize = 64 << 20;
 /// Rows in a batch.
 const BATCH_ROWS: usize = 8192;
+/// Rules of the physical optimizer without which a plan does not run, or goes unchecked; the others make it faster.
+const NEEDED_RULES: [&str; 4] =
+    ["OutputRequirements", "EnsureRequirements", "OptimizeAggregateOrder", "SanityCheckPlan"];
 
 /// Queries over one store.
 #[derive(Clone)]
@@ -103,10 +107,15 @@ impl Engine {
         parquet.bloom_filter_on_read = true;
         parquet.pruning = true;
         config.options_mut().sql_parser.map_string_types_to_utf8view = false;
-        let state = SessionStateBuilder::new_with_default_features()
+        let mut builder = SessionStateBuilder::new_with_default_features()
             .with_config(config)
-            .with_runtime_env(Arc::new(runtime))
-            .build();
+            .with_runtime_env(Arc::new(runtime));
+        if self.passes == 1 {
+            let needed = |name: &str| NEEDED_RULES.contains(&name);
+            let rules = PhysicalOptimizer::new().rules.into_iter().filter(|rule| needed(rule.name()));
+            builder = builder.with_physical_optimizer_rules(rules.collect());
+        }
+        let state = builder.build();
         let context = SessionContext::new_with_state(state);
         let catalog = MemoryCatalogProvider::new();
         catalog
