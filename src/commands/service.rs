@@ -106,7 +106,6 @@ impl Running {
     /// Starts the parts, the ones that are written to first.
     pub fn start(config: &Config, clock: Clock, parts: Parts) -> Result<Self> {
         let runtime = super::runtime()?;
-        let tenant_key = crate::tenant_key::load(&config.gateway.tenant_key, parts.gateway)?;
         let (sender, ended) = mpsc::unbounded_channel();
         let starter = Starter { runtime: &runtime, ended: sender };
         #[cfg_attr(not(feature = "recorder"), expect(unused_mut, reason = "nothing runs in the background"))]
@@ -123,7 +122,7 @@ impl Running {
             probe.metrics.push(Box::new(move || metrics.prometheus()));
         }
         let gateway = match parts.gateway {
-            true => Some(start_gateway(config, clock, tenant_key)?),
+            true => Some(start_gateway(config, clock)?),
             false => None,
         };
         #[cfg(feature = "analyzer")]
@@ -254,7 +253,8 @@ impl Starter<'_> {
     }
 }
 
-fn start_gateway(config: &Config, clock: Clock, tenant_key: bodycam_record::TenantKey) -> Result<Serving> {
+fn start_gateway(config: &Config, clock: Clock) -> Result<Serving> {
+    let tenant_key = crate::tenant_key::load(&config.gateway.tenant_key, true)?;
     let text = toml::to_string(config).context("the configuration cannot be written down")?;
     let producer = Producer::start(ProducerOptions {
         producer: config.gateway.producer.clone(),
@@ -273,6 +273,7 @@ fn start_gateway(config: &Config, clock: Clock, tenant_key: bodycam_record::Tena
         config.postgres.as_ref().map(|p| p.listen),
         config.http.as_ref().map(|h| h.listen),
         Some(config.admin.listen),
+        Some(config.admin.recorder_listen),
     ]
     .into_iter()
     .flatten()
