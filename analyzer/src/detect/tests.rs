@@ -184,7 +184,7 @@ async fn a_finding_is_told_as_it_crosses_and_again_when_its_window_closes() {
     let (_, news) = cycle(&mut detector).await;
     let [News::Found { finding: last, is_new: false, .. }] = news.as_slice() else { panic!("{news:?}") };
     assert_eq!((last.id, last.measure, last.is_final, last.revision), (early.id, Some(80_000), true, 1));
-    assert_eq!(scene.findings().await, [last.clone()]);
+    assert_eq!(scene.findings().await, std::slice::from_ref(last));
     assert_eq!(cycle(&mut detector).await.0.evaluated, 0);
 }
 
