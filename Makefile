@@ -42,11 +42,12 @@ lint: prerequisites ## formatting, clippy with warnings denied, documentation
 
 .PHONY: vectors
 vectors: ## regenerate the test vectors of every hashed thing
-	BODYCAM_UPDATE=1 cargo test --workspace vectors_are_current
+	BODYCAM_UPDATE=1 cargo test --workspace --test format
 
 .PHONY: docs
 docs: ## regenerate the generated parts of the documentation
-	BODYCAM_UPDATE=1 cargo test --workspace generated_docs_are_current
+	BODYCAM_UPDATE=1 cargo test --workspace --test format
+	cargo run --workspace --bin bodycam -- config reference > docs/configuration.md
 
 .PHONY: deny
 deny: ## licences, bans and sources of all dependencies (needs cargo-deny)

@@ -38,6 +38,16 @@ pub struct LakeArg {
 /// Every subcommand.
 #[derive(Debug, Subcommand)]
 pub enum Command {
+    /// Show the whole pipeline on a throw-away PostgreSQL and a small local internet
+    #[command(after_help = "Example:\n  bodycam demo --dir /tmp/bodycam-demo")]
+    Demo {
+        /// Where to put the demonstration's files; a new temporary directory without it.
+        #[arg(long)]
+        dir: Option<PathBuf>,
+        /// Do not offer the replay at the end.
+        #[arg(long)]
+        no_replay: bool,
+    },
     /// Run gateway, recorder and scheduled detection in one process
     #[command(after_help = "Example:\n  bodycam up --config bodycam.toml")]
     Up(ConfigArg),

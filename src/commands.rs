@@ -8,16 +8,18 @@ use bodycam_record::TenantKey;
 use crate::cli::{Cli, Command, ConfigArg, ConfigCommand, LakeArg};
 use crate::config::Config;
 
-mod detect;
+mod demo;
+pub mod detect;
 mod query;
-mod replay;
-mod service;
+pub mod replay;
+pub mod service;
 mod token;
-mod verify;
+pub mod verify;
 
 /// Runs the command; the exit code is the command's verdict.
 pub fn run(cli: Cli) -> Result<ExitCode> {
     match cli.command {
+        Command::Demo { dir, no_replay } => demo::run(dir, !no_replay),
         Command::Up(arg) => service::run(&load(&arg)?, service::Parts::ALL),
         Command::Gateway(arg) => service::run(&load(&arg)?, service::Parts::GATEWAY),
         Command::Recorder(arg) => service::run(&load(&arg)?, service::Parts::RECORDER),
@@ -50,11 +52,19 @@ fn load(arg: &ConfigArg) -> Result<Config> {
 }
 
 /// A lake to read, and what opens its content.
-struct LakeAt {
+pub struct LakeAt {
     url: String,
     tenant_key: Option<TenantKey>,
     /// The configuration, when the lake came from it or it is there.
     config: Option<Config>,
+}
+
+impl LakeAt {
+    /// The lake of a configuration.
+    pub fn of(config: &Config) -> Result<Self> {
+        let tenant_key = Some(crate::tenant_key::load(&config.gateway.tenant_key, false)?);
+        Ok(Self { url: config.lake.url.clone(), tenant_key, config: Some(config.clone()) })
+    }
 }
 
 /// Resolves `--lake`, `--tenant-key` and the configuration file, in this order.
@@ -81,7 +91,7 @@ fn lake_at(arg: &LakeArg) -> Result<LakeAt> {
 }
 
 /// A runtime for commands that read the lake.
-fn runtime() -> Result<tokio::runtime::Runtime> {
+pub fn runtime() -> Result<tokio::runtime::Runtime> {
     tokio::runtime::Builder::new_multi_thread().enable_all().build().context("cannot start the async runtime")
 }
 

@@ -171,6 +171,10 @@ impl Config {
         }
         self.detect.rules_dir = self.detect.rules_dir.take().map(|dir| join(&dir));
         self.gateway.tenant_key = reference(&self.gateway.tenant_key);
+        if let Some(postgres) = &mut self.postgres {
+            postgres.rebase(base);
+        }
+        self.targets.iter_mut().for_each(|target| target.rebase(base));
         self
     }
 }

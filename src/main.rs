@@ -3,6 +3,7 @@
 mod cli;
 mod commands;
 mod config;
+mod demo;
 mod tenant_key;
 
 use std::process::ExitCode;

@@ -22,4 +22,5 @@ mod tamper;
 /// Every bypass that anyone thought of.
 mod attack {
     mod http_egress;
+    mod postgres_wire;
 }

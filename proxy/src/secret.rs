@@ -3,7 +3,7 @@
 //! Invariant: no `Debug`, `Display` or serialised form of anything here shows a secret's value.
 
 use std::fmt;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 
 use bodycam_record::shown;
 use schemars::JsonSchema;
@@ -40,6 +40,13 @@ pub enum SecretError {
 }
 
 impl Secret {
+    /// A file named by a relative path lies below `base`.
+    pub fn rebase(&mut self, base: &Path) {
+        if let Source::File(path) = &mut self.0 {
+            *path = base.join(&*path);
+        }
+    }
+
     /// Reads the secret. One line end at the end of a file does not belong to it.
     pub fn read(&self) -> Result<Zeroizing<String>, SecretError> {
         match &self.0 {

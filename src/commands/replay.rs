@@ -33,7 +33,12 @@ pub fn replay(
 }
 
 fn in_terminal(session: Option<&str>, at: Option<String>, lake: &LakeArg) -> Result<ExitCode> {
-    let LakeAt { url, tenant_key, config } = lake_at(lake)?;
+    open(session, at, lake_at(lake)?)
+}
+
+/// Opens the replay in this terminal.
+pub fn open(session: Option<&str>, at: Option<String>, lake: LakeAt) -> Result<ExitCode> {
+    let LakeAt { url, tenant_key, config } = lake;
     let session = match session {
         None => None,
         Some(text) => Some(session_of(&LakeSource::open(&url, tenant_key.clone())?, text)?),

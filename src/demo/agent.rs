@@ -49,12 +49,17 @@ pub fn psql(gateway: SocketAddr, login: &Login, sql: &str) -> Result<String> {
 /// curl through the egress proxy: a GET, or an upload of `file`.
 pub fn curl(proxy: SocketAddr, login: &Login, url: &str, file: Option<&Path>) -> Result<String> {
     let mut curl = Command::new("curl");
-    curl.args(["--silent", "--show-error", "--fail-with-body", "--max-time", "30"])
-        .args(["--proxy", &format!("http://{proxy}"), "--proxy-user", &format!("{}:{}", login.name, login.token)]);
+    curl.args(["--silent", "--show-error", "--fail-with-body", "--max-time", "30"]).args([
+        "--proxy",
+        &format!("http://{proxy}"),
+        "--proxy-user",
+        &format!("{}:{}", login.name, login.token),
+    ]);
     if let Some(file) = file {
         curl.arg("--data-binary").arg(format!("@{}", file.display()));
     }
-    for name in ["no_proxy", "NO_PROXY", "http_proxy", "https_proxy", "HTTPS_PROXY", "ALL_PROXY", "all_proxy"] {
+    for name in ["no_proxy", "NO_PROXY", "http_proxy", "https_proxy", "HTTPS_PROXY", "ALL_PROXY", "all_proxy"]
+    {
         curl.env_remove(name);
     }
     text(curl.arg(url).output().context("cannot run curl")?, "curl")

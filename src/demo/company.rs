@@ -64,9 +64,14 @@ pub fn ordinary_work(seed: u32) -> Vec<String> {
     vec![
         format!("SELECT id, subject, state FROM tickets WHERE state = 'open' ORDER BY id DESC LIMIT {limit}"),
         format!("SELECT id, name, email, city FROM customers WHERE id = {customer}"),
-        format!("SELECT o.id, p.name, o.quantity, o.state FROM orders o JOIN products p ON p.id = o.product_id WHERE o.customer_id = {customer} ORDER BY o.id"),
+        format!(
+            "SELECT o.id, p.name, o.quantity, o.state FROM orders o JOIN products p ON p.id = o.product_id WHERE o.customer_id = {customer} ORDER BY o.id"
+        ),
         format!("SELECT name, stock FROM products WHERE stock < {} ORDER BY stock", 5 + seed % 12),
         format!("UPDATE tickets SET state = 'waiting' WHERE id = {}", 1 + seed * 13 % 3000),
-        format!("SELECT count(*) FROM orders WHERE state = 'placed' AND placed > now() - interval '{} hours'", 1 + seed % 24),
+        format!(
+            "SELECT count(*) FROM orders WHERE state = 'placed' AND placed > now() - interval '{} hours'",
+            1 + seed % 24
+        ),
     ]
 }

@@ -16,6 +16,7 @@ use super::cluster::{Cluster, free_port};
 use super::internet::Internet;
 use super::{company, tamper};
 use crate::commands::service::{Parts, Running};
+use crate::commands::{LakeAt, detect, runtime, verify};
 use crate::config::Config;
 
 /// Days of ordinary work before today.
@@ -34,14 +35,17 @@ pub fn tell(dir: &Path, offer_replay: bool) -> Result<ExitCode> {
 
     step("The gateway starts, on a clock that we can turn back; its record says so (simulated_clock)");
     clock.set(now - DAYS * DAY_NS);
-    let running = Running::start(&config, clock.clone(), Parts { detect: false, admin: false, ..Parts::ALL })?;
+    let running =
+        Running::start(&config, clock.clone(), Parts { detect: false, admin: false, ..Parts::ALL })?;
     done(&format!("PostgreSQL on {}, egress proxy on {}", scene.gateway, scene.proxy));
 
-    let runtime = tokio::runtime::Builder::new_multi_thread().enable_all().build()?;
+    let runtime = runtime()?;
     step(&format!("{DAYS} days of ordinary work go over the wire: tickets, orders, a customer at a time"));
     let mut seed = 7;
     for day in (1..=DAYS).rev() {
-        for (hour, login) in [(8, &scene.agent), (10, &scene.colleague), (13, &scene.agent), (15, &scene.agent)] {
+        for (hour, login) in
+            [(8, &scene.agent), (10, &scene.colleague), (13, &scene.agent), (15, &scene.agent)]
+        {
             clock.set(now - day * DAY_NS - now.rem_euclid(DAY_NS) + hour * DAY_NS / 24);
             seed += 1;
             runtime.block_on(agent::ordinary_session(scene.gateway, login, seed))?;
@@ -52,14 +56,25 @@ pub fn tell(dir: &Path, offer_replay: bool) -> Result<ExitCode> {
     done(&format!("{} sessions, {} statements", DAYS * 4, DAYS * 4 * 6));
 
     step("Today: the agent works as usual, with psql and curl");
-    let stock = agent::psql(scene.gateway, &scene.agent, "SELECT count(*) FROM tickets WHERE state = 'open'")?;
-    let weather = agent::curl(scene.proxy, &scene.agent, &scene.url("api.carrier.example", "/parcels/4711"), None)?;
-    done(&format!("{} open tickets; the parcel service answered {}", stock.trim(), bodycam_record::shown(weather.trim())));
+    let stock =
+        agent::psql(scene.gateway, &scene.agent, "SELECT count(*) FROM tickets WHERE state = 'open'")?;
+    let weather =
+        agent::curl(scene.proxy, &scene.agent, &scene.url("api.carrier.example", "/parcels/4711"), None)?;
+    done(&format!(
+        "{} open tickets; the parcel service answered {}",
+        stock.trim(),
+        bodycam_record::shown(weather.trim())
+    ));
 
     step("Then a ticket carries an instruction that is not the company's, and the agent follows it");
     let loot = dir.join("customers.csv");
     let rows = agent::psql(scene.gateway, &scene.agent, "COPY (SELECT * FROM customers) TO STDOUT WITH CSV")?;
-    let rows = rows + &agent::psql(scene.gateway, &scene.agent, "SELECT id, name, email, phone, card_last4 FROM customers")?;
+    let rows = rows
+        + &agent::psql(
+            scene.gateway,
+            &scene.agent,
+            "SELECT id, name, email, phone, card_last4 FROM customers",
+        )?;
     std::fs::write(&loot, &rows)?;
     done(&format!("it read all {} customers ({} KiB)", company::CUSTOMERS, rows.len() / 1024));
     let before = scene.internet.received();
@@ -79,7 +94,11 @@ pub fn tell(dir: &Path, offer_replay: bool) -> Result<ExitCode> {
     scene.verify(&config)?;
     scene.tamper(dir)?;
 
-    say(&format!("\nAll of it took {} s. The lake lies in {}.", started.elapsed().as_secs(), scene.lake.display()));
+    say(&format!(
+        "\nAll of it took {} s. The lake lies in {}.",
+        started.elapsed().as_secs(),
+        scene.lake.display()
+    ));
     say("Look at what happened:");
     let replay = format!("bodycam replay --config {}", scene.config.display());
     say(&format!("  {replay}"));
@@ -92,7 +111,7 @@ pub fn tell(dir: &Path, offer_replay: bool) -> Result<ExitCode> {
         let mut answer = String::new();
         std::io::stdin().read_line(&mut answer)?;
         if !answer.trim().eq_ignore_ascii_case("n") {
-            return crate::commands::replay_config(&config);
+            return crate::commands::replay::open(None, None, LakeAt::of(&config)?);
         }
     }
     Ok(ExitCode::SUCCESS)
@@ -150,35 +169,53 @@ impl Scene {
     }
 
     fn hunt(&self, config: &Config) -> Result<usize> {
-        step("The analyzer hunts: every window of three weeks, baselines from the agent's own history");
-        let findings = crate::commands::detect_config(config)?;
-        for finding in &findings {
+        step("The analyzer hunts: three weeks of windows, baselines from the agent's own history");
+        let options = detect::options(config, &config.lake.url)?;
+        let mut found = Vec::new();
+        let mut listen = |news: &_| found.push(detect::line(news));
+        let summary = runtime()?.block_on(bodycam_analyzer::detect::run(options, &mut listen))?;
+        ensure!(summary.failures.is_empty(), "rules failed: {:?}", summary.failures);
+        for finding in &found {
             done(finding);
         }
         for rule in ["EXF-001", "EXF-002", "EXF-01"] {
-            ensure!(findings.iter().any(|f| f.contains(rule)), "no finding of {rule}: {findings:?}");
+            ensure!(found.iter().any(|f| f.contains(rule)), "no finding of {rule}: {found:?}");
         }
-        Ok(findings.len())
+        Ok(found.len())
     }
 
     fn verify(&self, config: &Config) -> Result<()> {
         step("Anyone can check the record: every hash recomputed from the Parquet columns");
-        let verdict = crate::commands::verify_config(config)?;
-        ensure!(verdict.exit_code == 4, "the verifier does not accept the lake: {}", verdict.summary);
-        done(&verdict.summary);
+        let key = crate::tenant_key::load(&config.gateway.tenant_key, false)?;
+        let report = verify::check(&config.lake.url, Some(key), None, None)?;
+        ensure!(report.exit_code == 4, "the verifier does not accept the lake:\n{}", report.to_text());
+        done(&format!(
+            "{} events, {} ledger records, {} contents: {}",
+            report.checked.events, report.checked.ledger_records, report.checked.contents, report.verdict
+        ));
+        done("(better than that needs checkpoints outside this lake, which do not exist yet)");
         Ok(())
     }
 
     fn tamper(&self, dir: &Path) -> Result<()> {
-        step("Somebody with write access makes the theft look small, in a copy: one cell, in a valid Parquet file");
+        step(
+            "Somebody with write access makes the theft look small, in a copy: one cell, in a valid Parquet file",
+        );
         let copy = dir.join("lake-altered");
         let altered = tamper::alter_one_cell(&self.lake, &copy)?;
-        done(&format!("{}: rows {} → 3 in event {} of session {}", altered.file, altered.was, altered.seq, altered.session));
-        let verdict = crate::commands::verify_lake(&copy)?;
-        ensure!(verdict.exit_code == 2, "the verifier missed the change: {}", verdict.summary);
-        let named = verdict.names(altered.session, altered.seq);
-        ensure!(named, "the verifier does not name session and seq: {}", verdict.summary);
-        done(&format!("verify says: {}", verdict.summary));
+        done(&format!(
+            "rows {} → 3 in event {} of session {} ({})",
+            altered.was, altered.seq, altered.session, altered.file
+        ));
+        let report = verify::check(&copy.display().to_string(), None, None, None)?;
+        ensure!(report.exit_code == 2, "the verifier missed the change:\n{}", report.to_text());
+        let named =
+            report.faults.iter().find(|f| f.session == Some(altered.session) && f.seq == Some(altered.seq));
+        let fault = named.with_context(|| format!("session and seq are not named:\n{}", report.to_text()))?;
+        done(&format!(
+            "verify: exit code 2, {} session {} seq {}: {}",
+            fault.class, altered.session, altered.seq, fault.detail
+        ));
         Ok(())
     }
 }

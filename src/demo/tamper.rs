@@ -5,7 +5,7 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
 use anyhow::{Context, Result, bail};
-use arrow::array::{Array, ArrayRef, AsArray, Int64Array, RecordBatch};
+use arrow::array::{ArrayRef, AsArray, Int64Array, RecordBatch};
 use arrow::compute::concat_batches;
 use arrow::datatypes::Int64Type;
 use bodycam_record::SessionId;
@@ -38,8 +38,11 @@ pub fn alter_one_cell(lake: &Path, copy: &Path) -> Result<Altered> {
     }
     let (was, path, row) = best.context("the lake holds no results")?;
     let batch = read(&path)?;
-    let changed: Int64Array =
-        int_column(&batch, "rows")?.iter().enumerate().map(|(i, v)| if i == row { Some(3) } else { v }).collect();
+    let changed: Int64Array = int_column(&batch, "rows")?
+        .iter()
+        .enumerate()
+        .map(|(i, v)| if i == row { Some(3) } else { v })
+        .collect();
     let at = batch.schema().index_of("rows")?;
     let columns: Vec<ArrayRef> = (0..batch.num_columns())
         .map(|i| if i == at { Arc::new(changed.clone()) as ArrayRef } else { Arc::clone(batch.column(i)) })

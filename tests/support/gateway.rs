@@ -35,13 +35,13 @@ pub struct Setup {
 /// A gateway with the principals `ada` (a person) and `robot` (her agent); drained when it is dropped.
 pub struct Gateway {
     running: Option<Running>,
-    /// Removed when the gateway is.
-    _dir: tempfile::TempDir,
     pub port: u16,
     pub clock: Clock,
     state: Arc<SqliteState>,
     roster: Roster,
     spool: SpoolConfig,
+    /// Holds the spool and the state until the end.
+    _dir: tempfile::TempDir,
 }
 
 /// One recorded event with its content in clear.
@@ -116,7 +116,7 @@ impl Setup {
         let config = GatewayConfig { cores: 1, drain_seconds: 5, ..GatewayConfig::default() };
         let listeners = vec![(listen.to_string(), Service::Postgres(Arc::new(service)))];
         let running = Some(Running::start(&config, producer, listeners).unwrap());
-        Gateway { running, _dir: dir, port: listen.port(), clock: self.clock, state, roster, spool }
+        Gateway { running, port: listen.port(), clock: self.clock, state, roster, spool, _dir: dir }
     }
 }
 

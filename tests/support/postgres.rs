@@ -15,6 +15,9 @@ pub const SUPERUSER_PASSWORD: &str = "superuser-password";
 pub const ROLE: &str = "app";
 pub const ROLE_PASSWORD: &str = "app-password";
 
+/// A role that needs no password, for tests that compare with a connection without a gateway.
+pub const DIRECT: &str = "direct";
+
 /// A running server; stopped when it is dropped, and when the test process ends in whatever way.
 pub struct Cluster {
     dir: tempfile::TempDir,
@@ -57,7 +60,10 @@ impl Cluster {
             "--no-sync",
         ]);
         succeeded(initdb.arg("--pgdata").arg(&data).arg("--pwfile").arg(&password).output().unwrap());
-        let hba = format!("{}\nhost all all 127.0.0.1/32 scram-sha-256\n", settings.hba);
+        let hba = format!(
+            "host all {DIRECT} 127.0.0.1/32 trust\n{}\nhost all all 127.0.0.1/32 scram-sha-256\n",
+            settings.hba
+        );
         fs::write(data.join("pg_hba.conf"), hba).unwrap();
         let port = free_port();
         let mut conf = format!(
@@ -84,6 +90,7 @@ impl Cluster {
         let cluster = Self { dir, port, child };
         cluster.wait();
         cluster.sql("postgres", &format!("CREATE ROLE {ROLE} LOGIN PASSWORD '{ROLE_PASSWORD}' CREATEDB"));
+        cluster.sql("postgres", &format!("CREATE ROLE {DIRECT} LOGIN IN ROLE {ROLE}"));
         cluster
     }
 

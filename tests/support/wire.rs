@@ -16,6 +16,15 @@ pub struct Wire {
 pub type Message = (u8, Vec<u8>);
 
 impl Wire {
+    /// Logs in at a server that asks for no password.
+    pub fn direct(port: u16, user: &str, database: &str) -> Self {
+        let mut wire = Self::connect(port);
+        wire.hello(startup::Version::V3_0, &[("user", user), ("database", database)]);
+        let messages = wire.until_ready();
+        assert_eq!(messages.last().unwrap().0, b'Z', "{messages:?}");
+        wire
+    }
+
     /// Connects; nothing is sent.
     pub fn connect(port: u16) -> Self {
         let stream = TcpStream::connect(("127.0.0.1", port)).unwrap();

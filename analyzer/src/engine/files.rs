@@ -11,6 +11,7 @@ use async_trait::async_trait;
 use bodycam_lake::{FileEntry, Store, Table};
 use bodycam_record::SessionId;
 use datafusion::catalog::Session;
+use datafusion::common::project_schema;
 use datafusion::common::pruning::PruningStatistics;
 use datafusion::common::stats::Precision;
 use datafusion::common::{Column, DFSchema, Result, Statistics};
@@ -24,6 +25,7 @@ use datafusion::logical_expr::{Expr, TableProviderFilterPushDown, utils::conjunc
 use datafusion::physical_expr::PhysicalExpr;
 use datafusion::physical_optimizer::pruning::PruningPredicateBuilder;
 use datafusion::physical_plan::ExecutionPlan;
+use datafusion::physical_plan::empty::EmptyExec;
 use datafusion::scalar::ScalarValue;
 
 use super::pushdown;
@@ -84,6 +86,10 @@ impl TableProvider for FilesTable {
         let needle = filter.as_ref().is_some_and(pushdown::is_needle);
         let predicate = filter.map(|f| state.create_physical_expr(f, &schema)).transpose()?;
         let files = self.prune(predicate.as_ref())?;
+        if files.is_empty() {
+            // A scan of no files has no partition, and the plans above it need one.
+            return Ok(Arc::new(EmptyExec::new(project_schema(&self.schema, projection)?)));
+        }
 
         let mut options = state.default_table_options().parquet;
         options.global.pushdown_filters = needle;

@@ -266,7 +266,7 @@ mod tests {
     proptest! {
         #[test]
         fn frames_are_the_same_however_the_bytes_are_split(
-            bodies in proptest::collection::vec((0usize..4, proptest::collection::vec(any::<u8>(), 1..40)), 1..8),
+            bodies in proptest::collection::vec((0usize..4, proptest::collection::vec(any::<u8>(), 8..40)), 1..8),
         ) {
             let mut bytes = Vec::new();
             for (kind, body) in &bodies {

@@ -1,7 +1,7 @@
 //! `[postgres]` and `[[targets]]` in `bodycam.toml`.
 
 use std::net::SocketAddr;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 
 use bodycam_record::shown;
 use schemars::JsonSchema;
@@ -135,6 +135,14 @@ impl Default for PostgresConfig {
 }
 
 impl PostgresConfig {
+    /// Relative paths lie below `base`.
+    pub fn rebase(&mut self, base: &Path) {
+        if let Some(tls) = &mut self.tls {
+            tls.cert = base.join(&tls.cert);
+            tls.key = base.join(&tls.key);
+        }
+    }
+
     /// Refuses what cannot work, alone and with these targets.
     pub fn check(&self, targets: &[TargetConfig]) -> Result<(), ConfigError> {
         let fault = |field, problem: &str| Err(ConfigError::Listener { field, problem: problem.to_owned() });
@@ -173,6 +181,16 @@ impl PostgresConfig {
 }
 
 impl TargetConfig {
+    /// Relative paths lie below `base`.
+    pub fn rebase(&mut self, base: &Path) {
+        if let Some(ca) = &mut self.ca {
+            *ca = base.join(&*ca);
+        }
+        if let Some(password) = &mut self.password {
+            password.rebase(base);
+        }
+    }
+
     /// Refuses what cannot work.
     pub fn check(&self) -> Result<(), ConfigError> {
         let fault = |field, problem: &str| {

@@ -310,10 +310,6 @@ impl<'a> Relay<'a> {
         if !matches!(end, End::Client | End::Server) {
             tracing::info!(event = "session_closed", session = %session.pen.session(), reason, end = ?end, "the gateway closed a session");
         }
-        // The target must not go on with what nobody records any more.
-        if running && !matches!(end, End::Client | End::Server) {
-            cancel.cancel().await;
-        }
         if matches!(end, End::Client | End::Server) || !session.at_boundary() {
             if !matches!(end, End::Client) {
                 let _ = tokio::time::timeout(LAST_BYTES, poll_fn(|cx| poll_shutdown(&mut client, cx))).await;
@@ -332,6 +328,10 @@ impl<'a> Relay<'a> {
             if let Ok(Ok(true)) = tokio::time::timeout(LAST_BYTES, left).await {
                 client.farewell(&last).await;
             }
+        }
+        // The target must not go on with what nobody records any more.
+        if running && !matches!(end, End::Client | End::Server) {
+            let _ = tokio::time::timeout(LAST_BYTES, cancel.cancel()).await;
         }
         let mut goodbye = Vec::new();
         if up.outgoing().is_empty() && session.at_client_boundary() {

@@ -127,7 +127,9 @@ impl Claims {
         for column in columns.iter_mut().filter(|c| !c.nested) {
             // A level is a row here: what the pages hold says at once which rows they begin with.
             let stated = column.pages.iter().skip(1).map(|p| p.from);
-            if !column.breaks.is_empty() && !stated.eq(std::mem::take(&mut column.breaks)) {
+            // A column without a column index states nothing about its pages.
+            let breaks = std::mem::take(&mut column.breaks);
+            if !column.pages.is_empty() && !breaks.is_empty() && !stated.eq(breaks) {
                 column.denied("the first row of a page", group, path, faults);
             }
         }

@@ -1,4 +1,4 @@
-//! The facts of a statement: what [`analyse`](super::analyse::analyse) finds and what the record keeps.
+//! The facts of a statement: what `analyse` finds and what the record keeps.
 
 use std::sync::Arc;
 

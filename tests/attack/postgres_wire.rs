@@ -1,0 +1,469 @@
+//! The PostgreSQL wire under attack, from either side.
+
+use std::io::{Read, Write};
+use std::net::{TcpListener, TcpStream};
+
+use bodycam_proxy::postgres::codec::startup::Version;
+use bodycam_proxy::postgres::{ClientAuth, ClientTls};
+
+use crate::support::gateway::{Gateway, Setup};
+use crate::support::postgres::{DIRECT, shared};
+use crate::support::wire::{Wire, bind, close, describe, execute, line, message, parse, query, sync};
+
+fn gateway(change: impl FnOnce(&mut Setup)) -> Gateway {
+    let mut setup = Setup::new(shared());
+    setup.postgres.auth = ClientAuth::Token;
+    change(&mut setup);
+    setup.start()
+}
+
+/// The last decision in the record, without its first word.
+fn decision(gateway: &Gateway) -> String {
+    gateway.wait_closed();
+    let story = gateway.story();
+    let last = story.iter().rev().find_map(|l| l.strip_prefix("decision "));
+    last.unwrap_or("none").to_owned()
+}
+
+#[test]
+fn a_client_that_breaks_the_protocol_is_closed_and_nothing_of_it_runs() {
+    let gateway = gateway(|_| ());
+    let database = shared().database();
+    shared().sql(&database, "CREATE TABLE t (id int); GRANT ALL ON t TO app");
+    let token = gateway.token("ada");
+    let framed = |tag: u8, length: [u8; 4], body: &[u8]| [&[tag][..], &length, body].concat();
+    let cases: Vec<(&str, Vec<u8>, &str)> = vec![
+        ("an unknown type", message(b'z', b""), "unknown-message"),
+        ("a type of servers", message(b'Z', b"I"), "unknown-message"),
+        ("a password after the login", message(b'p', b"secret\0"), "unknown-message"),
+        ("a length of 0", framed(b'Q', [0; 4], b"INSERT INTO t VALUES (1)\0"), "bad-length"),
+        ("a length of 3", framed(b'Q', [0, 0, 0, 3], b"INSERT INTO t VALUES (1)\0"), "bad-length"),
+        ("a negative length", framed(b'Q', [0xff; 4], b"INSERT INTO t VALUES (1)\0"), "bad-length"),
+        (
+            "the longest length",
+            framed(b'Q', [0x7f, 0xff, 0xff, 0xff], b"INSERT INTO t VALUES (1)\0"),
+            "bad-length",
+        ),
+        ("a long Describe", framed(b'D', [0, 1, 0, 0], b"S"), "bad-length"),
+        ("Sync with a body", message(b'S', b"x"), "bad-length"),
+        (
+            "text behind the end",
+            message(b'Q', b"SELECT 1\0; INSERT INTO t VALUES (1)\0"),
+            "malformed-message",
+        ),
+        ("text without an end", message(b'Q', b"INSERT INTO t VALUES (1)"), "malformed-message"),
+        ("a Describe of nothing", message(b'D', b"Xname\0"), "malformed-message"),
+        ("a Close of nothing", message(b'C', b"\0\0"), "malformed-message"),
+        ("an Execute cut short", message(b'E', b"\0\0\0\0"), "bad-length"),
+        ("an Execute without a name's end", message(b'E', b"namedlong"), "malformed-message"),
+        (
+            "a Parse with too few types",
+            message(b'P', b"\0INSERT INTO t VALUES (1)\0\0\x05\0\0\0\x01"),
+            "malformed-message",
+        ),
+        (
+            "a Bind with more values than there are",
+            message(b'B', b"\0\0\0\0\x7f\xff\0\0\0\x01a\0\0"),
+            "malformed-message",
+        ),
+        (
+            "a Bind with a value of -2 bytes",
+            message(b'B', b"\0\0\0\0\0\x01\xff\xff\xff\xfe\0\0"),
+            "malformed-message",
+        ),
+        (
+            "a Bind with a value beyond its end",
+            message(b'B', b"\0\0\0\0\0\x01\0\0\xff\xffa\0\0"),
+            "malformed-message",
+        ),
+        ("a CopyFail without text", message(b'f', b"x"), "malformed-message"),
+    ];
+    for (name, bytes, reason) in cases {
+        let mut wire = Wire::log_in(gateway.port, "ada", &token, &database);
+        wire.send(&bytes);
+        assert_eq!(wire.until_end(), "E(08P01)", "{name}");
+        assert_eq!(decision(&gateway), format!("message {reason} 08P01"), "{name}");
+    }
+    assert_eq!(shared().sql(&database, "SELECT count(*) FROM t"), "0");
+}
+
+#[test]
+fn packets_before_the_login_that_cannot_be_are_answered_once_and_closed() {
+    let files = tempfile::tempdir().unwrap();
+    let key = rcgen::KeyPair::generate().unwrap();
+    let cert =
+        rcgen::CertificateParams::new(vec!["localhost".to_owned()]).unwrap().self_signed(&key).unwrap();
+    let (cert_file, key_file) = (files.path().join("cert"), files.path().join("key"));
+    std::fs::write(&cert_file, cert.pem()).unwrap();
+    std::fs::write(&key_file, key.serialize_pem()).unwrap();
+    let gateway = gateway(|s| {
+        s.postgres.tls = Some(ClientTls { cert: cert_file, key: key_file, required: false });
+        s.postgres.startup_timeout_seconds = 2;
+    });
+    const TLS: &[u8] = &[0, 0, 0, 8, 4, 210, 22, 47];
+    const GSS: &[u8] = &[0, 0, 0, 8, 4, 210, 22, 48];
+    let startup = |pairs: &[u8]| {
+        let length = u32::try_from(pairs.len() + 8).unwrap().to_be_bytes();
+        [&length[..], &[0, 3, 0, 0], pairs].concat()
+    };
+    let cases: Vec<(&str, Vec<u8>, &[u8], &str)> = vec![
+        ("a startup message behind SSLRequest", [TLS, &startup(b"user\0ada\0\0")].concat(), b"", "E(08P01)"),
+        ("a byte behind SSLRequest", [TLS, b"x"].concat(), b"", "E(08P01)"),
+        (
+            "a startup message behind GSSENCRequest",
+            [GSS, &startup(b"user\0ada\0\0")].concat(),
+            b"",
+            "E(08P01)",
+        ),
+        ("GSSENCRequest behind GSSENCRequest", [GSS, GSS].concat(), b"", "E(08P01)"),
+        ("a length of 0", vec![0, 0, 0, 0], b"", "E(08P01)"),
+        ("a length of 7", vec![0, 0, 0, 7, 0, 3, 0], b"", "E(08P01)"),
+        ("a negative length", vec![0xff, 0xff, 0xff, 0xff], b"", "E(08P01)"),
+        ("a length of 10,001", vec![0, 0, 0x27, 0x11], b"", "E(08P01)"),
+        ("a length of 2 GiB", vec![0x7f, 0xff, 0xff, 0xff], b"", "E(08P01)"),
+        ("no user", startup(b"database\0x\0\0"), b"", "E(28000)"),
+        ("an empty user", startup(b"user\0\0\0"), b"", "E(28000)"),
+        ("a parameter without a value", startup(b"user\0ada\0x\0"), b"", "E(08P01)"),
+        ("bytes behind the parameters", startup(b"user\0ada\0\0x"), b"", "E(08P01)"),
+        ("TLS that is none", vec![0x16, 3, 1, 0, 4, 1, 2, 3, 4], b"\x15", ""),
+        ("a query at once", query("SELECT 1"), b"", "E(08P01)"),
+    ];
+    for (name, bytes, first, rest) in cases {
+        let mut wire = Wire::connect(gateway.port);
+        wire.send(&bytes);
+        if first.is_empty() {
+            assert_eq!(wire.until_end(), rest, "{name}");
+        } else {
+            let mut answer = Vec::new();
+            let _ = wire.stream.read_to_end(&mut answer);
+            assert!(answer.starts_with(first) || answer.is_empty(), "{name}: {answer:?}");
+        }
+    }
+    // Answered in order: `N` to GSSENCRequest, then `S` to SSLRequest, then only TLS is understood.
+    let mut wire = Wire::connect(gateway.port);
+    wire.send(GSS);
+    let mut answer = [0];
+    wire.stream.read_exact(&mut answer).unwrap();
+    assert_eq!(answer, *b"N");
+    wire.send(TLS);
+    wire.stream.read_exact(&mut answer).unwrap();
+    assert_eq!(answer, *b"S");
+    wire.send(&startup(b"user\0ada\0\0"));
+    let mut rest = Vec::new();
+    let _ = wire.stream.read_to_end(&mut rest);
+    assert!(!rest.contains(&b'R'), "a login in clear after the promise of TLS: {rest:?}");
+    assert!(gateway.events().is_empty());
+}
+
+/// A server that says hello to whoever comes, answers the gateway's own first query, sends `answer` to what
+/// comes next, and tells what it got after that. Whoever comes for the catalog is sent away.
+fn hostile_server(answer: Vec<u8>) -> (u16, std::sync::mpsc::Receiver<Vec<u8>>) {
+    let listener = TcpListener::bind("127.0.0.1:0").unwrap();
+    let port = listener.local_addr().unwrap().port();
+    let serve = move |mut stream: TcpStream| {
+        let mut buffer = [0; 65536];
+        let n = stream.read(&mut buffer).unwrap();
+        let packet = String::from_utf8_lossy(&buffer[..n]).into_owned();
+        if packet.contains("bodycam catalog") || !packet.contains("user") {
+            return None;
+        }
+        let mut hello = message(b'R', &[0; 4]);
+        hello.extend(message(b'S', b"client_encoding\0UTF8\0"));
+        hello.extend(message(b'K', &[0, 0, 0, 9, 1, 2, 3, 4]));
+        hello.extend(message(b'Z', b"I"));
+        stream.write_all(&hello).unwrap();
+        let _ = stream.read(&mut buffer).unwrap();
+        stream.write_all(&[message(b'C', b"SHOW\0"), message(b'Z', b"I")].concat()).unwrap();
+        let (mut got, mut answered) = (Vec::new(), false);
+        while let Ok(n @ 1..) = stream.read(&mut buffer) {
+            got.extend_from_slice(&buffer[..n]);
+            if !std::mem::replace(&mut answered, true) {
+                stream.write_all(&answer).unwrap();
+            }
+        }
+        Some(got)
+    };
+    let (send, receive) = std::sync::mpsc::channel();
+    std::thread::spawn(move || {
+        for stream in listener.incoming() {
+            let (serve, send) = (serve.clone(), send.clone());
+            std::thread::spawn(move || serve(stream.unwrap()).map(|got| send.send(got)));
+        }
+    });
+    (port, receive)
+}
+
+#[test]
+fn a_target_that_breaks_the_protocol_ends_the_session_on_both_sides() {
+    let row = message(b'D', &[0, 1, 0, 0, 0, 1, b'x']);
+    let complete = message(b'C', b"SELECT 1\0");
+    let ready = message(b'Z', b"I");
+    let described = message(
+        b'T',
+        &[0, 1, b'c', 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 25, 0xff, 0xff, 0xff, 0xff, 0xff, 0xff, 0, 0],
+    );
+    let good = [described.clone(), row.clone(), complete.clone(), ready.clone()].concat();
+    let cases: Vec<(&str, Vec<u8>, &str, &str)> = vec![
+        ("an unknown type", message(b'z', b""), "E(08P01)", "message unknown-message 08P01"),
+        ("a type of clients", message(b'Q', b"SELECT 1\0"), "E(08P01)", "message unknown-message 08P01"),
+        ("a negative length", vec![b'D', 0xff, 0xff, 0xff, 0xff], "E(08P01)", "message bad-length 08P01"),
+        ("a length of 0", vec![b'C', 0, 0, 0, 0], "E(08P01)", "message bad-length 08P01"),
+        ("a tag of 2 MiB", vec![b'C', 0, 0x20, 0, 0, b'x'], "E(08P01)", "message bad-length 08P01"),
+        ("a status that is none", message(b'Z', b"X"), "E(08P01)", "message malformed-message 08P01"),
+        ("columns that are not there", message(b'T', &[0, 9]), "E(08P01)", "message malformed-message 08P01"),
+        ("authentication in a session", message(b'R', &[0; 4]), "E(08P01)", "message out-of-order 08P01"),
+        ("a new cancel key in a session", message(b'K', &[0; 8]), "E(08P01)", "message out-of-order 08P01"),
+        ("an answer to Parse that nobody sent", message(b'1', b""), "E(08P01)", "message out-of-order 08P01"),
+        ("COPY in both directions", message(b'W', &[0, 0, 0]), "E(08P01)", "message copy-both 08P01"),
+        ("COPY data without COPY", message(b'd', b"x"), "E(08P01)", "message out-of-order 08P01"),
+        (
+            "rows after an error",
+            [message(b'E', b"SERROR\0C22012\0\0"), row.clone()].concat(),
+            "E(22012) E(08P01)",
+            "message out-of-order 08P01",
+        ),
+        (
+            "one answer too many",
+            [good.clone(), ready.clone()].concat(),
+            "T D(x) C(SELECT 1) ZI E(08P01)",
+            "message out-of-order 08P01",
+        ),
+        (
+            "rows that nobody asked for",
+            [good.clone(), row.clone()].concat(),
+            "T D(x) C(SELECT 1) ZI E(08P01)",
+            "message out-of-order 08P01",
+        ),
+        (
+            "an error without SQLSTATE",
+            [message(b'E', b"SERROR\0\0"), ready.clone()].concat(),
+            "E() ZI",
+            "none",
+        ),
+    ];
+    for (name, answer, seen, decided) in cases {
+        let (port, server) = hostile_server(answer);
+        let gateway = gateway(|s| s.targets[0].address = format!("127.0.0.1:{port}"));
+        let mut wire = Wire::log_in(gateway.port, "ada", &gateway.token("ada"), "any");
+        wire.send(&query("SELECT 'canary'"));
+        if decided == "none" {
+            assert_eq!(line(&wire.until_ready()), seen, "{name}");
+            drop(wire);
+        } else {
+            assert_eq!(wire.until_end(), seen, "{name}");
+        }
+        assert_eq!(decision(&gateway), decided, "{name}");
+        let got = server.recv().unwrap();
+        assert!(got.starts_with(&query("SELECT 'canary'")), "{name}: the server is let go");
+        assert!(
+            gateway.story().iter().any(|l| l.starts_with("result #1.0")),
+            "{name}: {:?}",
+            gateway.story()
+        );
+    }
+}
+
+#[test]
+fn a_session_sent_byte_by_byte_is_the_same_session() {
+    let gateway = gateway(|_| ());
+    let database = shared().database();
+    let token = gateway.token("ada");
+    let mut wire = Wire::connect(gateway.port);
+    let mut bytes = Vec::new();
+    let pairs = [(&b"user"[..], &b"ada"[..]), (b"database", database.as_bytes())];
+    bodycam_proxy::postgres::codec::startup::put_startup(&mut bytes, Version::V3_0, pairs);
+    bodycam_proxy::postgres::codec::frontend::put_password(&mut bytes, token.as_bytes());
+    bytes.extend(
+        [query("SELECT 1"), parse("s", "SELECT $1::text"), bind("", "s", &["two"]), execute("", 0), sync()]
+            .concat(),
+    );
+    for byte in &bytes {
+        wire.send(&[*byte]);
+    }
+    wire.until_ready();
+    assert_eq!(line(&wire.until_ready()), "T D(1) C(SELECT 1) ZI");
+    assert_eq!(line(&wire.until_ready()), "1 2 D(two) C(SELECT 1) ZI");
+    drop(wire);
+    gateway.wait_closed();
+    let story = gateway.story();
+    let run = story.iter().filter(|l| l.starts_with("result") && l.ends_with("complete SELECT 1 1 rows"));
+    assert_eq!(run.count(), 2, "{story:?}");
+}
+
+#[test]
+fn a_refused_parse_never_runs_the_statement_before_it() {
+    let gateway = gateway(|s| s.postgres.max_statement_bytes = 4096);
+    let database = shared().database();
+    shared().sql(&database, "CREATE TABLE t (id int); GRANT ALL ON t TO app");
+    let mut wire = Wire::log_in(gateway.port, "ada", &gateway.token("ada"), &database);
+    assert_eq!(wire.ask(&[parse("", "INSERT INTO t VALUES (1)"), sync()].concat()), "1 ZI");
+    let long = format!("SELECT '{}'", "x".repeat(8192));
+    assert_eq!(
+        wire.ask(&[parse("", &long), bind("", "", &[]), execute("", 0), sync()].concat()),
+        "E(54000) ZI"
+    );
+    assert_eq!(wire.ask(&[bind("", "", &[]), execute("", 0), sync()].concat()), "E(26000) ZI");
+    assert_eq!(shared().sql(&database, "SELECT count(*) FROM t"), "0");
+}
+
+#[test]
+fn a_client_that_leaves_in_the_middle_of_copy_commits_nothing() {
+    let gateway = gateway(|_| ());
+    let database = shared().database();
+    shared().sql(&database, "CREATE TABLE t (id int); GRANT ALL ON t TO app");
+    for last in [message(b'X', b""), Vec::new()] {
+        let mut wire = Wire::log_in(gateway.port, "ada", &gateway.token("ada"), &database);
+        wire.send(&query("COPY t FROM STDIN"));
+        assert_eq!(wire.read().unwrap().0, b'G');
+        wire.send(&[message(b'd', b"1\n2\n"), last].concat());
+        drop(wire);
+        gateway.wait_closed();
+    }
+    assert_eq!(shared().sql(&database, "SELECT count(*) FROM t"), "0");
+    let story = gateway.story();
+    let copies: Vec<_> = story.iter().filter(|l| l.starts_with("copy")).collect();
+    assert!(copies.len() == 2 && copies.iter().all(|c| !c.contains("done")), "{story:?}");
+}
+
+#[test]
+fn stray_copy_data_and_storms_of_sync_and_flush_put_nothing_out_of_step() {
+    let gateway = gateway(|_| ());
+    let database = shared().database();
+    let mut wire = Wire::log_in(gateway.port, "ada", &gateway.token("ada"), &database);
+    wire.send(&[message(b'd', b"nobody reads this"), message(b'c', b""), message(b'f', b"x\0")].concat());
+    assert_eq!(wire.query("SELECT 1"), "T D(1) C(SELECT 1) ZI");
+    wire.send(&[message(b'H', b"").repeat(2000), sync().repeat(2000)].concat());
+    for _ in 0..2000 {
+        assert_eq!(line(&wire.until_ready()), "ZI");
+    }
+    assert_eq!(wire.query("SELECT 2"), "T D(2) C(SELECT 1) ZI");
+    drop(wire);
+    gateway.wait_closed();
+    assert!(gateway.story().iter().any(|l| l.starts_with("copy #0 in failed")), "{:?}", gateway.story());
+}
+
+#[test]
+fn a_session_cannot_fill_the_gateway_with_names() {
+    let gateway = gateway(|_| ());
+    let database = shared().database();
+    let mut wire = Wire::log_in(gateway.port, "ada", &gateway.token("ada"), &database);
+    let mut seen = Vec::new();
+    for batch in 0..11 {
+        let parses: Vec<u8> = (0..1000).flat_map(|n| parse(&format!("s{batch}_{n}"), "SELECT 1")).collect();
+        if wire.stream.write_all(&[parses, sync()].concat()).is_err() {
+            break;
+        }
+        seen = wire.until_ready();
+        if seen.last().is_none_or(|(tag, _)| *tag != b'Z') {
+            break;
+        }
+    }
+    assert!(line(&seen).ends_with("E(54000)"), "{}", line(&seen));
+    gateway.wait_closed();
+    assert!(gateway.story().contains(&"limit names closed".to_owned()));
+}
+
+/// SplitMix64 (Steele, Lea, Flood 2014).
+struct Random(u64);
+
+impl Random {
+    fn below(&mut self, n: u64) -> usize {
+        self.0 = self.0.wrapping_add(0x9e37_79b9_7f4a_7c15);
+        let mut z = self.0;
+        z = (z ^ (z >> 30)).wrapping_mul(0xbf58_476d_1ce4_e5b9);
+        z = (z ^ (z >> 27)).wrapping_mul(0x94d0_49bb_1331_11eb);
+        usize::try_from((z ^ (z >> 31)) % n).unwrap()
+    }
+}
+
+/// A random pipeline that ends in Sync, so that both sides come to rest.
+fn pipeline(random: &mut Random) -> Vec<u8> {
+    const TEXTS: &[&str] = &[
+        "SELECT 1",
+        "SELECT $1::int",
+        "SELECT 1/0",
+        "SELEC",
+        "SELECT generate_series(1, 5)",
+        "BEGIN",
+        "COMMIT",
+        "ROLLBACK",
+        "PREPARE a AS SELECT 'sql'",
+        "EXECUTE a",
+        "DEALLOCATE a",
+        "DECLARE b CURSOR FOR SELECT 7",
+        "FETCH 1 FROM b",
+        "CLOSE b",
+        "SELECT 1; SELECT 2",
+        "",
+        "SET LOCAL work_mem = '4MB'",
+        "DO $$ BEGIN RAISE NOTICE 'n'; END $$",
+        "DISCARD ALL",
+        "SELECT * FROM nowhere",
+        "COPY (SELECT 8) TO STDOUT",
+    ];
+    const NAMES: &[&str] = &["", "", "a", "b"];
+    let mut out = Vec::new();
+    for _ in 0..1 + random.below(10) {
+        let text = TEXTS[random.below(TEXTS.len() as u64)];
+        let name = NAMES[random.below(4)];
+        let other = NAMES[random.below(4)];
+        out.extend(match random.below(16) {
+            0..=3 => parse(name, text),
+            4..=6 => bind(name, other, if random.below(3) == 0 { &["5"] } else { &[] }),
+            7..=9 => execute(name, u32::try_from(random.below(3)).unwrap()),
+            10 => describe(b'S', name),
+            11 => describe(b'P', name),
+            12 => close(if random.below(2) == 0 { b'S' } else { b'P' }, name),
+            13 => query(text),
+            14 => message(b'H', b""),
+            _ => sync(),
+        });
+    }
+    out.extend(sync());
+    out
+}
+
+#[test]
+fn random_pipelines_look_the_same_with_and_without_the_gateway() {
+    let seed = std::env::var("BODYCAM_PIPELINE_SEED").ok().map_or(20261121, |s| s.parse().unwrap());
+    let sessions = std::env::var("BODYCAM_PIPELINES").ok().map_or(60, |s| s.parse().unwrap());
+    let gateway = gateway(|_| ());
+    let database = shared().database();
+    let token = gateway.token("ada");
+    let mut random = Random(seed);
+    for session in 0..sessions {
+        let mut through = Wire::log_in(gateway.port, "ada", &token, &database);
+        let mut direct = Wire::direct(shared().port(), DIRECT, &database);
+        for _ in 0..8 {
+            let sent = pipeline(&mut random);
+            let mut answers = [Vec::new(), Vec::new()];
+            for (wire, answer) in [&mut through, &mut direct].into_iter().zip(&mut answers) {
+                // A last query tells where the answers end, however many ReadyForQuery there are.
+                wire.send(&[sent.clone(), query("ROLLBACK; SELECT 'the end'")].concat());
+                loop {
+                    let message = wire.read().expect("a message");
+                    let end = message.0 == b'D' && message.1.ends_with(b"the end");
+                    answer.push(message);
+                    if end {
+                        answer.extend(wire.until_ready());
+                        break;
+                    }
+                }
+            }
+            let [through, direct] = answers;
+            assert_eq!(
+                line(&through),
+                line(&direct),
+                "seed {seed}, session {session}: {}",
+                String::from_utf8_lossy(&sent).escape_debug()
+            );
+            assert!(through == direct, "seed {seed}, session {session}: the bytes differ");
+        }
+    }
+    gateway.wait_closed();
+    // Every statement has its outcome; only a Parse that went well has none.
+    for (recorded, statement, results) in gateway.statements() {
+        let finals = results.iter().filter(|(_, r)| r.outcome != "suspended").count();
+        assert!(finals > 0 || statement.form == "parse", "seed {seed}: {recorded:?}");
+    }
+}
