@@ -3,7 +3,10 @@
 //!
 //! A bench event has about 300 bytes of envelope, body and statement, and 1 KiB of content on one in four.
 //!
-//! `cargo run --release -p bodycam-recorder --example bench_recorder -- [EVENTS] [DIRECTORY]`
+//! `cargo run --release -p bodycam-recorder --example bench_recorder -- [EVENTS] [DIRECTORY] [LARGEST]`
+//!
+//! `DIRECTORY` keeps the lake for other measurements (`bench_replay` of the replay); `LARGEST` is the number of
+//! events of its last session, where that is to be more than that of the others.
 
 use std::path::PathBuf;
 use std::sync::Arc;
@@ -32,8 +35,9 @@ fn main() -> Result<(), Error> {
     let events: u64 = args.next().map_or(Ok(2_000_000), |n| n.parse())?;
     let scratch = tempfile::tempdir()?;
     let dir = args.next().map_or_else(|| scratch.path().to_owned(), PathBuf::from);
+    let largest: u64 = args.next().map_or(Ok(SESSION), |n| n.parse())?;
     let spool = SpoolConfig { dir: dir.join("spool"), max_bytes: u64::MAX, ..SpoolConfig::default() };
-    fill(&spool, events)?;
+    fill(&spool, events, largest)?;
 
     let store = Store::create(&dir.join("lake").display().to_string())?;
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
@@ -55,23 +59,26 @@ fn main() -> Result<(), Error> {
     Ok(())
 }
 
-fn fill(config: &SpoolConfig, events: u64) -> Result<(), Error> {
+fn fill(config: &SpoolConfig, events: u64, largest: u64) -> Result<(), Error> {
     let spool = Spool::open(config, "bench")?;
     let mut lane = spool.lane("0")?;
     let tenant = TenantKey::new([1; 32]);
     let content: Vec<u8> = (0..1024u32).map(|i| (i.wrapping_mul(2_654_435_761) >> 24) as u8).collect();
-    for session in 0..events.div_ceil(SESSION) {
-        fill_session(&mut lane, &tenant, session, &content)?;
-        lane.flush()?;
-        if lane.wants_rotation() {
-            lane.rotate(Vec::new())?;
-        }
+    let others = events.saturating_sub(largest).div_ceil(SESSION);
+    for session in 0..=others {
+        let events = if session == others { largest } else { SESSION };
+        fill_session(&mut lane, &tenant, session, events, &content)?;
     }
-    lane.flush()?;
     Ok(())
 }
 
-fn fill_session(lane: &mut LaneWriter, tenant: &TenantKey, n: u64, content: &[u8]) -> Result<(), Error> {
+fn fill_session(
+    lane: &mut LaneWriter,
+    tenant: &TenantKey,
+    n: u64,
+    events: u64,
+    content: &[u8],
+) -> Result<(), Error> {
     let mut random = [0; 10];
     random[2..].copy_from_slice(&n.to_le_bytes());
     let start = T0 + i64::try_from(n * SESSION)? * 1_000_000;
@@ -103,7 +110,7 @@ fn fill_session(lane: &mut LaneWriter, tenant: &TenantKey, n: u64, content: &[u8
     let principal = tenant.principal_ref(&format!("agent-{}", n % 5000));
     let mut chain = Chain::start(&genesis, principal, "shop");
     let mut contents = 0;
-    for i in 0..SESSION {
+    for i in 0..events {
         let ts_wall_ns = start + i64::try_from(i)? * 1_000_000;
         let with_content = (i % 4 == 1).then_some(contents);
         let mut commitment = None;
@@ -117,9 +124,9 @@ fn fill_session(lane: &mut LaneWriter, tenant: &TenantKey, n: u64, content: &[u8
         }
         let body = match i {
             0 => opened.clone().into(),
-            i if i == SESSION - 1 => SessionClosed {
+            i if i == events - 1 => SessionClosed {
                 reason: "client".into(),
-                statements: 98,
+                statements: i64::try_from(events)? - 2,
                 rows: 0,
                 bytes_in: 0,
                 bytes_out: 0,
@@ -131,6 +138,12 @@ fn fill_session(lane: &mut LaneWriter, tenant: &TenantKey, n: u64, content: &[u8
         let draft =
             Draft { ts_wall_ns, ts_mono_ns: ts_wall_ns - T0, parent_seq: None, body, content: commitment };
         lane.append(&Record::Event(Box::new(chain.append(draft))))?;
+        if i % SESSION == SESSION - 1 || i == events - 1 {
+            lane.flush()?;
+            if lane.wants_rotation() {
+                lane.rotate(Vec::new())?;
+            }
+        }
     }
     Ok(())
 }
