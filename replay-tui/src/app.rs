@@ -172,7 +172,7 @@ impl SortBy {
             SortBy::Duration => session.duration_ns(),
             SortBy::Events => row.events,
             SortBy::Rows => row.rows,
-            SortBy::Bytes => row.bytes_out,
+            SortBy::Bytes => session.bytes_left(),
             SortBy::Denies => row.denies,
             SortBy::Findings => i64::try_from(session.findings.len()).unwrap_or(i64::MAX),
         }

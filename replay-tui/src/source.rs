@@ -164,6 +164,14 @@ impl SessionItem {
         end.saturating_sub(self.row.started_ns).max(0)
     }
 
+    /// Bytes that left: to the client for SQL, from the client to the target for HTTP.
+    pub fn bytes_left(&self) -> i64 {
+        match self.row.protocol.as_str() {
+            "http" => self.row.bytes_in,
+            _ => self.row.bytes_out,
+        }
+    }
+
     /// Whether it goes on.
     pub fn is_live(&self) -> bool {
         self.row.state == "open"
@@ -228,7 +236,7 @@ impl Row for SessionItem {
             Field::State => Cell::text(&row.state),
             Field::Reason => Cell::optional(row.end_reason.as_deref()),
             Field::Rows => Cell::Int(row.rows),
-            Field::Bytes => Cell::Int(row.bytes_out),
+            Field::Bytes => Cell::Int(self.bytes_left()),
             Field::Dur => Cell::Int(self.duration_ns()),
             Field::Events => Cell::Int(row.events),
             Field::Denies => Cell::Int(row.denies),

@@ -127,12 +127,17 @@ impl Ticker {
         let ns = if self.by_wall_clock { envelope.ts_wall_ns } else { envelope.ts_mono_ns };
         let origin = *self.origin_ns.get_or_insert(ns);
         self.last_ns = ns.saturating_sub(origin).max(self.last_ns);
+        // The bytes of a COPY are those of its own event; its result counts them again.
+        let bytes = match &event.body {
+            Some(Body::SqlResult(b)) if b.statement_kind == "copy" => 0,
+            _ => event.bytes().unwrap_or(0),
+        };
         let small = |n: i64| u32::try_from(n.max(0)).unwrap_or(u32::MAX);
         Tick {
             seq: event.seq(),
             at_ns: self.last_ns,
             rows: small(event.rows().unwrap_or(0)),
-            kib: small(event.bytes().unwrap_or(0).saturating_add(1023) / 1024),
+            kib: small(bytes.saturating_add(1023) / 1024),
             mark: event.mark(),
             step: event.is_step(),
         }

@@ -34,7 +34,7 @@ pub struct ListOptions {
 
 pub(crate) const SESSIONS_ONLY: &str = "the sessions index; open a session, or use `bodycam events grep`";
 
-fn columns() -> [Column<SessionItem>; 15] {
+fn columns() -> [Column<SessionItem>; 16] {
     [
         Column::left("session", |s| Shown::of(&s.row.session_id.to_string()), |s| json!(s.row.session_id)),
         Column::left("state", |s| Shown::of(&s.row.state), |s| json!(s.row.state)),
@@ -57,6 +57,7 @@ fn columns() -> [Column<SessionItem>; 15] {
         Column::right("events", |s| count(s.row.events), |s| json!(s.row.events)),
         Column::right("statements", |s| count(s.row.statements), |s| json!(s.row.statements)),
         Column::right("rows", |s| count(s.row.rows), |s| json!(s.row.rows)),
+        Column::right("bytes_in", |s| Shown::of(&units::size(s.row.bytes_in)), |s| json!(s.row.bytes_in)),
         Column::right("bytes_out", |s| Shown::of(&units::size(s.row.bytes_out)), |s| json!(s.row.bytes_out)),
         Column::right("denies", |s| count(s.row.denies), |s| json!(s.row.denies)),
         Column::right("errors", |s| count(s.row.errors), |s| json!(s.row.errors)),

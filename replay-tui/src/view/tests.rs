@@ -44,14 +44,17 @@ fn a_session_shows_header_timeline_events_and_the_statement_with_its_rows() {
     s.stage.keys("enter");
     let lines = s.stage.lines();
     let text = lines.join("\n");
-    assert!(lines[0].contains("support-copilot → customers-db/shop  agent, sealed (client)"), "{}", lines[0]);
-    assert!(lines[0].contains("chain ✔ 9/9"), "{}", lines[0]);
+    assert!(
+        lines[0].contains("support-copilot → customers-db/shop  chain ✔ 9/9  agent, sealed (client)"),
+        "{}",
+        lines[0]
+    );
     assert!(lines[1].contains("1 denied  !EXF-002  !EXF-001") || lines[1].contains("!EXF"), "{}", lines[1]);
     assert!(lines[2].contains('█'), "heat: {}", lines[2]);
     assert!(lines[3].contains('D') && lines[3].contains('!'), "marks: {}", lines[3]);
     assert!(lines[4].contains("●") && lines[4].contains("⋯10m"), "axis with the idle gap: {}", lines[4]);
     assert!(lines[5].contains("00:10:00.15") && lines[5].contains("event 4/9"), "{}", lines[5]);
-    assert!(lines[5].contains("so far 2 steps, 1 rows"), "{}", lines[5]);
+    assert!(lines[5].contains("so far 2 steps, 1 row,"), "{}", lines[5]);
     for part in [
         "ALLOW   !EXF-001 SELECT id, email, card",
         "DENY    DROP TABLE customers",

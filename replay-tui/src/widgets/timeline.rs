@@ -95,9 +95,9 @@ fn position(state: &State, session: &SessionState) -> Vec<(String, Role)> {
         ),
         (
             format!(
-                "  so far {} steps, {} rows, {}",
-                units::count(totals.steps),
-                units::count(totals.rows),
+                "  so far {}, {}, {}",
+                units::plural(totals.steps, "step", "steps"),
+                units::plural(totals.rows, "row", "rows"),
                 units::size(totals.kib.saturating_mul(1024))
             ),
             Role::Dim,
