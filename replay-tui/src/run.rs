@@ -81,7 +81,7 @@ pub fn run(options: ReplayOptions) -> Result<Ended, ReplayError> {
     let keymap = Keymap::new(&options.config.keys)?;
     for (name, filter) in &options.config.filters {
         bodycam_record::Filter::parse(filter)
-            .map_err(|err| ReplayError::Config(format!("filters.{name}: {err}\n{}", err.picture(filter))))?;
+            .map_err(|err| ReplayError::Config(format!("filters.{name}: {err}")))?;
     }
     if let Some(at) = &options.at
         && crate::timeline::Goto::parse(at).is_none()

@@ -158,9 +158,9 @@ fn an_analyst_finds_a_bulk_pull_replays_it_and_follows_it_to_where_it_left() {
     terminal.resize("50", "12");
     terminal.shows(&["60x16 needed, 50x12 here"]);
     terminal.resize("60", "16");
-    terminal.shows(&["support-copilot → egress", "url: files.example.net:443"]);
-    terminal.resize("120", "40");
     terminal.shows(&["support-copilot → egress", "EXF-014: evidence 2 of 3"]);
+    terminal.resize("120", "40");
+    terminal.shows(&["support-copilot → egress", "url: files.example.net:443"]);
     // What something else wrote over the screen goes away by a key.
     terminal.keys(&["C-l"]);
     terminal.shows(&["support-copilot → egress"]);

@@ -98,7 +98,7 @@ pub fn sessions(
 }
 
 /// The session that `text` names, with its findings: an id, or the beginning of one that names one session.
-pub(crate) fn find(source: &dyn Source, text: &str) -> Result<SessionItem, ReplayError> {
+pub fn find(source: &dyn Source, text: &str) -> Result<SessionItem, ReplayError> {
     let mut found = [named(source, text)?];
     attach(&mut found, &source.findings()?);
     let [found] = found;
@@ -110,14 +110,16 @@ fn named(source: &dyn Source, text: &str) -> Result<SessionItem, ReplayError> {
     if let Ok(id) = text.parse::<SessionId>() {
         return source.session(id)?.ok_or_else(missing);
     }
+    let many = || ReplayError::ManySessions(Shown::limit(text, 100).into());
     if text.len() < 4 {
-        return Err(missing());
+        return Err(many());
     }
     let all = source.sessions(usize::MAX)?;
     let mut named = all.into_iter().filter(|s| s.row.session_id.to_string().starts_with(text));
     match (named.next(), named.next()) {
         (Some(only), None) => Ok(only),
-        _ => Err(missing()),
+        (None, _) => Err(missing()),
+        _ => Err(many()),
     }
 }
 

@@ -53,6 +53,9 @@ fn pretty(state: &State, session: &SessionState, detail: &Detail, area: Rect, bu
     let top = session.detail_scroll.0.min(total.saturating_sub(height));
     for y in 0..height {
         let line = top + y;
+        if line >= total {
+            break;
+        }
         let pieces = match (head.get(line), &detail.table) {
             (Some(pieces), _) => pieces.clone(),
             (None, Some(table)) => {

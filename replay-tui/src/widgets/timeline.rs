@@ -98,7 +98,7 @@ fn position(state: &State, session: &SessionState) -> Vec<(String, Role)> {
                 "  so far {}, {}, {}",
                 units::plural(totals.steps, "step", "steps"),
                 units::plural(totals.rows, "row", "rows"),
-                units::size(totals.kib.saturating_mul(1024))
+                units::size(totals.bytes)
             ),
             Role::Dim,
         ),
