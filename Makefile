@@ -47,7 +47,8 @@ vectors: ## regenerate the test vectors of every hashed thing
 .PHONY: docs
 docs: ## regenerate the generated parts of the documentation
 	BODYCAM_UPDATE=1 cargo test --workspace --test format
-	cargo run --workspace --bin bodycam -- config reference > docs/configuration.md
+	cargo build --workspace --bins
+	$(BODYCAM) config reference > docs/configuration.md
 
 .PHONY: deny
 deny: ## licences, bans and sources of all dependencies (needs cargo-deny)

@@ -7,12 +7,16 @@ use clap::{Args, Parser, Subcommand, ValueEnum};
 /// A body camera for AI agents: records, judges, replays and proves what they did.
 #[derive(Debug, Parser)]
 #[command(name = "bodycam", version, max_term_width = 110, disable_help_subcommand = true)]
+#[command(
+    after_help = "Example:\n  bodycam demo\n\nEvery subcommand has an example: bodycam SUBCOMMAND --help"
+)]
 pub struct Cli {
     /// What to do.
     #[command(subcommand)]
     pub command: Command,
 }
 
+#[cfg(feature = "gateway")]
 /// Where the configuration is.
 #[derive(Debug, Clone, Args)]
 pub struct ConfigArg {
@@ -21,6 +25,7 @@ pub struct ConfigArg {
     pub config: PathBuf,
 }
 
+#[cfg(feature = "reader")]
 /// Where the lake is, and the key that opens its content.
 #[derive(Debug, Clone, Args)]
 pub struct LakeArg {
@@ -38,6 +43,7 @@ pub struct LakeArg {
 /// Every subcommand.
 #[derive(Debug, Subcommand)]
 pub enum Command {
+    #[cfg(feature = "analyzer")]
     /// Show the whole pipeline on a throw-away PostgreSQL and a small local internet
     #[command(after_help = "Example:\n  bodycam demo --dir /tmp/bodycam-demo")]
     Demo {
@@ -48,18 +54,23 @@ pub enum Command {
         #[arg(long)]
         no_replay: bool,
     },
+    #[cfg(feature = "analyzer")]
     /// Run gateway, recorder and scheduled detection in one process
     #[command(after_help = "Example:\n  bodycam up --config bodycam.toml")]
     Up(ConfigArg),
+    #[cfg(feature = "gateway")]
     /// Run only the gateway; events wait in the spool
     #[command(after_help = "Example:\n  bodycam gateway --config bodycam.toml")]
     Gateway(ConfigArg),
+    #[cfg(feature = "recorder")]
     /// Run only the recorder: from the spool to the lake
     #[command(after_help = "Example:\n  bodycam recorder --config bodycam.toml")]
     Recorder(ConfigArg),
+    #[cfg(feature = "analyzer")]
     /// Hunt exfiltration in the lake
-    #[command(subcommand)]
+    #[command(subcommand, after_help = "Example:\n  bodycam detect watch --config bodycam.toml")]
     Detect(Detect),
+    #[cfg(feature = "analyzer")]
     /// Ask the lake in SQL (read-only)
     #[command(
         after_help = "Tables: sessions events statements results copies messages http control gaps ledger findings templates content\n\nExample:\n  bodycam query --lake lake \"SELECT target, count(*) FROM sessions GROUP BY 1\""
@@ -82,6 +93,7 @@ pub enum Command {
         #[command(flatten)]
         lake: LakeArg,
     },
+    #[cfg(feature = "reader")]
     /// Replay recorded sessions: in the terminal, or as text with `--format`
     #[command(
         after_help = "Examples:\n  bodycam replay --lake lake\n  bodycam replay 019a3f2c --lake lake --format text --at +1:30"
@@ -101,21 +113,27 @@ pub enum Command {
         #[command(flatten)]
         lake: LakeArg,
     },
+    #[cfg(feature = "reader")]
     /// List and show sessions
-    #[command(subcommand)]
+    #[command(subcommand, after_help = "Example:\n  bodycam sessions ls --lake lake")]
     Sessions(Sessions),
+    #[cfg(feature = "reader")]
     /// List and search events
-    #[command(subcommand)]
+    #[command(subcommand, after_help = "Example:\n  bodycam events grep customers --lake lake")]
     Events(Events),
+    #[cfg(feature = "reader")]
     /// List findings
-    #[command(subcommand)]
+    #[command(subcommand, after_help = "Example:\n  bodycam findings ls --lake lake")]
     Findings(Findings),
+    #[cfg(feature = "gateway")]
     /// List the people, agents and contractors of the configuration
     #[command(after_help = "Example:\n  bodycam principals")]
     Principals(ConfigArg),
+    #[cfg(feature = "gateway")]
     /// Issue, list and revoke tokens
-    #[command(subcommand)]
+    #[command(subcommand, after_help = "Example:\n  bodycam token issue --principal etl-agent --ttl 30d")]
     Token(Token),
+    #[cfg(feature = "reader")]
     /// Check the record without trusting who stored it
     #[command(
         after_help = "Exit codes: 0 verified and anchored, 1 could not run, 2 tampered, 3 incomplete but declared,\n4 consistent but not anchored outside, 5 something unsupported. Where several apply: the first of 1 2 5 3 4 0.\n\nExample:\n  bodycam verify --lake lake --json"
@@ -133,6 +151,7 @@ pub enum Command {
         #[command(flatten)]
         lake: LakeArg,
     },
+    #[cfg(feature = "reader")]
     /// Print the keys of the replay
     #[command(after_help = "Example:\n  bodycam keys")]
     Keys {
@@ -140,11 +159,28 @@ pub enum Command {
         #[arg(long, value_enum, default_value_t)]
         format: ListFormat,
     },
+    #[cfg(feature = "analyzer")]
+    /// Check the set-up, and list target sessions that did not come through the gateway
+    #[command(
+        after_help = "Exit codes: 0 nothing failed (there may be warnings), 1 a check failed, 2 could not run.\n\nExample:\n  bodycam doctor --config bodycam.toml"
+    )]
+    Doctor {
+        /// Admin listener of a further gateway before the same targets (`host:port` as numbers); repeatable.
+        #[arg(long, value_name = "ADDRESS")]
+        gateway: Vec<std::net::SocketAddr>,
+        /// Print the report as JSON.
+        #[arg(long)]
+        json: bool,
+        #[command(flatten)]
+        config: ConfigArg,
+    },
+    #[cfg(feature = "gateway")]
     /// Check or explain the configuration
-    #[command(subcommand)]
+    #[command(subcommand, after_help = "Example:\n  bodycam config check --config bodycam.toml")]
     Config(ConfigCommand),
 }
 
+#[cfg(feature = "analyzer")]
 /// How `query` prints.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
 pub enum QueryFormat {
@@ -164,6 +200,7 @@ pub enum ListFormat {
     Csv,
 }
 
+#[cfg(feature = "reader")]
 /// How `replay` prints.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
 pub enum ReplayFormat {
@@ -173,6 +210,7 @@ pub enum ReplayFormat {
     Jsonl,
 }
 
+#[cfg(feature = "analyzer")]
 /// `detect …`
 #[derive(Debug, Subcommand)]
 pub enum Detect {
@@ -209,6 +247,7 @@ pub enum Detect {
     },
 }
 
+#[cfg(feature = "reader")]
 /// `sessions …`
 #[derive(Debug, Subcommand)]
 pub enum Sessions {
@@ -240,6 +279,7 @@ pub enum Sessions {
     },
 }
 
+#[cfg(feature = "reader")]
 /// `events …`
 #[derive(Debug, Subcommand)]
 pub enum Events {
@@ -285,6 +325,7 @@ pub enum Events {
     },
 }
 
+#[cfg(feature = "reader")]
 /// `findings …`
 #[derive(Debug, Subcommand)]
 pub enum Findings {
@@ -305,6 +346,7 @@ pub enum Findings {
     },
 }
 
+#[cfg(feature = "gateway")]
 /// `token …`
 #[derive(Debug, Subcommand)]
 pub enum Token {
@@ -336,7 +378,7 @@ pub enum Token {
         config: ConfigArg,
     },
     /// Revoke a token: open sessions that use it are closed within a minute
-    #[command(after_help = "Example:\n  bodycam token revoke 7f3a9c")]
+    #[command(after_help = "Example:\n  bodycam token revoke k3v5q7xw2mzb4ahc")]
     Revoke {
         /// Id of the token, as `token ls` shows it.
         id: String,
@@ -345,12 +387,14 @@ pub enum Token {
     },
 }
 
+#[cfg(feature = "gateway")]
 /// `config …`
 #[derive(Debug, Subcommand)]
 pub enum ConfigCommand {
     /// Read the configuration and say what is wrong with it; binds nothing
     #[command(after_help = "Example:\n  bodycam config check --config bodycam.toml")]
     Check(ConfigArg),
+    #[cfg(feature = "analyzer")]
     /// Print the reference of every setting (docs/configuration.md)
     #[command(after_help = "Example:\n  bodycam config reference")]
     Reference,

@@ -3,43 +3,86 @@
 use std::process::ExitCode;
 
 use anyhow::{Context, Result};
+#[cfg(feature = "reader")]
 use bodycam_record::TenantKey;
 
-use crate::cli::{Cli, Command, ConfigArg, ConfigCommand, LakeArg};
+#[cfg(feature = "reader")]
+use crate::cli::LakeArg;
+use crate::cli::{Cli, Command};
+#[cfg(feature = "gateway")]
+use crate::cli::{ConfigArg, ConfigCommand};
 use crate::config::Config;
+#[cfg(feature = "gateway")]
+use service::{AdminAt, Parts};
 
+#[cfg(feature = "analyzer")]
 mod demo;
+#[cfg(feature = "analyzer")]
 pub mod detect;
+#[cfg(feature = "analyzer")]
+mod doctor;
+#[cfg(feature = "analyzer")]
 mod query;
+#[cfg(feature = "reader")]
 pub mod replay;
+#[cfg(feature = "gateway")]
 pub mod service;
+#[cfg(feature = "gateway")]
 mod token;
+#[cfg(feature = "reader")]
 pub mod verify;
 
 /// Runs the command; the exit code is the command's verdict.
 pub fn run(cli: Cli) -> Result<ExitCode> {
     match cli.command {
+        #[cfg(feature = "analyzer")]
         Command::Demo { dir, no_replay } => demo::run(dir, !no_replay),
-        Command::Up(arg) => service::run(&load(&arg)?, service::Parts::ALL),
-        Command::Gateway(arg) => service::run(&load(&arg)?, service::Parts::GATEWAY),
-        Command::Recorder(arg) => service::run(&load(&arg)?, service::Parts::RECORDER),
+        #[cfg(feature = "analyzer")]
+        Command::Up(arg) => service::run(
+            &load(&arg)?,
+            Parts { gateway: true, recorder: true, detect: true, admin: Some(AdminAt::Listen) },
+        ),
+        #[cfg(feature = "gateway")]
+        Command::Gateway(arg) => service::run(
+            &load(&arg)?,
+            Parts { gateway: true, admin: Some(AdminAt::Listen), ..Parts::default() },
+        ),
+        #[cfg(feature = "recorder")]
+        Command::Recorder(arg) => service::run(
+            &load(&arg)?,
+            Parts { recorder: true, admin: Some(AdminAt::RecorderListen), ..Parts::default() },
+        ),
+        #[cfg(feature = "analyzer")]
         Command::Detect(command) => detect::run(command),
+        #[cfg(feature = "analyzer")]
         Command::Query { sql, format, output, timeout, memory, lake } => {
             query::run(&sql, format, output, timeout, memory, &lake)
         }
+        #[cfg(feature = "reader")]
         Command::Replay { session, format, at, to, lake } => replay::replay(session, format, at, to, &lake),
+        #[cfg(feature = "reader")]
         Command::Sessions(command) => replay::sessions(command),
+        #[cfg(feature = "reader")]
         Command::Events(command) => replay::events(command),
+        #[cfg(feature = "reader")]
         Command::Findings(command) => replay::findings(command),
+        #[cfg(feature = "gateway")]
         Command::Principals(arg) => token::principals(&load(&arg)?),
+        #[cfg(feature = "gateway")]
         Command::Token(command) => token::run(command),
+        #[cfg(feature = "reader")]
         Command::Verify { json, as_of, trust, lake } => verify::run(json, as_of, trust, &lake),
+        #[cfg(feature = "analyzer")]
+        Command::Doctor { gateway, json, config } => doctor::run(&load(&config)?, &gateway, json),
+        #[cfg(feature = "reader")]
         Command::Keys { format } => replay::keys(format),
+        #[cfg(feature = "gateway")]
         Command::Config(ConfigCommand::Check(arg)) => {
             load(&arg)?;
             println!("{}: usable", arg.config.display());
             Ok(ExitCode::SUCCESS)
         }
+        #[cfg(feature = "analyzer")]
         Command::Config(ConfigCommand::Reference) => {
             print!("{}", crate::config::reference());
             Ok(ExitCode::SUCCESS)
@@ -47,10 +90,12 @@ pub fn run(cli: Cli) -> Result<ExitCode> {
     }
 }
 
+#[cfg(feature = "gateway")]
 fn load(arg: &ConfigArg) -> Result<Config> {
     Config::load(&arg.config)
 }
 
+#[cfg(feature = "reader")]
 /// A lake to read, and what opens its content.
 pub struct LakeAt {
     url: String,
@@ -59,6 +104,7 @@ pub struct LakeAt {
     config: Option<Config>,
 }
 
+#[cfg(feature = "analyzer")]
 impl LakeAt {
     /// The lake of a configuration.
     pub fn of(config: &Config) -> Result<Self> {
@@ -67,6 +113,7 @@ impl LakeAt {
     }
 }
 
+#[cfg(feature = "reader")]
 /// Resolves `--lake`, `--tenant-key` and the configuration file, in this order.
 fn lake_at(arg: &LakeArg) -> Result<LakeAt> {
     let config = match (&arg.lake, arg.config.exists()) {
@@ -90,6 +137,7 @@ fn lake_at(arg: &LakeArg) -> Result<LakeAt> {
     Ok(LakeAt { url, tenant_key, config })
 }
 
+#[cfg(feature = "gateway")]
 /// A runtime for commands that read the lake.
 pub fn runtime() -> Result<tokio::runtime::Runtime> {
     tokio::runtime::Builder::new_multi_thread().enable_all().build().context("cannot start the async runtime")
@@ -97,9 +145,11 @@ pub fn runtime() -> Result<tokio::runtime::Runtime> {
 
 /// Wall time, Unix nanoseconds.
 fn now_ns() -> i64 {
-    bodycam_proxy::clock::Clock::system().wall_ns()
+    let since = std::time::SystemTime::now().duration_since(std::time::UNIX_EPOCH).unwrap_or_default();
+    i64::try_from(since.as_nanos()).unwrap_or(i64::MAX)
 }
 
+#[cfg(feature = "gateway")]
 /// A moment for people: RFC 3339, seconds, UTC.
 fn moment(ns: i64) -> String {
     jiff::Timestamp::from_nanosecond(i128::from(ns))

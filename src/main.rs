@@ -1,8 +1,12 @@
 //! `bodycam`: parse, dispatch, print the error. Nothing else.
 
+#[cfg(not(any(feature = "gateway", feature = "reader")))]
+compile_error!("choose at least one of the features `gateway` and `reader`");
+
 mod cli;
 mod commands;
 mod config;
+#[cfg(feature = "analyzer")]
 mod demo;
 mod tenant_key;
 

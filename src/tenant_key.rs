@@ -2,10 +2,8 @@
 
 use std::fs;
 use std::io::ErrorKind;
-use std::path::Path;
 
 use anyhow::{Context, Result, bail};
-use bodycam_proxy::recording::load_or_create_key_file;
 use bodycam_record::TenantKey;
 use bodycam_record::ids::from_hex;
 
@@ -18,12 +16,20 @@ pub fn load(reference: &str, create: bool) -> Result<TenantKey> {
         })?,
         Some(("file", path)) => match fs::read_to_string(path) {
             Ok(text) => text,
-            Err(e) if e.kind() == ErrorKind::NotFound && create => {
-                return Ok(TenantKey::new(*load_or_create_key_file(Path::new(path))?));
-            }
+            Err(e) if e.kind() == ErrorKind::NotFound && create => return made(path),
             Err(e) => return Err(e).with_context(|| format!("tenant key: cannot read {path}")),
         },
         _ => bail!("tenant key '{}': want file:PATH or env:NAME", bodycam_record::shown(reference)),
     };
     from_hex(text.trim()).map(TenantKey::new).context("tenant key: want 64 hex digits")
+}
+
+#[cfg(feature = "gateway")]
+fn made(path: &str) -> Result<TenantKey> {
+    Ok(TenantKey::new(*bodycam_proxy::recording::load_or_create_key_file(std::path::Path::new(path))?))
+}
+
+#[cfg(not(feature = "gateway"))]
+fn made(path: &str) -> Result<TenantKey> {
+    bail!("tenant key: {path} does not exist")
 }

@@ -11,6 +11,8 @@
 
 mod architecture;
 mod crash;
+mod docs;
+mod doctor;
 mod facts;
 mod http;
 mod pipeline;

@@ -1,7 +1,7 @@
-//! Health and metrics: `/healthz`, `/readyz` and `/metrics` on a listener of their own.
+//! Health and metrics: `/healthz`, `/readyz`, `/metrics` and `/processes` on a listener of their own.
 //!
 //! Who runs the process says through a [`Probe`] what there is to tell. Invariant: nothing here changes
-//! anything, and nothing from a session (no name, no address, no byte of payload) is in an answer.
+//! anything, and nothing that a session carries (no name, no address, no byte of payload) is in an answer.
 
 use std::io;
 use std::net::{IpAddr, Ipv4Addr, SocketAddr};
@@ -20,6 +20,7 @@ use tokio::time::timeout;
 
 use crate::http::codec::fields::Limits;
 use crate::http::codec::head::{RequestHead, request_scanner};
+use crate::postgres::live::LiveProcess;
 
 /// Head of a request here.
 const LIMITS: Limits = Limits { bytes: 8 << 10, fields: 64, url: 1 << 10 };
@@ -27,6 +28,8 @@ const LIMITS: Limits = Limits { bytes: 8 << 10, fields: 64, url: 1 << 10 };
 const PATIENCE: Duration = Duration::from_secs(5);
 /// Time to wait after the system refused to accept (out of file descriptors).
 const ACCEPT_RETRY: Duration = Duration::from_millis(100);
+/// Longest answer that [`ask`] reads.
+const MAX_ANSWER: u64 = 16 << 20;
 /// Connections served at the same time; more wait in the listener's queue.
 const MAX_CONNECTIONS: usize = 64;
 
@@ -34,13 +37,16 @@ const MAX_CONNECTIONS: usize = 64;
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields, default)]
 pub struct AdminConfig {
-    /// Address of `/healthz`, `/readyz` and `/metrics`. They ask for no credentials: keep it on loopback or on a network of your own.
+    /// Address of `/healthz`, `/readyz`, `/metrics` and `/processes`. They ask for no credentials: keep it on loopback or on a network of your own.
     pub listen: SocketAddr,
+    /// The same for a recorder that runs alone (`bodycam recorder`), so that it can stand beside a gateway.
+    pub recorder_listen: SocketAddr,
 }
 
 impl Default for AdminConfig {
     fn default() -> Self {
-        Self { listen: SocketAddr::new(IpAddr::V4(Ipv4Addr::LOCALHOST), 9464) }
+        let at = |port| SocketAddr::new(IpAddr::V4(Ipv4Addr::LOCALHOST), port);
+        Self { listen: at(9464), recorder_listen: at(9465) }
     }
 }
 
@@ -51,6 +57,25 @@ pub trait Probe: Send + Sync {
 
     /// Metrics in the Prometheus text format (version 0.0.4).
     fn metrics(&self) -> String;
+
+    /// The targets' server processes that work for this gateway.
+    fn processes(&self) -> Vec<LiveProcess>;
+}
+
+/// Asks the admin listener of a gateway at `address` for `path`: the status and the body.
+pub async fn ask(address: SocketAddr, path: &str) -> io::Result<(u16, String)> {
+    let work = async {
+        let mut stream = TcpStream::connect(address).await?;
+        let request = format!("GET {path} HTTP/1.1\r\nHost: {address}\r\nConnection: close\r\n\r\n");
+        stream.write_all(request.as_bytes()).await?;
+        let mut bytes = Vec::new();
+        stream.take(MAX_ANSWER).read_to_end(&mut bytes).await?;
+        let text = String::from_utf8(bytes).map_err(io::Error::other)?;
+        let (head, body) = text.split_once("\r\n\r\n").ok_or_else(|| io::Error::other("no HTTP answer"))?;
+        let status = head.strip_prefix("HTTP/1.1 ").and_then(|rest| rest.get(..3)?.parse::<u16>().ok());
+        Ok((status.ok_or_else(|| io::Error::other("no HTTP answer"))?, body.to_owned()))
+    };
+    timeout(PATIENCE, work).await.unwrap_or_else(|_| Err(io::ErrorKind::TimedOut.into()))
 }
 
 /// The address cannot be listened on.
@@ -80,17 +105,17 @@ struct Desk {
 
 impl Admin {
     /// Listens, and answers on the runtime that this is called in.
-    pub fn start(config: &AdminConfig, probe: Arc<dyn Probe>) -> Result<Self, AdminError> {
-        Self::with_patience(config, probe, PATIENCE)
+    pub fn start(listen: SocketAddr, probe: Arc<dyn Probe>) -> Result<Self, AdminError> {
+        Self::with_patience(listen, probe, PATIENCE)
     }
 
     fn with_patience(
-        config: &AdminConfig,
+        listen: SocketAddr,
         probe: Arc<dyn Probe>,
         patience: Duration,
     ) -> Result<Self, AdminError> {
-        let fault = |source| AdminError { address: config.listen, source };
-        let listener = std::net::TcpListener::bind(config.listen).map_err(fault)?;
+        let fault = |source| AdminError { address: listen, source };
+        let listener = std::net::TcpListener::bind(listen).map_err(fault)?;
         listener.set_nonblocking(true).map_err(fault)?;
         let address = listener.local_addr().map_err(fault)?;
         let listener = TcpListener::from_std(listener).map_err(fault)?;
@@ -174,7 +199,11 @@ impl Desk {
                 }
             },
             b"/metrics" => answer(200, "text/plain; version=0.0.4", &self.probe.metrics(), method),
-            _ => answer(404, "text/plain", "there are /healthz, /readyz and /metrics\n", method),
+            b"/processes" => match serde_json::to_string(&self.probe.processes()) {
+                Ok(json) => answer(200, "application/json", &json, method),
+                Err(error) => answer(500, "text/plain", &format!("{error}\n"), method),
+            },
+            _ => answer(404, "text/plain", "there are /healthz, /readyz, /metrics and /processes\n", method),
         }
     }
 }
@@ -184,6 +213,7 @@ fn answer(status: u16, ty: &str, body: &str, method: &str) -> Vec<u8> {
         200 => "OK",
         404 => "Not Found",
         405 => "Method Not Allowed",
+        500 => "Internal Server Error",
         503 => "Service Unavailable",
         _ => "Bad Request",
     };
@@ -211,12 +241,16 @@ mod tests {
         fn metrics(&self) -> String {
             "# TYPE a_total counter\na_total 1\n".to_owned()
         }
+
+        fn processes(&self) -> Vec<LiveProcess> {
+            vec![LiveProcess { target: "shop".to_owned(), process: 7, session: None }]
+        }
     }
 
     fn start(patience: Duration) -> (Admin, Arc<Part>) {
         let part = Arc::new(Part(Mutex::new(Ok(()))));
-        let config = AdminConfig { listen: SocketAddr::from(([127, 0, 0, 1], 0)) };
-        (Admin::with_patience(&config, part.clone(), patience).unwrap(), part)
+        let any = SocketAddr::from(([127, 0, 0, 1], 0));
+        (Admin::with_patience(any, part.clone(), patience).unwrap(), part)
     }
 
     async fn ask(admin: &Admin, bytes: &[u8]) -> String {
@@ -241,7 +275,7 @@ mod tests {
             ),
             (b"HEAD /metrics HTTP/1.0\r\n\r\n".to_vec(), "HTTP/1.1 200 OK\r\n", "close\r\n\r\n"),
             (b"POST /metrics HTTP/1.1\r\nHost: x\r\n\r\n".to_vec(), "HTTP/1.1 405 ", "GET and HEAD\n"),
-            (get("/secrets"), "HTTP/1.1 404 ", "/metrics\n"),
+            (get("/secrets"), "HTTP/1.1 404 ", "/processes\n"),
             (b"GET /metrics HTTP/1.1\n\n".to_vec(), "HTTP/1.1 400 ", "LF alone\n"),
         ] {
             let answer = ask(&admin, &bytes).await;
@@ -259,6 +293,17 @@ mod tests {
     }
 
     #[tokio::test(flavor = "current_thread")]
+    async fn its_own_question_gets_the_answer() {
+        let (desk, part) = start(PATIENCE);
+        let (status, body) = super::ask(desk.address(), "/processes").await.unwrap();
+        assert_eq!(status, 200);
+        assert_eq!(serde_json::from_str::<Vec<LiveProcess>>(&body).unwrap(), part.processes());
+        assert_eq!(super::ask(desk.address(), "/other").await.unwrap().0, 404);
+        drop(desk);
+        tokio::task::yield_now().await;
+    }
+
+    #[tokio::test(flavor = "current_thread")]
     async fn a_client_that_says_nothing_is_cut() {
         let (admin, _part) = start(Duration::from_millis(50));
         assert_eq!(ask(&admin, b"GET /healthz").await, "");
@@ -267,7 +312,7 @@ mod tests {
     #[tokio::test(flavor = "current_thread")]
     async fn an_address_in_use_is_named() {
         let (admin, part) = start(PATIENCE);
-        let error = Admin::start(&AdminConfig { listen: admin.address() }, part).err().unwrap().to_string();
+        let error = Admin::start(admin.address(), part).err().unwrap().to_string();
         assert!(error.contains(&format!("cannot listen on {}", admin.address())), "{error}");
     }
 }

@@ -24,14 +24,17 @@ use crate::slots::SessionSlots;
 pub mod codec;
 pub mod config;
 pub mod inspect;
+pub mod live;
 mod relay;
 mod socket;
+pub mod survey;
 mod upstream;
 
 pub use config::{ClientAuth, ClientTls, ConfigError, PostgresConfig, TargetConfig, UpstreamTls};
 
 use inspect::Inspector;
 use inspect::catalog::refresh::Catalogs;
+use live::{Live, LiveProcess};
 use relay::cancel::CancelKeys;
 use upstream::{Target, Targets};
 
@@ -45,6 +48,7 @@ pub struct Service {
     catalogs: Catalogs,
     slots: SessionSlots,
     cancel_keys: CancelKeys,
+    live: Live,
     client_tls: Option<Tls>,
 }
 
@@ -78,9 +82,10 @@ impl Service {
     ) -> Result<Self, ServiceError> {
         config.check(&targets)?;
         let timeout = Duration::from_secs(config.connect_timeout_seconds);
+        let live = Live::default();
         let targets = targets
             .into_iter()
-            .map(|target| Target::new(target, timeout).map(Arc::new))
+            .map(|target| Target::new(target, timeout, live.clone()).map(Arc::new))
             .collect::<Result<Targets, ConfigError>>()?;
         let client_tls = config.tls.as_ref().map(Tls::new).transpose()?;
         let inspector = Inspector::new(config.inspect.clone(), tenant).map_err(ServiceError::Inspect)?;
@@ -95,8 +100,14 @@ impl Service {
             catalogs,
             slots,
             cancel_keys,
+            live,
             client_tls,
         })
+    }
+
+    /// The targets' server processes that work for this gateway now.
+    pub fn live(&self) -> Vec<LiveProcess> {
+        self.live.all()
     }
 
     /// Serves one connection to its end. `drain` turns true when the gateway stops.

@@ -5,44 +5,43 @@ use std::process::ExitCode;
 use std::sync::Arc;
 
 use anyhow::{Context, Result};
-use bodycam_analyzer::detect;
-use bodycam_analyzer::findings::News;
-use bodycam_bus::spool::SpoolBus;
-use bodycam_lake::Store;
 use bodycam_proxy::admin::{self, Admin};
 use bodycam_proxy::clock::Clock;
 use bodycam_proxy::gateway::{Gateway, Service};
 use bodycam_proxy::identity::{Directory, Roster};
-use bodycam_proxy::recording::{Producer, ProducerOptions, load_or_create_key_file};
+use bodycam_proxy::recording::{Producer, ProducerOptions};
 use bodycam_proxy::slots::SessionSlots;
 use bodycam_proxy::state::SqliteState;
 use bodycam_proxy::{http, postgres};
-use bodycam_record::{EpochKey, digest};
-use tokio::sync::watch;
+use bodycam_record::digest;
+use tokio::sync::{mpsc, watch};
 use tokio::task::JoinHandle;
 
 use crate::config::Config;
 
 /// Which parts run in this process.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[derive(Debug, Clone, Copy, Default)]
 pub struct Parts {
     /// The gateway.
     pub gateway: bool,
     /// The recorder.
+    #[cfg(feature = "recorder")]
     pub recorder: bool,
     /// Scheduled detection.
+    #[cfg(feature = "analyzer")]
     pub detect: bool,
-    /// Health and metrics.
-    pub admin: bool,
+    /// Where health and metrics are told, if at all.
+    pub admin: Option<AdminAt>,
 }
 
-impl Parts {
-    /// `bodycam up`.
-    pub const ALL: Parts = Parts { gateway: true, recorder: true, detect: true, admin: true };
-    /// `bodycam gateway`.
-    pub const GATEWAY: Parts = Parts { recorder: false, detect: false, ..Self::ALL };
-    /// `bodycam recorder`.
-    pub const RECORDER: Parts = Parts { gateway: false, detect: false, ..Self::ALL };
+/// Which of the configured admin addresses is listened on.
+#[derive(Debug, Clone, Copy)]
+pub enum AdminAt {
+    /// `[admin] listen`.
+    Listen,
+    /// `[admin] recorder_listen`.
+    #[cfg_attr(not(feature = "recorder"), expect(dead_code, reason = "only a recorder alone listens there"))]
+    RecorderListen,
 }
 
 /// Runs the parts until SIGTERM or SIGINT, then drains.
@@ -60,66 +59,111 @@ pub fn run(config: &Config, parts: Parts) -> Result<ExitCode> {
 /// The parts, running.
 pub struct Running {
     runtime: tokio::runtime::Runtime,
-    gateway: Option<Gateway>,
-    recorder: Option<Background>,
-    detect: Option<Background>,
+    gateway: Option<Serving>,
+    /// In the order in which they are stopped.
+    background: Vec<Background>,
+    /// The name of each that ends.
+    ended: mpsc::UnboundedReceiver<&'static str>,
     admin: Option<Admin>,
-    recorder_metrics: Arc<bodycam_recorder::Metrics>,
+    /// Events that the recorder has stored.
+    stored: Arc<dyn Fn() -> u64>,
+}
+
+/// The gateway and what it serves.
+struct Serving {
+    gateway: Gateway,
+    postgres: Option<Arc<postgres::Service>>,
+    http: Option<Arc<http::Service>>,
 }
 
 /// A part on the async runtime.
 struct Background {
+    name: &'static str,
     stop: watch::Sender<bool>,
     task: JoinHandle<Result<()>>,
+}
+
+/// Starts parts on the runtime.
+#[cfg_attr(not(feature = "recorder"), expect(dead_code, reason = "nothing runs in the background"))]
+struct Starter<'a> {
+    runtime: &'a tokio::runtime::Runtime,
+    ended: mpsc::UnboundedSender<&'static str>,
+}
+
+/// Tells that a part has ended, however it did.
+#[cfg(feature = "recorder")]
+struct Tell(&'static str, mpsc::UnboundedSender<&'static str>);
+
+#[cfg(feature = "recorder")]
+impl Drop for Tell {
+    fn drop(&mut self) {
+        // Nobody listens any more while the process drains.
+        let _ = self.1.send(self.0);
+    }
 }
 
 impl Running {
     /// Starts the parts, the ones that are written to first.
     pub fn start(config: &Config, clock: Clock, parts: Parts) -> Result<Self> {
         let runtime = super::runtime()?;
-        let tenant_key = crate::tenant_key::load(&config.gateway.tenant_key, parts.gateway)?;
-        let spool = SpoolBus::new(&config.spool);
-        let recorder_metrics = Arc::new(bodycam_recorder::Metrics::default());
-        let recorder = match parts.recorder {
-            true => Some(start_recorder(&runtime, config, spool.clone(), Arc::clone(&recorder_metrics))?),
-            false => None,
-        };
+        let (sender, ended) = mpsc::unbounded_channel();
+        let starter = Starter { runtime: &runtime, ended: sender };
+        #[cfg_attr(not(feature = "recorder"), expect(unused_mut, reason = "nothing runs in the background"))]
+        let mut background = Vec::new();
+        let mut probe = Probe { limit: config.spool.max_bytes, ..Probe::default() };
+        #[cfg_attr(not(feature = "recorder"), expect(unused_mut, reason = "nothing stores here"))]
+        let mut stored: Arc<dyn Fn() -> u64> = Arc::new(|| 0);
+        #[cfg(feature = "recorder")]
+        if parts.recorder {
+            let metrics = Arc::new(bodycam_recorder::Metrics::default());
+            background.push(starter.recorder(config, Arc::clone(&metrics))?);
+            let counted = Arc::clone(&metrics);
+            stored = Arc::new(move || counted.events_total.load(std::sync::atomic::Ordering::Relaxed));
+            probe.metrics.push(Box::new(move || metrics.prometheus()));
+        }
         let gateway = match parts.gateway {
-            true => Some(start_gateway(config, clock, tenant_key.clone())?),
+            true => Some(start_gateway(config, clock)?),
             false => None,
         };
-        let detect = match parts.detect {
-            true => Some(start_detect(&runtime, config)?),
-            false => None,
-        };
-        let admin = match parts.admin {
-            true => {
-                let producer = gateway.as_ref().map(|g| g.producer().clone());
-                let probe = Probe {
-                    producer,
-                    recorder: parts.recorder.then(|| Arc::clone(&recorder_metrics)),
-                    limit: config.spool.max_bytes,
-                };
-                let _guard = runtime.enter();
-                Some(Admin::start(&config.admin, Arc::new(probe))?)
+        #[cfg(feature = "analyzer")]
+        if parts.detect {
+            background.push(starter.detect(config)?);
+        }
+        if let Some(serving) = &gateway {
+            let producer = serving.gateway.producer().clone();
+            probe.producer = Some(producer.clone());
+            probe.postgres = serving.postgres.clone();
+            probe.metrics.push(Box::new(move || producer.prometheus()));
+            if let Some(http) = serving.http.clone() {
+                probe.metrics.push(Box::new(move || http.prometheus()));
             }
-            false => None,
+        }
+        drop(starter);
+        let admin = match parts.admin {
+            None => None,
+            Some(at) => {
+                let _guard = runtime.enter();
+                let listen = match at {
+                    AdminAt::Listen => config.admin.listen,
+                    AdminAt::RecorderListen => config.admin.recorder_listen,
+                };
+                Some(Admin::start(listen, Arc::new(probe))?)
+            }
         };
-        Ok(Self { runtime, gateway, recorder, detect, admin, recorder_metrics })
+        Ok(Self { runtime, gateway, background, ended, admin, stored })
     }
 
     /// Returns on SIGTERM or SIGINT, or with the error of a part that ended by itself.
     fn wait_for_signal(&mut self) -> Result<Option<anyhow::Error>> {
         use tokio::signal::unix::{SignalKind, signal};
-        let (recorder, detect) = (&mut self.recorder, &mut self.detect);
+        let (ended, background) = (&mut self.ended, &mut self.background);
         self.runtime.block_on(async {
             let mut terminate = signal(SignalKind::terminate()).context("cannot listen for SIGTERM")?;
             let mut interrupt = signal(SignalKind::interrupt()).context("cannot listen for SIGINT")?;
             tokio::select! {
                 _ = terminate.recv() => Ok(None),
                 _ = interrupt.recv() => Ok(None),
-                error = ended(recorder, "recorder") => Ok(Some(error)),
-                error = ended(detect, "detection") => Ok(Some(error)),
+                Some(name) = ended.recv() => Ok(Some(why(background, name).await)),
             }
         })
     }
@@ -130,43 +174,87 @@ impl Running {
             admin.draining();
         }
         let mut outcome = match self.gateway.take() {
-            Some(gateway) => gateway.drain().map_err(anyhow::Error::from),
+            Some(serving) => serving.gateway.drain().map_err(anyhow::Error::from),
             None => Ok(()),
         };
-        if let Some(recorder) = self.recorder.take() {
-            outcome = outcome.and(recorder.stop(&self.runtime, "recorder"));
-        }
-        if let Some(detect) = self.detect.take() {
-            outcome = outcome.and(detect.stop(&self.runtime, "detection"));
+        for part in self.background.drain(..) {
+            outcome = outcome.and(part.stop(&self.runtime));
         }
         outcome?;
-        Ok(self.recorder_metrics.events_total.load(std::sync::atomic::Ordering::Relaxed))
+        Ok((self.stored)())
     }
 }
 
 impl Background {
-    fn stop(self, runtime: &tokio::runtime::Runtime, what: &'static str) -> Result<()> {
+    fn stop(self, runtime: &tokio::runtime::Runtime) -> Result<()> {
+        let name = self.name;
         self.stop.send_replace(true);
         runtime
             .block_on(self.task)
-            .with_context(|| format!("{what} panicked"))?
-            .with_context(|| format!("{what} failed"))
+            .with_context(|| format!("{name} panicked"))?
+            .with_context(|| format!("{name} failed"))
     }
 }
 
-/// Resolves when a part that should run ends; never when there is none.
-async fn ended(part: &mut Option<Background>, what: &'static str) -> anyhow::Error {
-    let Some(background) = part else { return std::future::pending().await };
-    let outcome = (&mut background.task).await;
-    *part = None;
-    match outcome {
-        Ok(Ok(())) => anyhow::anyhow!("{what} ended by itself"),
-        Ok(Err(error)) => error.context(format!("{what} failed")),
-        Err(error) => anyhow::Error::new(error).context(format!("{what} panicked")),
+/// Why the part `name` ended.
+async fn why(background: &mut Vec<Background>, name: &'static str) -> anyhow::Error {
+    let Some(at) = background.iter().position(|part| part.name == name) else {
+        return anyhow::anyhow!("{name} ended by itself");
+    };
+    let task = background.remove(at).task;
+    match task.await {
+        Ok(Ok(())) => anyhow::anyhow!("{name} ended by itself"),
+        Ok(Err(error)) => error.context(format!("{name} failed")),
+        Err(error) => anyhow::Error::new(error).context(format!("{name} panicked")),
     }
 }
 
-fn start_gateway(config: &Config, clock: Clock, tenant_key: bodycam_record::TenantKey) -> Result<Gateway> {
+impl Starter<'_> {
+    #[cfg(feature = "recorder")]
+    fn spawn(
+        &self,
+        name: &'static str,
+        stop: watch::Sender<bool>,
+        work: impl Future<Output = Result<()>> + Send + 'static,
+    ) -> Background {
+        let tell = Tell(name, self.ended.clone());
+        let task = self.runtime.spawn(async move {
+            let _tell = tell;
+            work.await
+        });
+        Background { name, stop, task }
+    }
+
+    #[cfg(feature = "recorder")]
+    fn recorder(&self, config: &Config, metrics: Arc<bodycam_recorder::Metrics>) -> Result<Background> {
+        let spool = bodycam_bus::spool::SpoolBus::new(&config.spool);
+        let store = bodycam_lake::Store::create(&config.lake.url)?;
+        let seed = bodycam_proxy::recording::load_or_create_key_file(&config.recorder.key)?;
+        let key = Arc::new(bodycam_record::EpochKey::from_seed(&*seed));
+        let (stop, mut stopped) = watch::channel(false);
+        let config = config.recorder.clone();
+        Ok(self.spawn("recorder", stop, async move {
+            let shutdown = async move { drop(stopped.wait_for(|stop| *stop).await) };
+            Ok(bodycam_recorder::run(spool, store, key, config, metrics, shutdown).await?)
+        }))
+    }
+
+    #[cfg(feature = "analyzer")]
+    fn detect(&self, config: &Config) -> Result<Background> {
+        use bodycam_analyzer::findings::News;
+        let options = super::detect::options(config, &config.lake.url)?;
+        let (stop, mut stopped) = watch::channel(false);
+        Ok(self.spawn("detection", stop, async move {
+            let shutdown = async move { drop(stopped.wait_for(|stop| *stop).await) };
+            let mut told = |news: &News| tracing::warn!(event = "finding", finding = %news.to_json(), "{}", super::detect::line(news));
+            bodycam_analyzer::detect::watch(options, &mut told, shutdown).await?;
+            Ok(())
+        }))
+    }
+}
+
+fn start_gateway(config: &Config, clock: Clock) -> Result<Serving> {
+    let tenant_key = crate::tenant_key::load(&config.gateway.tenant_key, true)?;
     let text = toml::to_string(config).context("the configuration cannot be written down")?;
     let producer = Producer::start(ProducerOptions {
         producer: config.gateway.producer.clone(),
@@ -185,11 +273,13 @@ fn start_gateway(config: &Config, clock: Clock, tenant_key: bodycam_record::Tena
         config.postgres.as_ref().map(|p| p.listen),
         config.http.as_ref().map(|h| h.listen),
         Some(config.admin.listen),
+        Some(config.admin.recorder_listen),
     ]
     .into_iter()
     .flatten()
     .collect();
     let mut listeners = Vec::new();
+    let (mut postgres_service, mut http_service) = (None, None);
     if let Some(postgres) = &config.postgres {
         let service = postgres::Service::new(
             postgres.clone(),
@@ -199,14 +289,18 @@ fn start_gateway(config: &Config, clock: Clock, tenant_key: bodycam_record::Tena
             slots.clone(),
             producer.tenant_key().clone(),
         )?;
-        listeners.push((postgres.listen.to_string(), Service::Postgres(Arc::new(service))));
+        let service = Arc::new(service);
+        postgres_service = Some(Arc::clone(&service));
+        listeners.push((postgres.listen.to_string(), Service::Postgres(service)));
     }
     if let Some(http) = &config.http {
         let drain = std::time::Duration::from_secs(config.gateway.drain_seconds);
-        let service = http::Service::new(http.clone(), directory, slots, own, drain)?;
-        listeners.push((http.listen.to_string(), Service::Http(Arc::new(service))));
+        let service = Arc::new(http::Service::new(http.clone(), directory, slots, own, drain)?);
+        http_service = Some(Arc::clone(&service));
+        listeners.push((http.listen.to_string(), Service::Http(service)));
     }
-    Ok(Gateway::start(&config.gateway, producer, listeners)?)
+    let gateway = Gateway::start(&config.gateway, producer, listeners)?;
+    Ok(Serving { gateway, postgres: postgres_service, http: http_service })
 }
 
 /// What is in force until policies exist: who may reach what.
@@ -215,39 +309,12 @@ fn policy_digest(config: &Config) -> Result<bodycam_record::Digest> {
     Ok(digest::POLICY.digest(&rules))
 }
 
-fn start_recorder(
-    runtime: &tokio::runtime::Runtime,
-    config: &Config,
-    spool: SpoolBus,
-    metrics: Arc<bodycam_recorder::Metrics>,
-) -> Result<Background> {
-    let store = Store::create(&config.lake.url)?;
-    let key = Arc::new(EpochKey::from_seed(&*load_or_create_key_file(&config.recorder.key)?));
-    let (stop, mut stopped) = watch::channel(false);
-    let config = config.recorder.clone();
-    let task = runtime.spawn(async move {
-        let shutdown = async move { drop(stopped.wait_for(|stop| *stop).await) };
-        Ok(bodycam_recorder::run(spool, store, key, config, metrics, shutdown).await?)
-    });
-    Ok(Background { stop, task })
-}
-
-fn start_detect(runtime: &tokio::runtime::Runtime, config: &Config) -> Result<Background> {
-    let options = super::detect::options(config, &config.lake.url)?;
-    let (stop, mut stopped) = watch::channel(false);
-    let task = runtime.spawn(async move {
-        let shutdown = async move { drop(stopped.wait_for(|stop| *stop).await) };
-        let mut told = |news: &News| tracing::warn!(event = "finding", finding = %news.to_json(), "{}", super::detect::line(news));
-        detect::watch(options, &mut told, shutdown).await?;
-        Ok(())
-    });
-    Ok(Background { stop, task })
-}
-
 /// What the admin listener asks.
+#[derive(Default)]
 struct Probe {
     producer: Option<Producer>,
-    recorder: Option<Arc<bodycam_recorder::Metrics>>,
+    postgres: Option<Arc<postgres::Service>>,
+    metrics: Vec<Box<dyn Fn() -> String + Send + Sync>>,
     limit: u64,
 }
 
@@ -262,14 +329,11 @@ impl admin::Probe for Probe {
     }
 
     fn metrics(&self) -> String {
-        let mut out = String::new();
-        if let Some(producer) = &self.producer {
-            out.push_str(&producer.prometheus());
-        }
-        if let Some(recorder) = &self.recorder {
-            out.push_str(&recorder.prometheus());
-        }
-        out
+        self.metrics.iter().map(|part| part()).collect()
+    }
+
+    fn processes(&self) -> Vec<postgres::live::LiveProcess> {
+        self.postgres.as_ref().map(|p| p.live()).unwrap_or_default()
     }
 }
 

@@ -118,6 +118,7 @@ flush_seconds = 1
 
 [admin]
 listen = "{admin}"
+recorder_listen = "{recorder_admin}"
 {extra}
 "#,
             port = cluster.port(),
@@ -143,7 +144,6 @@ listen = "{admin}"
         let child = bodycam()
             .args([subcommand, "--config"])
             .arg(self.path("bodycam.toml"))
-            .env("BODYCAM__ADMIN__LISTEN", admin.to_string())
             .stdin(Stdio::null())
             .stdout(log.try_clone().unwrap())
             .stderr(log)

@@ -291,7 +291,7 @@ impl<'a> Relay<'a> {
 
     /// Records the end, tells both sides, seals the session.
     async fn finish(self, end: End) {
-        let Opened { mut client, mut server, up, mut down, mut session, cancel_key, cancel, slot } =
+        let Opened { mut client, mut server, up, mut down, mut session, cancel_key, cancel, slot, listed } =
             self.opened;
         let reason = end.reason();
         let running = !session.is_quiet();
@@ -345,7 +345,7 @@ impl<'a> Relay<'a> {
         if let Err(error) = session.into_pen().close(reason).await {
             tracing::error!(event = "session_not_sealed", error = %error, "the next start seals it as a crash");
         }
-        drop(slot);
+        drop((slot, listed));
     }
 }
 

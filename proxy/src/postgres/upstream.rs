@@ -19,6 +19,7 @@ use super::codec::backend::{self, Authentication, Backend, Kind};
 use super::codec::{FrameError, frontend, startup};
 use super::config::{ConfigError, TargetConfig, UpstreamTls};
 use super::inspect::catalog::refresh::{Connector, SideConnection};
+use super::live::Live;
 use super::socket::{Inbox, ReadError, Socket};
 
 mod login;
@@ -38,6 +39,7 @@ pub(super) struct Target {
     tls: Option<(TlsConnector, ServerName<'static>)>,
     keys: login::KeyCache,
     timeout: Duration,
+    live: Live,
 }
 
 /// A connection that the target has accepted and that is ready for queries.
@@ -107,8 +109,8 @@ impl UpstreamError {
 }
 
 impl Target {
-    /// Reads password and certificates.
-    pub fn new(config: TargetConfig, timeout: Duration) -> Result<Self, ConfigError> {
+    /// Reads password and certificates. The gateway's own connections are listed in `live`.
+    pub fn new(config: TargetConfig, timeout: Duration, live: Live) -> Result<Self, ConfigError> {
         config.check()?;
         let fault =
             |field, problem: String| ConfigError::Target { target: config.name.clone(), field, problem };
@@ -128,7 +130,7 @@ impl Target {
                 Some((connector, name))
             }
         };
-        Ok(Self { host, port, password, tls, keys: login::KeyCache::default(), timeout, config })
+        Ok(Self { host, port, password, tls, keys: login::KeyCache::default(), timeout, live, config })
     }
 
     /// Connects and logs in; `parameters` are the client's own startup parameters.
@@ -193,9 +195,17 @@ impl Target {
                     config.password(password.as_str());
                 }
                 let (client, connection) = config.connect_raw(socket, tokio_postgres::NoTls).await?;
-                let driver = Box::pin(async move {
+                let driver = tokio::spawn(async move {
                     // Why it ended shows in the query that fails.
                     let _ = connection.await;
+                });
+                let driver = AbortOnDrop(driver);
+                let process =
+                    client.query_one("SELECT pg_catalog.pg_backend_pid()", &[]).await?.try_get(0)?;
+                let listed = target.live.list(&target.config.name, process, None);
+                let driver = Box::pin(async move {
+                    let _listed = listed;
+                    driver.ended().await;
                 });
                 Ok(SideConnection { client, driver })
             })
@@ -407,6 +417,21 @@ impl Target {
             return self.login_failed(format!("the server answered {sqlstate}; check `role` and `password`"));
         }
         UpstreamError::Refused { target: self.config.name.clone(), sqlstate, error }
+    }
+}
+
+/// A task that does not outlive its handle.
+struct AbortOnDrop(tokio::task::JoinHandle<()>);
+
+impl AbortOnDrop {
+    async fn ended(mut self) {
+        let _ = (&mut self.0).await;
+    }
+}
+
+impl Drop for AbortOnDrop {
+    fn drop(&mut self) {
+        self.0.abort();
     }
 }
 

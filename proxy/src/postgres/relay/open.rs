@@ -19,6 +19,7 @@ use crate::postgres::Service;
 use crate::postgres::codec::backend;
 use crate::postgres::codec::startup::{Parameters, Startup, options};
 use crate::postgres::inspect::SearchPath;
+use crate::postgres::live::Listed;
 use crate::postgres::socket::Socket;
 use crate::postgres::upstream::{Target, Upstream, UpstreamError};
 use crate::recording::{Lane, Opening, RecordingError, SessionPen};
@@ -37,6 +38,7 @@ pub(super) struct Opened {
     pub cancel_key: Option<CancelKey>,
     pub cancel: cancel::Session,
     pub slot: Slot,
+    pub listed: Listed,
 }
 
 /// A client that is refused although it is known who it is: it is told, and the record says why.
@@ -126,6 +128,7 @@ pub(super) async fn open(
         address,
         search_path,
     } = upstream;
+    let listed = service.live.list(&target.config.name, process, Some(pen.session()));
     let cancel = cancel::Session { target: Arc::clone(&target), address, process, key };
     let cancel_key = if cancel.key.is_empty() {
         None
@@ -165,7 +168,7 @@ pub(super) async fn open(
     down.pass(usize::MAX);
     down.append(&rest);
     let up = Pipe::with(inbox.into_bytes());
-    Ok(Some(Opened { client: socket, server, up, down, session, cancel_key, cancel, slot }))
+    Ok(Some(Opened { client: socket, server, up, down, session, cancel_key, cancel, slot, listed }))
 }
 
 async fn opening(

@@ -1,0 +1,165 @@
+//! A look at a target over the gateway's own way in: does it let the role in, what may the role see, and who
+//! is connected. `bodycam doctor` uses it; no client's session does.
+//!
+//! Invariant: it only reads `pg_catalog`.
+
+use std::sync::Arc;
+use std::time::{Duration, SystemTime, UNIX_EPOCH};
+
+use thiserror::Error;
+use tokio::task::JoinHandle;
+use tokio_postgres::Client;
+
+use super::config::{ConfigError, TargetConfig};
+use super::inspect::catalog::refresh::SideError;
+use super::live::Live;
+use super::upstream::{Target, UpstreamError};
+
+/// The database that a survey connects to when the target is configured by patterns only.
+const DEFAULT_DATABASE: &str = "postgres";
+
+const SERVER: &str = "
+    SELECT pg_catalog.current_setting('server_version'),
+           extract(epoch FROM pg_catalog.clock_timestamp())::float8,
+           r.rolsuper,
+           r.rolreplication,
+           r.rolbypassrls,
+           pg_catalog.pg_has_role(r.oid, 'pg_read_all_stats', 'USAGE')
+    FROM pg_catalog.pg_roles r WHERE r.rolname = current_user";
+
+// Without pg_read_all_stats the columns about others' sessions are null, but those with a database are known.
+const SESSIONS: &str = "
+    SELECT a.pid,
+           coalesce(a.usename, '')::text,
+           coalesce(a.datname, '')::text,
+           coalesce(a.application_name, ''),
+           coalesce(pg_catalog.host(a.client_addr) || ':' || a.client_port, CASE WHEN a.client_port = -1 THEN 'unix socket' ELSE '' END),
+           coalesce(to_char(a.backend_start AT TIME ZONE 'UTC', 'YYYY-MM-DD\"T\"HH24:MI:SS.US\"Z\"'), '')
+    FROM pg_catalog.pg_stat_activity a
+    WHERE a.usesysid IS NOT NULL AND a.pid <> pg_catalog.pg_backend_pid()
+      AND CASE WHEN a.backend_type IS NULL THEN a.datid IS NOT NULL AND a.datid <> 0
+               ELSE a.backend_type IN ('client backend', 'walsender') END
+    ORDER BY a.pid";
+
+/// A target, and an open connection to it.
+pub struct Survey {
+    /// `server_version`.
+    pub version: String,
+    /// The server's clock minus ours, seconds; half of the way there and back is its error.
+    pub clock_offset: f64,
+    /// Attributes of the configured role that no gateway needs: `SUPERUSER`, `REPLICATION`, `BYPASSRLS`.
+    pub excess: Vec<&'static str>,
+    /// Whether the role may see who the other sessions are.
+    pub sees_sessions: bool,
+    client: Client,
+    driver: JoinHandle<()>,
+}
+
+/// A session of the target, however it came there.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct ServerSession {
+    /// The server's process id.
+    pub process: i32,
+    /// Its role.
+    pub user: String,
+    /// Its database.
+    pub database: String,
+    /// `application_name`: the client's own words.
+    pub application: String,
+    /// `host:port`, or `unix socket`; empty when the role may not see it.
+    pub client: String,
+    /// When it began, RFC 3339; empty when the role may not see it.
+    pub since: String,
+}
+
+/// The target could not be surveyed.
+#[derive(Debug, Error)]
+pub enum SurveyError {
+    /// Its configuration.
+    #[error(transparent)]
+    Config(#[from] ConfigError),
+    /// The way that clients' sessions take.
+    #[error("{0}")]
+    Connect(String),
+    /// The way that the catalog's readings take, or what they ask.
+    #[error("cannot read the catalog of target '{target}', database '{database}': {why}")]
+    Catalog { target: String, database: String, why: String },
+}
+
+impl Survey {
+    /// Connects as a client's session would, then as the reader of the catalog does.
+    pub async fn of(config: &TargetConfig, timeout: Duration) -> Result<Self, SurveyError> {
+        let target = Arc::new(Target::new(config.clone(), timeout, Live::default())?);
+        let database = config.databases.iter().find(|d| !d.contains('*')).map_or(DEFAULT_DATABASE, |d| d);
+        drop(target.connect(database, &[]).await.map_err(|e| SurveyError::Connect(told(&e)))?);
+        let catalog = |why: String| SurveyError::Catalog {
+            target: config.name.clone(),
+            database: database.to_owned(),
+            why: bodycam_record::shown(&why),
+        };
+        let work = async {
+            let side = (target.side_connector(database))().await?;
+            let driver = tokio::spawn(side.driver);
+            let before = seconds_now();
+            let row = side.client.query_one(SERVER, &[]).await?;
+            let now = (before + seconds_now()) / 2.0;
+            let mut excess = Vec::new();
+            for (at, name) in [(2, "SUPERUSER"), (3, "REPLICATION"), (4, "BYPASSRLS")] {
+                if row.try_get::<_, bool>(at)? {
+                    excess.push(name);
+                }
+            }
+            Ok::<_, SideError>(Self {
+                version: row.try_get(0)?,
+                clock_offset: row.try_get::<_, f64>(1)? - now,
+                excess,
+                sees_sessions: row.try_get(5)?,
+                client: side.client,
+                driver,
+            })
+        };
+        match tokio::time::timeout(timeout, work).await {
+            Ok(outcome) => outcome.map_err(|e| catalog(e.to_string())),
+            Err(_) => Err(catalog(format!("no answer within {} s", timeout.as_secs()))),
+        }
+    }
+
+    /// Everybody who is connected to the server now, in whatever database, without this survey itself.
+    pub async fn sessions(&self) -> Result<Vec<ServerSession>, tokio_postgres::Error> {
+        let rows = self.client.query(SESSIONS, &[]).await?;
+        rows.iter()
+            .map(|row| {
+                Ok(ServerSession {
+                    process: row.try_get(0)?,
+                    user: row.try_get(1)?,
+                    database: row.try_get(2)?,
+                    application: row.try_get(3)?,
+                    client: row.try_get(4)?,
+                    since: row.try_get(5)?,
+                })
+            })
+            .collect()
+    }
+}
+
+impl Drop for Survey {
+    fn drop(&mut self) {
+        self.driver.abort();
+    }
+}
+
+/// What the target said, with its own words where it has any.
+fn told(error: &UpstreamError) -> String {
+    let words = match error {
+        UpstreamError::Refused { error, .. } => super::codec::backend::error_field(error, b'M'),
+        _ => None,
+    };
+    match words {
+        Some(words) => format!("{error}: {}", bodycam_record::shown::shown_bytes(words)),
+        None => error.to_string(),
+    }
+}
+
+fn seconds_now() -> f64 {
+    SystemTime::now().duration_since(UNIX_EPOCH).map_or(0.0, |d| d.as_secs_f64())
+}

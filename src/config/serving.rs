@@ -1,0 +1,209 @@
+//! What a binary with a gateway reads: everything.
+
+use std::path::{Path, PathBuf};
+
+use anyhow::{Context, Result, bail};
+#[cfg(feature = "analyzer")]
+use bodycam_analyzer::DetectConfig;
+use bodycam_bus::SpoolConfig;
+use bodycam_proxy::admin::AdminConfig;
+use bodycam_proxy::gateway::GatewayConfig;
+use bodycam_proxy::http::HttpConfig;
+use bodycam_proxy::identity::PrincipalConfig;
+use bodycam_proxy::postgres::{PostgresConfig, TargetConfig};
+use bodycam_proxy::recording::RecordingConfig;
+#[cfg(feature = "recorder")]
+use bodycam_recorder::RecorderConfig;
+#[cfg(feature = "reader")]
+use bodycam_replay_tui::config::ReplayConfig;
+use schemars::JsonSchema;
+use serde::{Deserialize, Serialize};
+
+use super::{LakeConfig, parse, read, rebased_reference};
+
+/// A section for a binary with more parts. It is taken as it is.
+#[cfg(not(feature = "analyzer"))]
+type Elsewhere = serde_json::Map<String, serde_json::Value>;
+
+/// The configuration file.
+#[derive(Debug, Clone, Default, Serialize, Deserialize, JsonSchema)]
+#[serde(deny_unknown_fields, default)]
+pub struct Config {
+    /// The gateway process.
+    pub gateway: GatewayConfig,
+    /// Where events wait for the recorder.
+    pub spool: SpoolConfig,
+    /// What is recorded, and how much of it.
+    pub record: RecordingConfig,
+    /// The PostgreSQL listener. Without this section there is none.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub postgres: Option<PostgresConfig>,
+    /// Databases that stand behind the PostgreSQL listener.
+    pub targets: Vec<TargetConfig>,
+    /// The HTTP egress proxy. Without this section there is none.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub http: Option<HttpConfig>,
+    /// People, agents and contractors.
+    pub principals: Vec<PrincipalConfig>,
+    /// Tokens and other small shared state.
+    pub state: StateConfig,
+    /// Where the record rests.
+    pub lake: LakeConfig,
+    /// From the spool to the lake.
+    #[cfg(feature = "recorder")]
+    pub recorder: RecorderConfig,
+    /// From the spool to the lake: another binary reads it.
+    #[cfg(not(feature = "recorder"))]
+    recorder: Elsewhere,
+    /// Scheduled detection.
+    #[cfg(feature = "analyzer")]
+    pub detect: DetectConfig,
+    /// Scheduled detection: another binary reads it.
+    #[cfg(not(feature = "analyzer"))]
+    detect: Elsewhere,
+    /// How recordings are shown.
+    #[cfg(feature = "reader")]
+    pub replay: ReplayConfig,
+    /// How recordings are shown: another binary reads it.
+    #[cfg(not(feature = "reader"))]
+    replay: Elsewhere,
+    /// Health and metrics.
+    pub admin: AdminConfig,
+}
+
+/// `[state]`
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+#[serde(deny_unknown_fields, default)]
+pub struct StateConfig {
+    /// The SQLite file that holds tokens.
+    pub path: PathBuf,
+}
+
+impl Default for StateConfig {
+    fn default() -> Self {
+        Self { path: PathBuf::from("state.db") }
+    }
+}
+
+impl Config {
+    /// Reads the file, applies the environment, checks everything.
+    pub fn load(path: &Path) -> Result<Self> {
+        let usable = || {
+            let config: Self = parse(&read(path)?, std::env::vars_os())?;
+            let config = config.resolved(path.parent().unwrap_or(Path::new(".")));
+            config.check()?;
+            Ok::<_, anyhow::Error>(config)
+        };
+        usable().with_context(|| format!("the configuration {} is not usable", path.display()))
+    }
+
+    /// What no section can see alone.
+    fn check(&self) -> Result<()> {
+        if self.postgres.is_none() && self.http.is_none() {
+            bail!("nothing to listen on: add a [postgres] or an [http] section");
+        }
+        if self.postgres.is_none() && !self.targets.is_empty() {
+            bail!("[[targets]] would do nothing without a [postgres] section");
+        }
+        if self.postgres.is_some() && self.targets.is_empty() {
+            bail!("[postgres] would do nothing without [[targets]]");
+        }
+        if self.principals.is_empty() {
+            bail!("nobody could log in: add [[principals]]");
+        }
+        self.check_places()?;
+        for principal in &self.principals {
+            if self.http.is_none() && !principal.egress.is_empty() {
+                bail!("principal '{}': egress would do nothing without an [http] section", principal.name);
+            }
+            for pattern in &principal.targets {
+                let known =
+                    self.targets.iter().any(|t| bodycam_proxy::identity::roster::matches(pattern, &t.name));
+                if !known {
+                    bail!(
+                        "principal '{}': targets has '{pattern}', which names no [[targets]] entry",
+                        principal.name
+                    );
+                }
+            }
+        }
+        bodycam_proxy::identity::Roster::new(&self.principals)?;
+        if let Some(postgres) = &self.postgres {
+            postgres.check(&self.targets)?;
+        }
+        if let Some(http) = &self.http {
+            http.check(&self.principals)?;
+        }
+        #[cfg(feature = "recorder")]
+        self.recorder.check()?;
+        #[cfg(feature = "analyzer")]
+        self.detect.check()?;
+        Ok(())
+    }
+
+    /// Addresses that are taken once, and files that must be where they are said to be.
+    fn check_places(&self) -> Result<()> {
+        let listeners = [
+            ("[postgres] listen", self.postgres.as_ref().map(|p| p.listen)),
+            ("[http] listen", self.http.as_ref().map(|h| h.listen)),
+            ("[admin] listen", Some(self.admin.listen)),
+            ("[admin] recorder_listen", Some(self.admin.recorder_listen)),
+        ];
+        let listeners: Vec<_> = listeners.iter().filter_map(|(name, at)| Some((name, (*at)?))).collect();
+        for (n, (name, at)) in listeners.iter().enumerate() {
+            if let Some((other, _)) =
+                listeners.iter().take(n).find(|(_, before)| before == at && at.port() != 0)
+            {
+                bail!("{other} and {name} are both {at}: give each an address of its own");
+            }
+        }
+        match self.gateway.tenant_key.split_once(':') {
+            Some(("file", path)) if !path.is_empty() => {}
+            Some(("env", name)) if !name.is_empty() => {
+                if std::env::var_os(name).is_none() {
+                    bail!("[gateway] tenant_key: the environment variable {name} is not set");
+                }
+            }
+            // What stands there may be the key itself: it is not repeated.
+            _ => bail!("[gateway] tenant_key: want a reference, file:PATH or env:NAME, not the key"),
+        }
+        if self.lake.url.is_empty() {
+            bail!("[lake] url: name a directory, or a file:// URL");
+        }
+        if let Some((scheme, _)) = self.lake.url.split_once("://")
+            && scheme != "file"
+        {
+            bail!("[lake] url: '{scheme}://' is not supported; name a directory, or a file:// URL");
+        }
+        #[cfg(feature = "analyzer")]
+        if let Some(dir) = self.detect.rules_dir.as_ref().filter(|dir| !dir.is_dir()) {
+            bail!("[detect] rules_dir: {} is no directory", dir.display());
+        }
+        Ok(())
+    }
+
+    /// Relative paths are relative to the configuration file.
+    fn resolved(mut self, base: &Path) -> Self {
+        let join = |path: &Path| base.join(path);
+        self.spool.dir = join(&self.spool.dir);
+        self.state.path = join(&self.state.path);
+        #[cfg(feature = "recorder")]
+        {
+            self.recorder.key = join(&self.recorder.key);
+        }
+        self.lake.rebase(base);
+        #[cfg(feature = "analyzer")]
+        {
+            self.detect.rules_dir = self.detect.rules_dir.take().map(|dir| join(&dir));
+        }
+        self.gateway.tenant_key = rebased_reference(&self.gateway.tenant_key, base);
+        if let Some(postgres) = &mut self.postgres {
+            postgres.rebase(base);
+        }
+        if let Some(http) = &mut self.http {
+            http.rebase(base);
+        }
+        self.targets.iter_mut().for_each(|target| target.rebase(base));
+        self
+    }
+}

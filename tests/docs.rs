@@ -1,0 +1,51 @@
+//! The documentation says what the program does.
+
+use std::process::Command;
+
+fn read(path: &str) -> String {
+    let path = std::path::Path::new(env!("CARGO_MANIFEST_DIR")).join(path);
+    std::fs::read_to_string(&path).unwrap_or_else(|e| panic!("{}: {e}", path.display()))
+}
+
+fn bodycam(args: &[&str]) -> String {
+    let output = Command::new(env!("CARGO_BIN_EXE_bodycam")).args(args).output().unwrap();
+    assert!(output.status.success(), "bodycam {args:?}: {}", String::from_utf8_lossy(&output.stderr));
+    String::from_utf8(output.stdout).unwrap()
+}
+
+#[test]
+fn the_reference_of_settings_is_current() {
+    let (made, kept) = (bodycam(&["config", "reference"]), read("docs/configuration.md"));
+    let differs = made.lines().zip(kept.lines()).find(|(a, b)| a != b);
+    assert!(made == kept, "run `make docs`; the first line that differs: {differs:?}");
+}
+
+/// The subcommands that a help page lists.
+fn subcommands(help: &str) -> Vec<String> {
+    let listed = help.lines().skip_while(|l| *l != "Commands:").skip(1);
+    listed
+        .take_while(|l| !l.is_empty())
+        .filter_map(|l| l.strip_prefix("  ").filter(|l| !l.starts_with(' '))?.split_whitespace().next())
+        .map(str::to_owned)
+        .collect()
+}
+
+#[test]
+fn every_subcommand_has_help_with_an_example() {
+    let mut todo = vec![Vec::<String>::new()];
+    let mut leaves = 0;
+    while let Some(path) = todo.pop() {
+        let args: Vec<&str> = path.iter().map(String::as_str).chain(["--help"]).collect();
+        let help = bodycam(&args);
+        let below = subcommands(&help);
+        leaves += usize::from(below.is_empty());
+        {
+            let example = format!("bodycam {}", path.join(" "));
+            let after =
+                help.split_once("Example").unwrap_or_else(|| panic!("no example in {example} --help")).1;
+            assert!(after.contains(&example), "the example of '{example}' does not call it:\n{after}");
+        }
+        todo.extend(below.into_iter().map(|name| path.iter().cloned().chain([name]).collect()));
+    }
+    assert!(leaves >= 20, "only {leaves} subcommands were found");
+}
