@@ -230,7 +230,7 @@ impl Starter<'_> {
         let spool = bodycam_bus::spool::SpoolBus::new(&config.spool);
         let store = bodycam_lake::Store::create(&config.lake.url)?;
         let seed = bodycam_proxy::recording::load_or_create_key_file(&config.recorder.key)?;
-        let key = Arc::new(bodycam_record::EpochKey::from_seed(&*seed));
+        let key = Arc::new(bodycam_record::EpochKey::from_seed(&seed));
         let (stop, mut stopped) = watch::channel(false);
         let config = config.recorder.clone();
         Ok(self.spawn("recorder", stop, async move {
