@@ -22,7 +22,7 @@ pub use keys::keys;
 pub use replay::{ReplayFormat, ReplayText, replay};
 pub use screen::{Screen, screen};
 pub(crate) use sessions::SESSIONS_ONLY;
-pub use sessions::{ListOptions, sessions, show};
+pub use sessions::{ListOptions, find, sessions, show};
 
 /// How a list is printed.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
