@@ -6,7 +6,7 @@
 
 use std::collections::{BTreeMap, HashMap};
 use std::net::{IpAddr, Ipv4Addr, SocketAddr};
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
 use std::time::Duration;
 
@@ -150,6 +150,14 @@ pub struct Service {
 }
 
 impl HttpConfig {
+    /// Relative paths lie below `base`.
+    pub fn rebase(&mut self, base: &Path) {
+        if let Some(tls) = &mut self.tls {
+            tls.cert = base.join(&tls.cert);
+            tls.key = base.join(&tls.key);
+        }
+    }
+
     /// Whether every setting, and every egress rule of the principals, can be meant.
     pub fn check(&self, principals: &[PrincipalConfig]) -> Result<(), HttpConfigError> {
         for principal in principals {
