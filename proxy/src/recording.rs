@@ -419,6 +419,36 @@ mod tests {
         }
     }
 
+    #[test]
+    fn a_ledger_whose_state_is_damaged_is_read_from_further_back_or_not_continued() {
+        let dir = tempfile::tempdir().unwrap();
+        let lane = dir.path().join("gw/ledger");
+        for _ in 0..20 {
+            let producer = Producer::start(options(&dir)).unwrap();
+            producer.heartbeat().unwrap();
+        }
+        let mut segments: Vec<_> = std::fs::read_dir(&lane)
+            .unwrap()
+            .map(|f| f.unwrap().path())
+            .filter(|f| f.extension().is_some_and(|e| e == "seg"))
+            .collect();
+        segments.sort();
+        assert!(segments.len() > 1, "{segments:?}");
+        // The newest segment is cut within the state that it begins with.
+        let newest = segments.pop().unwrap();
+        std::fs::OpenOptions::new().write(true).open(&newest).unwrap().set_len(30).unwrap();
+        let epoch = Producer::start(options(&dir)).unwrap().epoch();
+        assert!((2..=21).contains(&epoch), "{epoch}");
+        let ledger = read(&dir).1;
+        assert!(ledger.windows(2).all(|w| w[1].seq == w[0].seq + 1 && w[1].prev == w[0].hash));
+        for older in segments {
+            std::fs::remove_file(older).unwrap();
+        }
+        std::fs::OpenOptions::new().write(true).open(&newest).unwrap().set_len(8).unwrap();
+        let error = Producer::start(options(&dir)).err().unwrap().to_string();
+        assert!(error.contains("gateway.producer"), "{error}");
+    }
+
     #[tokio::test(flavor = "current_thread")]
     async fn lost_positions_become_a_gap_in_the_ledger_once() {
         let dir = tempfile::tempdir().unwrap();

@@ -515,6 +515,14 @@ impl Mirror {
         Self { config, spool, lanes: BTreeMap::new() }
     }
 
+    /// Goes on after so many records of each stream.
+    pub fn resume(&mut self, known: Vec<(StreamId, usize)>) {
+        for (stream, sent) in known {
+            let writer = self.spool.lane(stream.lane()).unwrap();
+            self.lanes.insert(stream, (writer, sent));
+        }
+    }
+
     /// Writes what is new. A new segment begins with a record of its own, which the bus then gets too.
     pub fn write(&mut self, bus: &MemoryBus) {
         for (stream, records) in bus.streams.lock().unwrap().iter_mut() {

@@ -1,6 +1,6 @@
 //! Open files: how many connections the system allows.
 
-use rustix::process::{Resource, getrlimit, setrlimit};
+use rlimit::{Resource, getrlimit, setrlimit};
 
 use super::GatewayError;
 
@@ -12,25 +12,27 @@ const OTHERS: u64 = 256;
 /// Raises the soft limit of open files as far as `connections` need it and may be; gives how many connections
 /// then fit.
 pub(super) fn fit(connections: usize) -> Result<usize, GatewayError> {
-    let mut limits = getrlimit(Resource::Nofile);
+    let limits = || {
+        let source = |source| GatewayError::Start { what: "counting open files", source };
+        getrlimit(Resource::NOFILE).map_err(source)
+    };
+    let (mut files, most) = limits()?;
     let wanted = files_for(connections);
-    if limits.current.is_some_and(|soft| soft < wanted) {
-        let mut raised = limits.clone();
-        raised.current = Some(limits.maximum.map_or(wanted, |hard| hard.min(wanted)));
-        match setrlimit(Resource::Nofile, raised) {
-            Ok(()) => limits = getrlimit(Resource::Nofile),
+    if files < wanted {
+        match setrlimit(Resource::NOFILE, wanted.min(most), most) {
+            Ok(()) => files = limits()?.0,
             Err(error) => {
                 tracing::warn!(event = "file_limit_not_raised", error = %error, "the limit of open files stays");
             }
         }
     }
-    let fitting = fitting(limits.current, connections)?;
+    let fitting = fitting(files, connections)?;
     if fitting < connections {
         tracing::warn!(
             event = "connections_capped",
             max_connections = connections,
             served = fitting,
-            files = limits.current,
+            files,
             "gateway.max_connections does not fit in the limit of open files; raise the limit (ulimit -n, LimitNOFILE=)"
         );
     }
@@ -41,8 +43,7 @@ fn files_for(connections: usize) -> u64 {
     (connections as u64).saturating_mul(PER_CONNECTION).saturating_add(OTHERS)
 }
 
-fn fitting(files: Option<u64>, connections: usize) -> Result<usize, GatewayError> {
-    let Some(files) = files else { return Ok(connections) };
+fn fitting(files: u64, connections: usize) -> Result<usize, GatewayError> {
     let fitting = usize::try_from(files.saturating_sub(OTHERS) / PER_CONNECTION).unwrap_or(usize::MAX);
     match fitting {
         0 => Err(GatewayError::Files { files, needed: files_for(1) }),
@@ -56,10 +57,10 @@ mod tests {
 
     #[test]
     fn connections_are_capped_by_the_files_that_may_be_open() {
-        assert_eq!(fitting(None, 10_000).unwrap(), 10_000);
-        assert_eq!(fitting(Some(1 << 20), 10_000).unwrap(), 10_000);
-        assert_eq!(fitting(Some(1024), 10_000).unwrap(), 256);
-        assert!(matches!(fitting(Some(200), 10), Err(GatewayError::Files { files: 200, needed: 259 })));
+        assert_eq!(fitting(u64::MAX, 10_000).unwrap(), 10_000);
+        assert_eq!(fitting(1 << 20, 10_000).unwrap(), 10_000);
+        assert_eq!(fitting(1024, 10_000).unwrap(), 256);
+        assert!(matches!(fitting(200, 10), Err(GatewayError::Files { files: 200, needed: 259 })));
         assert!(fit(10).unwrap() == 10);
     }
 }

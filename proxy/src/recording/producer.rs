@@ -127,6 +127,10 @@ impl Producer {
         let long_term = ProducerKey::from_seed(&*load_or_create_key_file(&key_path)?);
         let mut writer = spool.lane(LEDGER_LANE)?;
         let mut state = recovered.ledger;
+        if state.end.is_none() && writer.next_position() > 0 {
+            let (stream, released) = (writer.stream().to_string(), writer.next_position());
+            return Err(BusError::LedgerLost { stream, end: 0, released }.into());
+        }
         let start = Start {
             config_digest: options.config_digest,
             inherited: state.open.keys().map(ToString::to_string).collect(),
@@ -196,7 +200,9 @@ impl Producer {
     /// Writes a HEARTBEAT. The gateway calls it every five seconds. While the spool takes nothing there is
     /// none: silence is what it has to say.
     pub fn heartbeat(&self) -> Result<(), RecordingError> {
-        self.inner.spool.measure()?;
+        if let Err(error) = self.inner.spool.measure() {
+            tracing::warn!(event = "spool_not_measured", error = %error, "how full the spool is was not seen");
+        }
         let mut lane = lock(&self.inner.ledger);
         self.inner.flush(&mut lane)?;
         let open: Vec<(SessionId, Progress)> =

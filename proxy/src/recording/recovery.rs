@@ -138,14 +138,20 @@ pub(super) fn recover(bus: &SpoolBus, producer: &str) -> Result<Recovered, BusEr
     for stream in bus.streams()?.into_iter().filter(of_producer) {
         let mut lane: BTreeMap<SessionId, SessionState> = BTreeMap::new();
         let mut subscription = bus.subscribe_newest(&stream)?;
+        let mut records = subscription.poll(4 << 20)?;
+        if !matches!(records.first(), Some((_, Record::State(_)))) {
+            // The lane's first segment, or one whose state was damaged.
+            subscription = bus.subscribe_oldest(&stream)?;
+            records = subscription.poll(4 << 20)?;
+        }
         loop {
-            let records = subscription.poll(4 << 20)?;
             if records.is_empty() {
                 break;
             }
             for (position, record) in records {
                 apply(&stream, position, record, &mut lane, &mut recovered.ledger)?;
             }
+            records = subscription.poll(4 << 20)?;
         }
         recovered.sessions.extend(lane);
     }

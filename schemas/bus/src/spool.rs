@@ -60,6 +60,16 @@ impl SpoolBus {
         SpoolSubscription::open(dir, stream.clone(), first)
     }
 
+    /// Reads `stream` from the first record that it still has.
+    pub fn subscribe_oldest(&self, stream: &StreamId) -> Result<SpoolSubscription, BusError> {
+        let dir = self.lane_dir(stream);
+        let first = match segment::list(&dir)?.first() {
+            Some(oldest) => oldest.first,
+            None => segment::released(&dir)?,
+        };
+        SpoolSubscription::open(dir, stream.clone(), first)
+    }
+
     /// Position before which everything of `stream` rests in the lake.
     pub fn released(&self, stream: &StreamId) -> Result<i64, BusError> {
         segment::released(&self.lane_dir(stream))

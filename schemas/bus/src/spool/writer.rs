@@ -1,7 +1,7 @@
 //! The writing side: one [`Spool`] per producer process, one [`LaneWriter`] per lane.
 
 use std::fs::{self, DirBuilder, File, OpenOptions};
-use std::io::Write;
+use std::io::{ErrorKind, Write};
 use std::os::unix::fs::{DirBuilderExt, OpenOptionsExt};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
@@ -57,9 +57,6 @@ impl Spool {
         StreamId::new(producer, "lock")?;
         let dir = config.dir.join(producer);
         make_directory(&dir)?;
-        for made in [config.dir.parent(), Some(&config.dir)].into_iter().flatten() {
-            segment::sync_directory(made)?;
-        }
         let path = dir.join("lock");
         let lock = OpenOptions::new()
             .create(true)
@@ -124,7 +121,6 @@ impl Spool {
         let stream = StreamId::new(&self.producer, lane)?;
         let dir = self.dir.join(lane);
         make_directory(&dir)?;
-        segment::sync_directory(&self.dir)?;
         let (path, next) = match segment::list(&dir)?.pop() {
             None => {
                 let next = segment::released(&dir)?;
@@ -342,7 +338,15 @@ fn start_segment(path: &Path) -> Result<(Arc<File>, u64), BusError> {
     Ok((Arc::new(file), len))
 }
 
-/// Makes a directory, and those above it, that only the gateway's user may enter.
+/// Makes a directory, and those above it, that only the gateway's user may enter, durably.
 fn make_directory(dir: &Path) -> Result<(), BusError> {
-    DirBuilder::new().recursive(true).mode(0o700).create(dir).map_err(BusError::io("create", dir))
+    if dir.as_os_str().is_empty() || dir.is_dir() {
+        return Ok(());
+    }
+    let parent = dir.parent().unwrap_or(Path::new(""));
+    make_directory(parent)?;
+    match DirBuilder::new().mode(0o700).create(dir) {
+        Err(e) if e.kind() != ErrorKind::AlreadyExists => Err(BusError::io("create", dir)(e)),
+        _ => segment::sync_directory(parent),
+    }
 }
