@@ -144,7 +144,7 @@ impl Sink {
         Self { writer, stall, sent: 0 }
     }
 
-    /// Writes all of `bytes`.
+    /// Writes all of `bytes`, and hands them to the system.
     pub async fn write(&mut self, bytes: &[u8]) -> io::Result<()> {
         let mut left = bytes;
         while !left.is_empty() {
@@ -157,7 +157,8 @@ impl Sink {
             self.sent += n as u64;
             left = left.get(n..).unwrap_or_default();
         }
-        Ok(())
+        // TLS takes up to 64 KiB that it has not sent: the reader would wait for them until the next write.
+        timeout(self.stall, self.writer.flush()).await.map_err(|_| io::Error::from(io::ErrorKind::TimedOut))?
     }
 
     /// Says that nothing more comes.

@@ -391,9 +391,9 @@ async fn pump(
     writer: &mut Writer,
     mut passed: impl FnMut(usize),
 ) -> Result<(), PumpError> {
-    let (mut turn, mut rest) = (0, Vec::new());
+    let (mut turn, mut rest, mut held) = (0, Vec::new(), false);
     loop {
-        let n = std::future::poll_fn(|cx| poll_pass(reader, writer, &mut rest, cx)).await?;
+        let n = std::future::poll_fn(|cx| poll_pass(reader, writer, &mut rest, &mut held, cx)).await?;
         if n == 0 {
             return Ok(());
         }
@@ -410,18 +410,21 @@ async fn pump(
     }
 }
 
-/// Reads once and writes once; what the writer did not take is left in `rest`.
+/// Reads once and writes once; what the writer did not take is left in `rest`. While there is nothing to read,
+/// the writer is made to send what it holds back: TLS takes up to 64 KiB that it has not sent.
 fn poll_pass(
     reader: &mut Reader,
     writer: &mut Writer,
     rest: &mut Vec<u8>,
+    held: &mut bool,
     cx: &mut Context<'_>,
 ) -> Poll<Result<usize, PumpError>> {
     let passed = poll_scratch(reader, cx, |cx, bytes| {
         if bytes.is_empty() {
             return Ok(0);
         }
-        let taken = match Pin::new(writer).poll_write(cx, bytes) {
+        *held = true;
+        let taken = match Pin::new(&mut *writer).poll_write(cx, bytes) {
             Poll::Ready(Ok(0) | Err(_)) => return Err(PumpError::Write),
             Poll::Ready(Ok(n)) => n,
             Poll::Pending => 0,
@@ -429,5 +432,12 @@ fn poll_pass(
         rest.extend_from_slice(bytes.get(taken..).unwrap_or_default());
         Ok(bytes.len())
     });
+    if passed.is_pending() && *held {
+        match Pin::new(writer).poll_flush(cx) {
+            Poll::Ready(Ok(())) => *held = false,
+            Poll::Ready(Err(_)) => return Poll::Ready(Err(PumpError::Write)),
+            Poll::Pending => {}
+        }
+    }
     passed.map(|read: io::Result<_>| read.map_err(|_| PumpError::Read)?)
 }
