@@ -17,7 +17,7 @@ use tokio::net::TcpStream;
 use tokio::sync::watch;
 use tokio_rustls::TlsAcceptor;
 
-use crate::identity::{Directory, PrincipalConfig};
+use crate::identity::{Directory, PrincipalConfig, Refusals};
 use crate::recording::Lane;
 use crate::slots::SessionSlots;
 
@@ -145,6 +145,7 @@ pub struct Service {
     drain: Duration,
     tls: Option<TlsAcceptor>,
     counters: Counters,
+    refusals: Refusals,
     open: AtomicUsize,
 }
 
@@ -259,11 +260,11 @@ impl Service {
         let resolve = Duration::from_secs(config.resolve_seconds);
         let connect = Duration::from_secs(config.connect_seconds);
         let dialer = Dialer::new(config.known_hosts()?, own, resolve, connect);
-        let (counters, open) = (Counters::default(), AtomicUsize::new(0));
+        let (counters, refusals, open) = (Counters::default(), Refusals::default(), AtomicUsize::new(0));
         // What goes on until then is cut and recorded in the last second, before the gateway drops it.
         let drain = drain.saturating_sub(Duration::from_secs(1)).max(drain / 2);
         let tls = config.tls.as_ref().map(tls::acceptor).transpose()?;
-        Ok(Self { config, directory, slots, dialer, drain, tls, counters, open })
+        Ok(Self { config, directory, slots, dialer, drain, tls, counters, refusals, open })
     }
 
     /// The settings.

@@ -3,11 +3,11 @@
 use std::io::{Read, Write};
 use std::net::TcpStream;
 use std::sync::Arc;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use bodycam_proxy::http::TlsConfig;
 
-use crate::support::egress::{Custom, Egress, origin};
+use crate::support::egress::{Custom, Egress, decisions, origin, read_to_end};
 use crate::support::web::Certificates;
 
 type TlsStream = rustls::StreamOwned<rustls::ClientConnection, TcpStream>;
@@ -71,7 +71,7 @@ fn a_slow_reader_gets_the_last_byte_of_a_response_and_of_a_tunnel() {
         // It stays open: nothing more comes that would push the last bytes out.
         let _ = stream.read_to_end(&mut Vec::new());
     });
-    let egress = Egress::custom(&["127.0.0.1:*"], behind_tls);
+    let egress = Egress::custom(&["opaque:127.0.0.1:*"], behind_tls);
     let credential = Egress::credential(&egress.token("robot"));
     let mut stream = connect(&egress);
     write!(stream, "GET http://{origin}/ HTTP/1.1\r\nHost: {origin}\r\n{credential}\r\n").unwrap();
@@ -83,4 +83,57 @@ fn a_slow_reader_gets_the_last_byte_of_a_response_and_of_a_tunnel() {
     assert!(read_head(&mut stream).starts_with("HTTP/1.1 200 "));
     stream.write_all(b"a file!").unwrap();
     read_slowly(&mut stream, LARGE);
+}
+
+#[test]
+fn who_has_not_logged_in_has_one_deadline_for_all_of_it() {
+    let egress = Egress::custom(&["127.0.0.1:*"], |c| {
+        behind_tls(c);
+        c.http.head_seconds = 2;
+    });
+    let ask = "GET http://a.test/ HTTP/1.1\r\nHost: a.test\r\n";
+    let begun = Instant::now();
+    let silent = egress.connect();
+    let mut half = egress.connect();
+    half.write_all(&[22, 3, 1, 2, 0, 1]).unwrap();
+    let mut slow = connect(&egress);
+    slow.write_all(ask.as_bytes()).unwrap();
+    let mut again = connect(&egress);
+    let again = std::thread::spawn(move || {
+        // Every question for a credential is answered by the next one; none of them earns more time.
+        while again.write_all(format!("{ask}\r\n").as_bytes()).and_then(|()| again.flush()).is_ok() {
+            std::thread::sleep(Duration::from_millis(500));
+            let mut buf = [0; 4096];
+            if !matches!(again.read(&mut buf), Ok(1..)) {
+                break;
+            }
+        }
+    });
+    let mut end = [silent, half];
+    for stream in &mut end {
+        read_to_end(stream);
+    }
+    let mut answer = String::new();
+    let _ = slow.read_to_string(&mut answer);
+    assert!(answer.starts_with("HTTP/1.1 408 "), "{answer}");
+    again.join().unwrap();
+    let took = begun.elapsed();
+    assert!((Duration::from_millis(1800)..Duration::from_millis(3900)).contains(&took), "{took:?}");
+    let events = egress.closed(1);
+    assert_eq!(decisions(&events), ["head-timeout"], "who said nothing is not in the record");
+}
+
+#[test]
+fn a_client_in_clear_from_afar_is_not_asked_for_its_token() {
+    let egress = Egress::custom(&["127.0.0.1:*"], |c| {
+        behind_tls(c);
+        c.peer = Some([192, 0, 2, 7].into());
+    });
+    let answer = egress.exchange(b"CONNECT a.test:443 HTTP/1.1\r\nHost: a.test:443\r\n\r\n");
+    assert!(answer.starts_with("HTTP/1.1 403 Forbidden (bodycam: encryption-required)"), "{answer}");
+    assert!(answer.contains("https://") && !answer.to_lowercase().contains("proxy-authenticate"), "{answer}");
+    let mut stream = connect(&egress);
+    stream.write_all(b"CONNECT a.test:443 HTTP/1.1\r\nHost: a.test:443\r\n\r\n").unwrap();
+    assert!(read_head(&mut stream).starts_with("HTTP/1.1 407 "));
+    assert_eq!(decisions(&egress.closed(1)), ["encryption-required"]);
 }

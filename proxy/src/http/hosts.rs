@@ -17,11 +17,16 @@ use crate::identity::roster::Member;
 /// Ports of a rule that names none.
 const DEFAULT_PORTS: [u16; 2] = [80, 443];
 
-/// One rule: `host`, `*.host`, `address` or `network/bits`, each with or without `:port` or `:*`.
+/// What stands before a rule whose tunnels may carry anything.
+const OPAQUE: &str = "opaque:";
+
+/// One rule: `host`, `*.host`, `address` or `network/bits`, each with or without `:port` or `:*`. With `opaque:`
+/// before it a tunnel there may carry anything; without, only TLS that names the host in clear.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct HostRule {
     destination: Destination,
     ports: Ports,
+    opaque: bool,
 }
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -67,7 +72,11 @@ impl HostRule {
     /// Reads a rule.
     pub fn parse(text: &str) -> Result<Self, HostRuleError> {
         let fault = |problem: &str| HostRuleError { rule: shown(text), problem: problem.to_owned() };
-        let (host, port) = split_port(text);
+        let (opaque, rule) = match text.strip_prefix(OPAQUE) {
+            Some(rule) => (true, rule),
+            None => (false, text),
+        };
+        let (host, port) = split_port(rule);
         let ports = match port {
             None => Ports::Default,
             Some("*") => Ports::Any,
@@ -101,7 +110,7 @@ impl HostRule {
         {
             return Err(fault("no connection leads to such an address; remove the rule"));
         }
-        Ok(Self { destination, ports })
+        Ok(Self { destination, ports, opaque })
     }
 
     fn has_port(&self, port: u16) -> bool {
@@ -157,6 +166,19 @@ impl HostLists {
             Host::Name(name) => rule.names(name, port),
             Host::Address(address) => rule.holds(*address, port),
         })
+    }
+
+    /// Whether a tunnel to this destination may carry anything: every list says so.
+    pub fn allow_opaque(&self, destination: &Authority) -> bool {
+        let port = destination.port;
+        let allowed = self.every(|rule| {
+            rule.opaque
+                && match &destination.host {
+                    Host::Name(name) => rule.names(name, port),
+                    Host::Address(address) => rule.holds(*address, port),
+                }
+        });
+        allowed.is_ok()
     }
 
     /// Whether an address that a listed name leads to may be connected: public, or in every list.
@@ -327,10 +349,34 @@ mod tests {
             ("0.0.0.0/0", "255.255.255.255:80", false),
             ("example.com", "8.8.8.8:443", false),
             ("8.8.8.8", "example.com:443", false),
+            ("opaque:example.com", "example.com:443", true),
+            ("opaque:*.example.com:22", "git.example.com:22", true),
+            ("opaque:[2001:db8::1]:22", "[2001:db8::1]:22", true),
         ] {
             assert_eq!(allowed(&[rule], destination), want, "{rule} → {destination}");
         }
         assert!(!allowed(&[], "example.com:443"), "nothing is open by default");
+    }
+
+    #[test]
+    fn only_a_rule_that_says_so_makes_a_tunnel_opaque() {
+        for (rules, destination, want) in [
+            (&["git.example.com:22"][..], "git.example.com:22", false),
+            (&["opaque:git.example.com:22"], "git.example.com:22", true),
+            (&["opaque:git.example.com:22"], "git.example.com:443", false),
+            (&["opaque:*.example.com:22", "git.example.com:*"], "git.example.com:22", true),
+            (&["opaque:*.example.com:22", "git.example.com:*"], "git.example.com:443", false),
+            (&["opaque:10.0.0.0/8:5432"], "10.1.2.3:5432", true),
+        ] {
+            let destination = Authority::parse(destination.as_bytes(), Some(443)).unwrap();
+            assert_eq!(lists(rules).allow_opaque(&destination), want, "{rules:?} → {destination}");
+        }
+        let mut agent = person("robot", &["opaque:git.example.com:22"]);
+        (agent.kind, agent.owner) = (PrincipalKind::Agent, Some("ada".to_owned()));
+        let roster = Roster::new(&[person("ada", &["git.example.com:22"]), agent]).unwrap();
+        let lists = HostLists::of(roster.get("robot").unwrap());
+        let git = Authority::parse(b"git.example.com:22", None).unwrap();
+        assert!(lists.allow(&git).is_ok() && !lists.allow_opaque(&git), "the owner's list does not say so");
     }
 
     #[test]
@@ -361,6 +407,10 @@ mod tests {
             "[fe80::1%eth0]",
             "[::1",
             "exa mple.com",
+            "opaque:",
+            "opaque:22",
+            "opaque:opaque:example.com:22",
+            "Opaque:example.com:22",
         ] {
             assert!(HostRule::parse(rule).is_err(), "{rule}");
         }
