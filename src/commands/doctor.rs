@@ -281,7 +281,7 @@ fn identity(config: &Config, report: &mut Report) {
     }
     let read = || {
         let roster = Roster::new(&config.principals)?;
-        let tokens = token::list(&SqliteState::open(&config.state.path)?)?;
+        let tokens = token::list(&SqliteState::open_existing(&config.state.path)?)?;
         Ok::<_, anyhow::Error>((roster, tokens))
     };
     let (roster, tokens) = match read() {
