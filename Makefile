@@ -50,6 +50,14 @@ docs: ## regenerate the generated parts of the documentation
 	cargo build --workspace --bins
 	$(BODYCAM) config reference > docs/configuration.md
 
+.PHONY: bench
+BENCH ?=
+bench: ## the numbers of docs/benchmarks.md (BENCH="--only point --rounds 5" to choose)
+	@deploy/prerequisites.sh pgbouncer chrt
+	cargo build --release --bin bodycam --no-default-features --features gateway,recorder,reader
+	cargo build --release -p bodycam-proxy -p bodycam-recorder -p bodycam-replay-tui --examples
+	python3 tests/bench/bench.py --bin $(CARGO_TARGET_DIR)/release $(BENCH)
+
 .PHONY: deny
 deny: ## licences, bans and sources of all dependencies (needs cargo-deny)
 	cargo deny check licenses bans sources

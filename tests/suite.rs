@@ -9,6 +9,7 @@
     clippy::type_complexity
 )]
 
+mod analyzer;
 mod architecture;
 mod crash;
 mod docs;

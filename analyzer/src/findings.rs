@@ -73,7 +73,13 @@ impl News {
                     unit,
                     techniques,
                     text: &finding.text,
-                    evidence: events.map(|(session, seq)| EvidenceLine { session, seq: *seq }).collect(),
+                    evidence: events
+                        .map(|(session, seq)| EvidenceLine {
+                            event_id: format!("{session}:{seq}"),
+                            session,
+                            seq: *seq,
+                        })
+                        .collect(),
                 })
             }
             News::Retracted { id, rule, revision } => {
@@ -108,6 +114,8 @@ struct Line<'a> {
 
 #[derive(Serialize)]
 struct EvidenceLine<'a> {
+    /// As the tables spell it.
+    event_id: String,
     session: &'a str,
     seq: i64,
 }
@@ -192,5 +200,6 @@ mod tests {
         assert_eq!(value["window_start"], "2026-11-21T10:00:00Z");
         assert_eq!(value["evidence"][1]["session"], "t");
         assert_eq!(value["evidence"][1]["seq"], 4);
+        assert_eq!(value["evidence"][1]["event_id"], "t:4");
     }
 }

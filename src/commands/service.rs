@@ -153,6 +153,17 @@ impl Running {
         Ok(Self { runtime, gateway, background, ended, admin, stored })
     }
 
+    /// Waits until no client is connected; an error after 10 s.
+    #[cfg(feature = "analyzer")]
+    pub fn wait_until_idle(&self) -> Result<()> {
+        let deadline = std::time::Instant::now() + std::time::Duration::from_secs(10);
+        while self.gateway.as_ref().is_some_and(|serving| serving.gateway.connections() > 0) {
+            anyhow::ensure!(std::time::Instant::now() < deadline, "clients stay connected to the gateway");
+            std::thread::sleep(std::time::Duration::from_millis(2));
+        }
+        Ok(())
+    }
+
     /// Returns on SIGTERM or SIGINT, or with the error of a part that ended by itself.
     fn wait_for_signal(&mut self) -> Result<Option<anyhow::Error>> {
         use tokio::signal::unix::{SignalKind, signal};
@@ -230,7 +241,7 @@ impl Starter<'_> {
         let spool = bodycam_bus::spool::SpoolBus::new(&config.spool);
         let store = bodycam_lake::Store::create(&config.lake.url)?;
         let seed = bodycam_proxy::recording::load_or_create_key_file(&config.recorder.key)?;
-        let key = Arc::new(bodycam_record::EpochKey::from_seed(&*seed));
+        let key = Arc::new(bodycam_record::EpochKey::from_seed(&seed));
         let (stop, mut stopped) = watch::channel(false);
         let config = config.recorder.clone();
         Ok(self.spawn("recorder", stop, async move {

@@ -44,6 +44,23 @@ pub fn shown_limit(text: &str, limit: usize) -> String {
     }
 }
 
+/// JSON text with the same meaning, safe for a terminal: what is hostile becomes `\\uNNNN`. Line feeds between
+/// values stay.
+pub fn shown_json(json: &str) -> String {
+    let mut out = String::with_capacity(json.len());
+    for c in json.chars() {
+        // JSON itself escapes C0 within strings: a line feed here is layout.
+        if c == '\n' || !is_hostile(c) {
+            out.push(c);
+            continue;
+        }
+        for unit in c.encode_utf16(&mut [0; 2]) {
+            let _ = write!(out, "\\u{unit:04x}");
+        }
+    }
+    out
+}
+
 /// Whether a character must not reach a terminal as it is.
 pub fn is_hostile(c: char) -> bool {
     matches!(c,
@@ -80,6 +97,14 @@ mod tests {
         assert!(safe.chars().all(|c| !is_hostile(c)), "{safe:?}");
         assert!(safe.ends_with("é€漢"));
         assert_eq!(shown_bytes(b"ok\xff\x1b"), "ok\\xff\\x1b");
+    }
+
+    #[test]
+    fn json_keeps_its_meaning() {
+        let value = serde_json::json!({"a": "\u{9b}31m \u{202e} \u{e0041} é\n"});
+        let safe = shown_json(&serde_json::to_string_pretty(&value).unwrap());
+        assert!(safe.chars().all(|c| c == '\n' || !is_hostile(c)), "{safe:?}");
+        assert_eq!(serde_json::from_str::<serde_json::Value>(&safe).unwrap(), value);
     }
 
     #[test]
