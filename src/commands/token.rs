@@ -116,10 +116,13 @@ fn print_tokens(tokens: &[StoredToken], format: ListFormat) -> Result<()> {
             }
         }
         ListFormat::Json => {
-            let all = json!({"total": rows.len(), "returned": rows.len(), "truncated": false, "tokens": rows});
+            let all =
+                json!({"total": rows.len(), "returned": rows.len(), "truncated": false, "tokens": rows});
             writeln!(out, "{}", shown_json(&all.to_string()))?;
         }
-        ListFormat::Jsonl => rows.iter().try_for_each(|row| writeln!(out, "{}", shown_json(&row.to_string())))?,
+        ListFormat::Jsonl => {
+            rows.iter().try_for_each(|row| writeln!(out, "{}", shown_json(&row.to_string())))?
+        }
         ListFormat::Csv => {
             writeln!(out, "id,principal,standing,issued,expires,note")?;
             for t in tokens {

@@ -71,6 +71,7 @@ struct Inner {
     counters: Counters,
     open: Mutex<BTreeMap<SessionId, Arc<Mutex<Progress>>>>,
     stopping: AtomicBool,
+    policy: Mutex<Digest>,
     epoch: i64,
 }
 
@@ -131,6 +132,7 @@ impl Producer {
         lane.writer.flush()?;
         let keys = KeysLane { writer: spool.lane(KEYS_LANE)?, names: HashSet::new() };
         let epoch = lane.ledger.epoch();
+        let policy = Mutex::new(options.policy_digest);
         Ok(Self {
             inner: Arc::new(Inner {
                 options,
@@ -140,6 +142,7 @@ impl Producer {
                 counters: Counters::default(),
                 open: Mutex::default(),
                 stopping: AtomicBool::new(false),
+                policy,
                 epoch,
             }),
         })
@@ -214,7 +217,12 @@ impl Producer {
 
     /// Digest of the policy in force.
     pub fn policy_digest(&self) -> Digest {
-        self.inner.options.policy_digest
+        *lock(&self.inner.policy)
+    }
+
+    /// Another policy is in force: sessions that open from now on are recorded under it.
+    pub fn set_policy_digest(&self, digest: Digest) {
+        *lock(&self.inner.policy) = digest;
     }
 
     /// Counters since START.
