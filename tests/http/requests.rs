@@ -560,6 +560,7 @@ fn a_token_in_clear_is_taken_from_loopback_only_unless_the_network_is_trusted() 
     let trusted = Egress::custom(&["127.0.0.1:*"], |c| {
         c.peer = Some(address);
         c.http.allow_cleartext = true;
+        c.http.listen.set_ip([0, 0, 0, 0].into());
     });
     assert!(ask(&trusted).starts_with("HTTP/1.1 200 OK"));
 }

@@ -89,10 +89,15 @@ impl HostRule {
             network(address, bits).map_err(|problem| fault(&problem))?
         } else if let Some(parent) = host.strip_prefix("*.") {
             match Host::parse(parent.as_bytes()) {
-                Ok(Host::Name(name)) if name.contains('.') => Destination::Below(name),
-                Ok(Host::Name(_)) => {
+                Ok(Host::Name(name)) if !name.contains('.') => {
                     return Err(fault("a wildcard needs at least two labels, as *.example.com"));
                 }
+                Ok(Host::Name(name)) if is_public_suffix(&name) => {
+                    return Err(fault(
+                        "anybody can have a name below it; name the hosts, as app.example.co.uk, or *.example.co.uk",
+                    ));
+                }
+                Ok(Host::Name(name)) => Destination::Below(name),
                 _ => return Err(fault("what follows '*.' is not a host name")),
             }
         } else if host.contains('*') {
@@ -111,6 +116,32 @@ impl HostRule {
             return Err(fault("no connection leads to such an address; remove the rule"));
         }
         Ok(Self { destination, ports, opaque })
+    }
+
+    /// Whether there is anything that this rule and the other one both open.
+    pub fn meets(&self, other: &Self) -> bool {
+        let ports = match (self.ports, other.ports) {
+            (Ports::Any, _) | (_, Ports::Any) | (Ports::Default, Ports::Default) => true,
+            (Ports::Only(only), _) => other.has_port(only),
+            (_, Ports::Only(only)) => self.has_port(only),
+        };
+        let within = |name: &str, parent: &str| {
+            name.strip_suffix(parent).is_some_and(|rest| rest.is_empty() || rest.ends_with('.'))
+        };
+        ports
+            && match (&self.destination, &other.destination) {
+                (Destination::Name(a), Destination::Name(b)) => a == b,
+                (Destination::Name(name), Destination::Below(parent))
+                | (Destination::Below(parent), Destination::Name(name)) => {
+                    name != parent && within(name, parent)
+                }
+                (Destination::Below(a), Destination::Below(b)) => within(a, b) || within(b, a),
+                (Destination::Network(a, a_bits), Destination::Network(b, b_bits)) => {
+                    let bits = *a_bits.min(b_bits);
+                    a.is_ipv4() == b.is_ipv4() && base(*a, bits) == base(*b, bits)
+                }
+                _ => false,
+            }
     }
 
     fn has_port(&self, port: u16) -> bool {
@@ -214,6 +245,11 @@ impl fmt::Display for NotListed {
         }
         Ok(())
     }
+}
+
+/// Whether names below this one belong to different people: a registry's (co.uk), or a service's (workers.dev).
+fn is_public_suffix(name: &str) -> bool {
+    psl::suffix(name.as_bytes()).is_some_and(|suffix| suffix.is_known() && suffix == name)
 }
 
 /// `[v6]:port`, `[v6/bits]:port`, `host:port`, or without a port; bare IPv6 has none.
@@ -380,12 +416,40 @@ mod tests {
     }
 
     #[test]
+    fn two_rules_meet_where_both_open_something() {
+        for (one, other, want) in [
+            ("a.example.com", "a.example.com", true),
+            ("a.example.com", "b.example.com", false),
+            ("a.example.com", "*.example.com", true),
+            ("example.com", "*.example.com", false),
+            ("*.a.example.com", "*.example.com", true),
+            ("*.aexample.com", "*.example.com", false),
+            ("a.example.com:22", "a.example.com", false),
+            ("a.example.com:443", "a.example.com", true),
+            ("a.example.com:22", "a.example.com:*", true),
+            ("10.0.0.0/8", "10.1.2.3", true),
+            ("10.0.0.0/8", "11.0.0.0/8", false),
+            ("10.0.0.0/8", "2001:db8::/32", false),
+            ("10.0.0.0/8", "a.example.com", false),
+        ] {
+            let rule = |text| HostRule::parse(text).unwrap();
+            assert_eq!(rule(one).meets(&rule(other)), want, "{one} {other}");
+            assert_eq!(rule(other).meets(&rule(one)), want, "{other} {one}");
+        }
+    }
+
+    #[test]
     fn a_rule_that_would_do_nothing_is_refused() {
         for rule in [
             "",
             "*",
             "*.",
             "*.com",
+            "*.co.uk",
+            "*.CO.UK.",
+            "*.workers.dev:443",
+            "*.github.io",
+            "opaque:*.co.uk:22",
             "a*.example.com",
             "*.*.example.com",
             "*.10.0.0.1",
