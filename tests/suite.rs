@@ -12,9 +12,11 @@
 mod analyzer;
 mod architecture;
 mod crash;
+mod dependencies;
 mod docs;
 mod doctor;
 mod facts;
+mod fuzz_seeds;
 mod http;
 mod pipeline;
 mod postgres;

@@ -9,8 +9,6 @@ use bodycam_record::value::put_field;
 use bodycam_record::{Id16, digest};
 use serde::Serialize;
 
-use crate::query::escaped;
-
 /// News of a finding.
 // One at a time, on its way to a line of text.
 #[allow(clippy::large_enum_variant)]
@@ -86,7 +84,7 @@ impl News {
                 serde_json::to_string(&Retraction { id: *id, revision: *revision, rule, retracted: true })
             }
         };
-        escaped(&json.unwrap_or_default())
+        bodycam_record::shown::shown_json(&json.unwrap_or_default())
     }
 }
 

@@ -12,7 +12,7 @@ use arrow::json::WriterBuilder;
 use arrow::json::writer::LineDelimited;
 use arrow::util::display::{ArrayFormatter, DurationFormat, FormatOptions};
 use bodycam_record::shown;
-use bodycam_record::shown::{is_hostile, shown_limit};
+use bodycam_record::shown::{shown_json, shown_limit};
 use parquet::arrow::ArrowWriter;
 use std::sync::Arc;
 
@@ -256,7 +256,7 @@ fn write_json(out: &mut Option<&mut (dyn Write + Send)>, batch: &RecordBatch) ->
     writer.finish().map_err(failed)?;
     let text = String::from_utf8(writer.into_inner()).map_err(|e| io::Error::other(e.to_string()))?;
     for line in text.lines() {
-        writeln(out, &escaped(line))?;
+        writeln(out, &shown_json(line))?;
     }
     Ok(())
 }
@@ -292,31 +292,11 @@ fn plain_columns(batch: &RecordBatch) -> Result<RecordBatch, arrow::error::Arrow
     )
 }
 
-/// `json` with hostile characters as escapes. Outside of strings JSON has none of them.
-pub(crate) fn escaped(json: &str) -> String {
-    if !json.chars().any(is_hostile) {
-        return json.to_owned();
-    }
-    let mut out = String::with_capacity(json.len() + 16);
-    for c in json.chars() {
-        match is_hostile(c) {
-            true => {
-                let mut units = [0; 2];
-                for unit in c.encode_utf16(&mut units) {
-                    use std::fmt::Write as _;
-                    let _ = write!(out, "\\u{unit:04x}");
-                }
-            }
-            false => out.push(c),
-        }
-    }
-    out
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
     use arrow::array::{BinaryArray, Float64Array, Int64Array, StringArray};
+    use bodycam_record::shown::is_hostile;
 
     /// ESC, C1, CR, NUL, an OSC 52, a bidi override, a tag character.
     const HOSTILE: &str = "a\u{1b}[2J\u{9b}31m\r\0\u{1b}]52;c;x\u{7}\u{202e}\u{e0041}\n,\"b";

@@ -10,6 +10,9 @@ use std::fmt::Write as _;
 /// Longest text that [`shown`] lets through, in characters.
 const LIMIT: usize = 4096;
 
+/// Most lines that [`shown_lines`] lets through.
+const MAX_LINES: usize = 200;
+
 /// `text` on one line, safe for a terminal, at most 4,096 characters.
 pub fn shown(text: &str) -> String {
     shown_limit(text, LIMIT)
@@ -42,6 +45,18 @@ pub fn shown_limit(text: &str, limit: usize) -> String {
             out
         }
     }
+}
+
+/// `text` safe for a terminal with its line ends kept, such as a message that shows an excerpt. Further lines are
+/// set in, so that none passes for a message of its own.
+pub fn shown_lines(text: &str) -> String {
+    let mut lines = text.trim_end().lines();
+    let mut out: Vec<String> = lines.by_ref().take(MAX_LINES).map(shown).collect();
+    let more = lines.count();
+    if more > 0 {
+        out.push(format!("… ({more} more lines)"));
+    }
+    out.join("\n    ")
 }
 
 /// JSON text with the same meaning, safe for a terminal: what is hostile becomes `\\uNNNN`. Line feeds between
@@ -97,6 +112,15 @@ mod tests {
         assert!(safe.chars().all(|c| !is_hostile(c)), "{safe:?}");
         assert!(safe.ends_with("é€漢"));
         assert_eq!(shown_bytes(b"ok\xff\x1b"), "ok\\xff\\x1b");
+    }
+
+    #[test]
+    fn several_lines_stay_lines_and_none_passes_for_another_message() {
+        assert_eq!(shown_lines("a\n\u{1b}[31mb\r\nc\n\n"), "a\n    \\x1b[31mb\n    c");
+        let many = shown_lines(&"x\n".repeat(1000));
+        assert_eq!(many.lines().count(), MAX_LINES + 1);
+        assert!(many.ends_with("… (800 more lines)"));
+        assert_eq!(shown_lines(""), "");
     }
 
     #[test]
