@@ -9,12 +9,16 @@
     clippy::type_complexity
 )]
 
+mod analyzer;
 mod architecture;
 mod crash;
+mod dependencies;
 mod docs;
 mod doctor;
 mod facts;
+mod fuzz_seeds;
 mod http;
+mod identity;
 mod pipeline;
 mod postgres;
 mod replay;

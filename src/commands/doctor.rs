@@ -23,6 +23,7 @@ use bodycam_proxy::postgres::survey::{ServerSession, Survey};
 use bodycam_proxy::recording::Rows;
 use bodycam_proxy::state::SqliteState;
 use bodycam_record::shown;
+use bodycam_record::shown::shown_json;
 use serde::Serialize;
 
 use super::{moment, now_ns, runtime};
@@ -118,7 +119,7 @@ impl Report {
             let value = serde_json::json!({
                 "checks": self.checks, "not_through_the_gateway": self.bypass, "warned": warned, "failed": failed,
             });
-            return writeln!(out, "{value}");
+            return writeln!(out, "{}", shown_json(&value.to_string()));
         }
         for check in &self.checks {
             let state = match check.state {
@@ -188,6 +189,16 @@ fn files(config: &Config, report: &mut Report) {
             format!("{} is not there yet", config.recorder.key.display()),
             "the recorder makes it at its first start",
         ),
+    }
+    for target in &config.targets {
+        let Some((path, mode)) = target.password.as_ref().and_then(|secret| secret.exposed()) else {
+            continue;
+        };
+        report.warn(
+            &format!("password of {}", shown(&target.name)),
+            format!("{} can be read by others (mode {mode:03o})", path.display()),
+            "chmod 600 it, unless nobody else is on this machine",
+        );
     }
     match config.record.rows {
         Rows::Clear => report.warn(
@@ -281,7 +292,7 @@ fn identity(config: &Config, report: &mut Report) {
     }
     let read = || {
         let roster = Roster::new(&config.principals)?;
-        let tokens = token::list(&SqliteState::open(&config.state.path)?)?;
+        let tokens = token::list(&SqliteState::open_existing(&config.state.path)?)?;
         Ok::<_, anyhow::Error>((roster, tokens))
     };
     let (roster, tokens) = match read() {
@@ -312,6 +323,15 @@ fn identity(config: &Config, report: &mut Report) {
         report.warn("token", detail, "issue the next one in time");
     }
     for member in roster.members() {
+        if let Some(ends) = member.ends_ns.filter(|ends| *ends <= now) {
+            let detail =
+                format!("that of {} was over at {}: nobody logs in as it", shown(&member.name), moment(ends));
+            report.warn(
+                "contract",
+                detail,
+                "remove the [[principals]] entry, or write another day into `ends`",
+            );
+        }
         let Some(ends) = member.ends_ns.filter(|ends| *ends > now && *ends - now < SOON_NS) else { continue };
         let detail = format!("{} has access until {}", shown(&member.name), moment(ends));
         report.warn("contract", detail, "its sessions are closed then");

@@ -1,6 +1,7 @@
 //! `bodycam up`, `gateway`, `recorder`: one process, any of the parts, drained in order.
 
 use std::net::SocketAddr;
+use std::path::Path;
 use std::process::ExitCode;
 use std::sync::Arc;
 
@@ -18,6 +19,10 @@ use tokio::sync::{mpsc, watch};
 use tokio::task::JoinHandle;
 
 use crate::config::Config;
+
+mod reload;
+
+use reload::Reload;
 
 /// Which parts run in this process.
 #[derive(Debug, Clone, Copy, Default)]
@@ -44,11 +49,14 @@ pub enum AdminAt {
     RecorderListen,
 }
 
-/// Runs the parts until SIGTERM or SIGINT, then drains.
-pub fn run(config: &Config, parts: Parts) -> Result<ExitCode> {
+/// Runs the parts that the configuration at `path` describes until SIGTERM or SIGINT, then drains.
+pub fn run(path: &Path, parts: Parts) -> Result<ExitCode> {
+    let config = &Config::load(path)?;
     init_logging();
     let mut running = Running::start(config, Clock::system(), parts)?;
-    let stopped = running.wait_for_signal()?;
+    let reload = running.follow(path, config)?;
+    let stopped = running.wait_for_signal(reload.as_ref())?;
+    drop(reload);
     running.drain()?;
     match stopped {
         None => Ok(ExitCode::SUCCESS),
@@ -72,6 +80,7 @@ pub struct Running {
 /// The gateway and what it serves.
 struct Serving {
     gateway: Gateway,
+    directory: Directory,
     postgres: Option<Arc<postgres::Service>>,
     http: Option<Arc<http::Service>>,
 }
@@ -106,7 +115,6 @@ impl Running {
     /// Starts the parts, the ones that are written to first.
     pub fn start(config: &Config, clock: Clock, parts: Parts) -> Result<Self> {
         let runtime = super::runtime()?;
-        let tenant_key = crate::tenant_key::load(&config.gateway.tenant_key, parts.gateway)?;
         let (sender, ended) = mpsc::unbounded_channel();
         let starter = Starter { runtime: &runtime, ended: sender };
         #[cfg_attr(not(feature = "recorder"), expect(unused_mut, reason = "nothing runs in the background"))]
@@ -123,7 +131,7 @@ impl Running {
             probe.metrics.push(Box::new(move || metrics.prometheus()));
         }
         let gateway = match parts.gateway {
-            true => Some(start_gateway(config, clock, tenant_key)?),
+            true => Some(start_gateway(config, clock)?),
             false => None,
         };
         #[cfg(feature = "analyzer")]
@@ -154,17 +162,40 @@ impl Running {
         Ok(Self { runtime, gateway, background, ended, admin, stored })
     }
 
-    /// Returns on SIGTERM or SIGINT, or with the error of a part that ended by itself.
-    fn wait_for_signal(&mut self) -> Result<Option<anyhow::Error>> {
+    /// Waits until no client is connected; an error after 10 s.
+    #[cfg(feature = "analyzer")]
+    pub fn wait_until_idle(&self) -> Result<()> {
+        let deadline = std::time::Instant::now() + std::time::Duration::from_secs(10);
+        while self.gateway.as_ref().is_some_and(|serving| serving.gateway.connections() > 0) {
+            anyhow::ensure!(std::time::Instant::now() < deadline, "clients stay connected to the gateway");
+            std::thread::sleep(std::time::Duration::from_millis(2));
+        }
+        Ok(())
+    }
+
+    /// Follows the file while a gateway runs.
+    fn follow(&self, path: &Path, config: &Config) -> Result<Option<Reload>> {
+        let Some(serving) = &self.gateway else { return Ok(None) };
+        let producer = serving.gateway.producer().clone();
+        Reload::start(path, config.clone(), serving.directory.clone(), producer).map(Some)
+    }
+
+    /// Returns on SIGTERM or SIGINT, or with the error of a part that ended by itself. SIGHUP has the
+    /// configuration read again.
+    fn wait_for_signal(&mut self, reload: Option<&Reload>) -> Result<Option<anyhow::Error>> {
         use tokio::signal::unix::{SignalKind, signal};
         let (ended, background) = (&mut self.ended, &mut self.background);
         self.runtime.block_on(async {
             let mut terminate = signal(SignalKind::terminate()).context("cannot listen for SIGTERM")?;
             let mut interrupt = signal(SignalKind::interrupt()).context("cannot listen for SIGINT")?;
-            tokio::select! {
-                _ = terminate.recv() => Ok(None),
-                _ = interrupt.recv() => Ok(None),
-                Some(name) = ended.recv() => Ok(Some(why(background, name).await)),
+            let mut hangup = signal(SignalKind::hangup()).context("cannot listen for SIGHUP")?;
+            loop {
+                tokio::select! {
+                    _ = terminate.recv() => return Ok(None),
+                    _ = interrupt.recv() => return Ok(None),
+                    Some(()) = hangup.recv() => reload.iter().for_each(|reload| reload.now()),
+                    Some(name) = ended.recv() => return Ok(Some(why(background, name).await)),
+                }
             }
         })
     }
@@ -231,7 +262,7 @@ impl Starter<'_> {
         let spool = bodycam_bus::spool::SpoolBus::new(&config.spool);
         let store = bodycam_lake::Store::create(&config.lake.url)?;
         let seed = bodycam_proxy::recording::load_or_create_key_file(&config.recorder.key)?;
-        let key = Arc::new(bodycam_record::EpochKey::from_seed(&*seed));
+        let key = Arc::new(bodycam_record::EpochKey::from_seed(&seed));
         let (stop, mut stopped) = watch::channel(false);
         let config = config.recorder.clone();
         Ok(self.spawn("recorder", stop, async move {
@@ -254,7 +285,8 @@ impl Starter<'_> {
     }
 }
 
-fn start_gateway(config: &Config, clock: Clock, tenant_key: bodycam_record::TenantKey) -> Result<Serving> {
+fn start_gateway(config: &Config, clock: Clock) -> Result<Serving> {
+    let tenant_key = crate::tenant_key::load(&config.gateway.tenant_key, true)?;
     let text = toml::to_string(config).context("the configuration cannot be written down")?;
     let producer = Producer::start(ProducerOptions {
         producer: config.gateway.producer.clone(),
@@ -273,6 +305,7 @@ fn start_gateway(config: &Config, clock: Clock, tenant_key: bodycam_record::Tena
         config.postgres.as_ref().map(|p| p.listen),
         config.http.as_ref().map(|h| h.listen),
         Some(config.admin.listen),
+        Some(config.admin.recorder_listen),
     ]
     .into_iter()
     .flatten()
@@ -294,12 +327,12 @@ fn start_gateway(config: &Config, clock: Clock, tenant_key: bodycam_record::Tena
     }
     if let Some(http) = &config.http {
         let drain = std::time::Duration::from_secs(config.gateway.drain_seconds);
-        let service = Arc::new(http::Service::new(http.clone(), directory, slots, own, drain)?);
+        let service = Arc::new(http::Service::new(http.clone(), directory.clone(), slots, own, drain)?);
         http_service = Some(Arc::clone(&service));
         listeners.push((http.listen.to_string(), Service::Http(service)));
     }
     let gateway = Gateway::start(&config.gateway, producer, listeners)?;
-    Ok(Serving { gateway, postgres: postgres_service, http: http_service })
+    Ok(Serving { gateway, directory, postgres: postgres_service, http: http_service })
 }
 
 /// What is in force until policies exist: who may reach what.

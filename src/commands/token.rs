@@ -7,6 +7,7 @@ use anyhow::Result;
 use bodycam_proxy::identity::{Roster, token};
 use bodycam_proxy::state::{SqliteState, StoredToken};
 use bodycam_record::shown;
+use bodycam_record::shown::shown_json;
 use serde_json::json;
 
 use super::{load, moment, now_ns};
@@ -31,7 +32,7 @@ pub fn run(command: Token) -> Result<ExitCode> {
         }
         Token::Ls { principal, format, config } => {
             let config = load(&config)?;
-            let state = SqliteState::open(&config.state.path)?;
+            let state = SqliteState::open_existing(&config.state.path)?;
             let mut tokens = token::list(&state)?;
             tokens.retain(|t| principal.as_ref().is_none_or(|p| *p == t.principal));
             print_tokens(&tokens, format)?;
@@ -39,7 +40,7 @@ pub fn run(command: Token) -> Result<ExitCode> {
         }
         Token::Revoke { id, config } => {
             let config = load(&config)?;
-            let state = SqliteState::open(&config.state.path)?;
+            let state = SqliteState::open_existing(&config.state.path)?;
             token::revoke(&state, &id, now_ns())?;
             println!("revoked; open sessions that use it are closed within a minute");
         }
@@ -114,12 +115,14 @@ fn print_tokens(tokens: &[StoredToken], format: ListFormat) -> Result<()> {
                 )?;
             }
         }
-        ListFormat::Json => writeln!(
-            out,
-            "{}",
-            json!({"total": rows.len(), "returned": rows.len(), "truncated": false, "tokens": rows})
-        )?,
-        ListFormat::Jsonl => rows.iter().try_for_each(|row| writeln!(out, "{row}"))?,
+        ListFormat::Json => {
+            let all =
+                json!({"total": rows.len(), "returned": rows.len(), "truncated": false, "tokens": rows});
+            writeln!(out, "{}", shown_json(&all.to_string()))?;
+        }
+        ListFormat::Jsonl => {
+            rows.iter().try_for_each(|row| writeln!(out, "{}", shown_json(&row.to_string())))?
+        }
         ListFormat::Csv => {
             writeln!(out, "id,principal,standing,issued,expires,note")?;
             for t in tokens {

@@ -4,6 +4,7 @@
 use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::sync::Arc;
 
+use bodycam_lake::commit::MAX_BYTES;
 use bodycam_lake::file::RowSum;
 use bodycam_lake::state::fold_sessions;
 use bodycam_lake::{Commit, FileEntry, LakeError, LedgerState, StreamEntry, StreamName, Table, layout};
@@ -50,7 +51,7 @@ impl Walk {
     /// Whether a recorder has written since the commits were read: then what a ledger does not hold yet can be
     /// on its way. Asked at the end, when what was on its way has had time to arrive.
     pub fn has_grown(&self, files: &dyn Files, producer: &str) -> bool {
-        let there = |path: &str| files.read(path).is_ok_and(|found| found.is_some());
+        let there = |path: &str| files.read(path, 0).is_ok_and(|found| found.is_some());
         let ledger = self.next_ledger.get(producer);
         ledger.is_some_and(|paths| paths.iter().any(|path| there(path)))
             || (ledger.is_none() && there(&self.next_stream))
@@ -131,7 +132,7 @@ fn order(entry: &FileEntry) -> (String, u8, String) {
 }
 
 fn read(files: &dyn Files, path: &str, out: &mut Walk) -> Option<Bytes> {
-    files.read(path).unwrap_or_else(|why| {
+    files.read(path, MAX_BYTES as u64).unwrap_or_else(|why| {
         out.faults.push(unreadable(path, &why));
         None
     })
@@ -139,6 +140,8 @@ fn read(files: &dyn Files, path: &str, out: &mut Walk) -> Option<Bytes> {
 
 fn streams(files: &dyn Files, out: &mut Walk) -> Option<Vec<StreamEntry>> {
     let mut streams = Vec::new();
+    // Before the streams are read: a recorder that is at work lists a stream before it writes to it.
+    let commits = files.list("commits/").unwrap_or_default();
     let listed = files.list("streams/");
     let listed: BTreeSet<u64> = listed.iter().flatten().filter_map(|name| number(name)).collect();
     let mut n = 0;
@@ -159,19 +162,12 @@ fn streams(files: &dyn Files, out: &mut Walk) -> Option<Vec<StreamEntry>> {
         }
         n = n.saturating_add(1);
     }
-    let stray = stray(files, &streams);
-    // While a recorder writes, a stream can have been added since.
-    while let Some(bytes) = read(files, &layout::stream(n), out).filter(|_| !stray.is_empty()) {
-        match StreamEntry::parse(&layout::stream(n), &bytes) {
-            Ok(entry) => streams.push(entry),
-            Err(error) => out.faults.push(object_fault(&layout::stream(n), &error)),
-        }
-        n = n.saturating_add(1);
-    }
-    let still: BTreeSet<String> = streams.iter().filter_map(commit_folder).collect();
-    for folder in stray.difference(&still) {
+    let known: BTreeSet<String> = streams.iter().filter_map(commit_folder).collect();
+    let folder = |path: &str| path.rsplit_once('/').map(|(folder, _)| folder.to_owned());
+    let found = commits.iter().filter(|name| number(name).is_some()).filter_map(|name| folder(name));
+    for stray in found.collect::<BTreeSet<String>>().difference(&known) {
         let detail = "commits of a stream that the list of streams does not know";
-        out.faults.push(Fault::new(Class::CommitGap, detail).at(folder));
+        out.faults.push(Fault::new(Class::CommitGap, detail).at(stray));
     }
     out.next_stream = layout::stream(n);
     (n > 0 || !out.faults.is_empty()).then_some(streams)
@@ -181,16 +177,6 @@ fn streams(files: &dyn Files, out: &mut Walk) -> Option<Vec<StreamEntry>> {
 fn commit_folder(stream: &StreamEntry) -> Option<String> {
     let path = layout::commit(&stream.stream, stream.generation, 0);
     path.rsplit_once('/').map(|(folder, _)| folder.to_owned())
-}
-
-/// Folders with commits of streams that the list of streams does not know.
-fn stray(files: &dyn Files, streams: &[StreamEntry]) -> BTreeSet<String> {
-    let folder = |path: &str| path.rsplit_once('/').map(|(folder, _)| folder.to_owned());
-    let known: BTreeSet<String> = streams.iter().filter_map(commit_folder).collect();
-    let names = files.list("commits/").unwrap_or_default();
-    let found: BTreeSet<String> =
-        names.iter().filter(|n| number(n).is_some()).filter_map(|n| folder(n)).collect();
-    found.difference(&known).cloned().collect()
 }
 
 /// The number in `<folder>/<number>.json`.
@@ -221,8 +207,14 @@ fn walk_stream(
     let mut previous = Some(None);
     loop {
         let path = layout::commit(name, *generation, position);
-        let Some(bytes) = read(files, &path, out) else {
-            match later(files, name, *generation, position) {
+        let mut bytes = read(files, &path, out);
+        let next = if bytes.is_none() { later(files, name, *generation, position) } else { None };
+        if next.is_some() {
+            // A recorder that is at work may have written it, and more, since it was looked for.
+            bytes = read(files, &path, out);
+        }
+        let Some(bytes) = bytes else {
+            match next {
                 Some(next) => {
                     let detail = format!("missing; the stream goes on at position {next}");
                     out.faults.push(Fault::new(Class::CommitGap, detail).at(&path));

@@ -44,13 +44,19 @@ use ledger::{Ledgers, Placed};
 use sessions::{Sessions, Settled};
 use verdict::{Checked, KeyReport, Parts, ProducerReport, TrustReport};
 
+/// Largest wrapped key that is read.
+const MAX_KEY: u64 = 4096;
+/// More than a wrapped name takes.
+const MAX_NAME: u64 = 1 << 20;
+
 /// Rows of suspect sessions that are held at once.
 const ROWS_AT_ONCE: u64 = 1_000_000;
 
 /// The objects of a lake, by their path from its root.
 pub trait Files: Sync {
-    /// The bytes of an object; none when there is no such object. The error says why it cannot be read.
-    fn read(&self, path: &str) -> Result<Option<Bytes>, String>;
+    /// The bytes of an object; none when there is no such object. The error says why it cannot be read. Of an
+    /// object longer than `limit` no more is needed than `limit` bytes and one, which tells that it is longer.
+    fn read(&self, path: &str, limit: u64) -> Result<Option<Bytes>, String>;
 
     /// The paths from the root of all objects below a folder (which ends in `/`), at whatever depth, when the
     /// store can say so; none in a folder that is not there. Used to tell a gap from an end.
@@ -173,7 +179,7 @@ struct Run<'a> {
 impl Run<'_> {
     /// Reads a data file; a fault when it is not there.
     fn read(&self, file: &DataFile) -> Result<Bytes, Box<Fault>> {
-        match self.files.read(&file.entry.path) {
+        match self.files.read(&file.entry.path, file.entry.bytes) {
             Ok(Some(bytes)) => Ok(bytes),
             Ok(None) => Err(Box::new(files::missing(file))),
             Err(why) => Err(Box::new(files::unreadable(&file.entry.path, &why))),
@@ -336,7 +342,7 @@ impl Run<'_> {
     fn session_key(&self, session: SessionId, ledgers: &Ledgers) -> Result<Option<SessionKey>, Box<Fault>> {
         let Some(tenant) = &self.options.tenant_key else { return Ok(None) };
         let path = layout::session_key(session);
-        let wrapped = match self.files.read(&path) {
+        let wrapped = match self.files.read(&path, MAX_KEY) {
             Ok(Some(wrapped)) => wrapped,
             Ok(None) => return Ok(None),
             Err(why) => return Err(Box::new(files::unreadable(&path, &why).of(session))),
@@ -400,7 +406,7 @@ impl Run<'_> {
     fn name(&self, principal: PrincipalRef, stored: &Names<'_>) -> Result<bool, Fault> {
         let path = layout::directory_entry(principal);
         let Some(tenant) = &self.options.tenant_key else { return stored.has(&path) };
-        let wrapped = match self.files.read(&path) {
+        let wrapped = match self.files.read(&path, MAX_NAME) {
             Ok(Some(wrapped)) => wrapped,
             Ok(None) => return Ok(false),
             Err(why) => return Err(files::unreadable(&path, &why)),
@@ -430,7 +436,7 @@ impl<'a> Names<'a> {
     fn has(&self, path: &str) -> Result<bool, Fault> {
         match &self.listed {
             Some(listed) => Ok(listed.contains(path)),
-            None => match self.files.read(path) {
+            None => match self.files.read(path, 0) {
                 Ok(found) => Ok(found.is_some()),
                 Err(why) => Err(files::unreadable(path, &why)),
             },

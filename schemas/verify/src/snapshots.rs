@@ -3,6 +3,7 @@
 
 use std::collections::BTreeMap;
 
+use bodycam_lake::commit::MAX_BYTES;
 use bodycam_lake::state::Snapshot;
 use bodycam_lake::{Commit, LakeState, StreamEntry, layout};
 use bytes::Bytes;
@@ -28,7 +29,7 @@ impl Snapshots {
         let numbers: Vec<u64> = match files.list("snapshots/") {
             Some(names) => names.iter().filter_map(|name| number(name)).collect(),
             None => {
-                let hint = files.read(layout::SNAPSHOT_HINT).ok().flatten();
+                let hint = files.read(layout::SNAPSHOT_HINT, MAX_BYTES as u64).ok().flatten();
                 let hint = hint.and_then(|b| serde_json::from_slice::<serde_json::Value>(&b).ok());
                 let newest = hint.and_then(|h| h.get("n")?.as_u64());
                 newest.map_or(Vec::new(), |n| {
@@ -39,7 +40,7 @@ impl Snapshots {
         let mut found = BTreeMap::new();
         for n in numbers {
             let path = layout::snapshot(n);
-            match files.read(&path) {
+            match files.read(&path, MAX_BYTES as u64) {
                 Ok(Some(bytes)) => drop(found.insert(n, bytes)),
                 // Old ones go while recorders write new ones.
                 Ok(None) => {}

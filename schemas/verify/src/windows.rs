@@ -6,6 +6,7 @@
 use std::collections::{BTreeMap, BTreeSet};
 
 use bodycam_lake::columns::findings;
+use bodycam_lake::commit::MAX_BYTES;
 use bodycam_lake::window::{IndexEntry, WindowKey, WindowMark, WindowRecord};
 use bodycam_lake::{FileEntry, LakeError, file, layout};
 
@@ -29,7 +30,7 @@ pub fn check(files: &dyn Files, faults: &mut Vec<Fault>) -> Windows {
     for (window, mark) in newest(files, faults) {
         out.windows += 1;
         let Ok(path) = window.path(mark.n) else { continue };
-        let record = match files.read(&path) {
+        let record = match files.read(&path, MAX_BYTES as u64) {
             Ok(Some(bytes)) => WindowRecord::parse(&path, &bytes),
             Ok(None) => {
                 faults.push(fault("missing, though the list of window records names it", &path));
@@ -75,7 +76,7 @@ fn newest(files: &dyn Files, faults: &mut Vec<Fault>) -> BTreeMap<WindowKey, Win
     let mut k = 0;
     loop {
         let path = layout::window_index(k);
-        match files.read(&path) {
+        match files.read(&path, MAX_BYTES as u64) {
             Ok(Some(bytes)) => match IndexEntry::parse(&path, &bytes) {
                 Ok(entry) => {
                     for mark in entry.windows {
@@ -103,7 +104,7 @@ fn newest(files: &dyn Files, faults: &mut Vec<Fault>) -> BTreeMap<WindowKey, Win
 /// The ids of the findings in a file, when it is the one that its record names.
 fn findings_in(files: &dyn Files, entry: &FileEntry) -> Result<Vec<bodycam_record::Id16>, Box<Fault>> {
     let path = &entry.path;
-    let bytes = match files.read(path) {
+    let bytes = match files.read(path, entry.bytes) {
         Ok(Some(bytes)) => bytes,
         Ok(None) => return Err(Box::new(fault("missing, though a window record names it", path))),
         Err(why) => return Err(Box::new(unreadable(path, &why))),

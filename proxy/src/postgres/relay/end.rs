@@ -81,12 +81,14 @@ impl End {
             End::Names { limit } => {
                 ("54000", format!("bodycam: more than {limit} prepared statements or portals"), None)
             }
-            End::Recording(_) | End::Spill(_) => (
-                "58030",
-                "bodycam: this session cannot be recorded and is closed".to_owned(),
-                Some("the gateway's log says why"),
-            ),
+            End::Recording(_) | End::Spill(_) => return Self::unrecorded(),
         })
+    }
+
+    /// The same for a session whose end cannot be recorded, whatever ended it.
+    pub fn unrecorded() -> Option<(&'static str, String, Option<&'static str>)> {
+        let message = "bodycam: this session cannot be recorded and is closed".to_owned();
+        Some(("58030", message, Some("the gateway's log says why")))
     }
 
     /// The event that says why, and its explanation.
@@ -114,7 +116,7 @@ impl End {
             End::Frame { error, .. } => (decision("message", error.reason(), error.tag()), error.to_string()),
             End::Accounting { what } => (decision("message", "out-of-order", None), what.clone()),
             End::Refused { reason, what } => (decision("message", reason, None), what.clone()),
-            End::Identity(ended) => (decision("session", self.reason(), None), ended.to_string()),
+            End::Identity(ended) => (decision("session", ended.code(), None), ended.to_string()),
             End::Idle { seconds } => (limit("idle", *seconds, *seconds), "no statement".to_owned()),
             End::Names { limit: n } => (limit("names", *n as u64, *n as u64 + 1), "names".to_owned()),
             End::Spill(error) => (decision("message", "spill", None), error.to_string()),

@@ -342,7 +342,7 @@ impl Session {
         if self.current.columns.is_none() && ends {
             self.expect_rows()?;
         }
-        let copied_in = self.copy_ended(&recorded, false)?;
+        let copied_in = self.copy_ended(&recorded, Some(ending.tag))?;
         let changes = [&b"CREATE"[..], b"ALTER", b"DROP", b"IMPORT"];
         self.catalog_changed |= recorded.facts.statement_kind == "ddl"
             || changes.iter().any(|change| ending.tag.starts_with(change));
@@ -423,6 +423,7 @@ impl Session {
 
     fn ready(&mut self) -> Result<(), End> {
         let Some(owed) = self.answers.ready() else { return Err(self.unasked(Kind::ReadyForQuery)) };
+        self.copy_out_ended("failed", None)?;
         match owed {
             Owed::Query(run) => {
                 self.statements.settle(b"", true);
@@ -487,7 +488,7 @@ impl Session {
         };
         match recorded {
             Some(recorded) => {
-                self.copy_ended(&recorded, true)?;
+                self.copy_ended(&recorded, None)?;
                 self.result(&recorded, ending, started)?;
             }
             None => self.side_message("error", body, whole, digest)?,

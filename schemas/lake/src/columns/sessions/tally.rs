@@ -47,10 +47,10 @@ impl Tally {
                 self.bytes_out = self.bytes_out.saturating_add(facts.bytes);
                 self.errors = self.errors.saturating_add(failed);
             }
+            // What a COPY sends to the client stands in its result as well.
             "sql.copy" if facts.direction == Some(b"in") => {
                 self.bytes_in = self.bytes_in.saturating_add(facts.bytes);
             }
-            "sql.copy" => self.bytes_out = self.bytes_out.saturating_add(facts.bytes),
             // What leaves for the target came from the client.
             "http.response" | "http.tunnel_closed" => {
                 self.bytes_in = self.bytes_in.saturating_add(facts.bytes_out);
