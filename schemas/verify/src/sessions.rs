@@ -26,6 +26,8 @@ const SILENCE_NS: i64 = 15_000_000_000;
 /// A ledger that is this much behind the newest commit of its producer lacks its end; and an event that is this
 /// much older than the newest ledger record has its OPEN before that record.
 const LEDGER_LAG_NS: i64 = 60_000_000_000;
+/// Commits of events, in one stream, that can come before the first commit of the ledger.
+const FIRST_COMMITS: u64 = 3;
 /// More ledger records than a producer writes in a second.
 const RECORDS_A_SECOND: i64 = 100_000;
 
@@ -205,8 +207,14 @@ impl<'a> Sessions<'a> {
             return Some(indexed.fault(session, "the index of sessions has two different rows of one revision"));
         }
         let mut expected = state.row(session);
-        let crashed = matches!(announced.map(|a| &a.end), Some(End::Crashed(_)));
-        if crashed && (state.closed.is_none() || indexed.row.state == "crashed") {
+        let says_crashed = indexed.row.state == "crashed";
+        let crashed = match announced.map(|a| &a.end) {
+            Some(End::Crashed(_)) => state.closed.is_none() || says_crashed,
+            // The row can be committed with the events, a moment before the CRASH in the ledger.
+            Some(End::Open) | None => says_crashed,
+            Some(End::Sealed(_) | End::Abandoned(_)) => false,
+        };
+        if crashed {
             expected.crash();
         }
         let fits = indexed.row == expected;
@@ -325,10 +333,10 @@ impl<'a> Sessions<'a> {
             let detail = "its OPEN is not in the lake, and should have been long ago";
             out.faults.push(fault(Class::PendingLong, detail));
         } else if producer.is_none() {
-            // The list of streams names a ledger before the first event of its producer is committed, and every
-            // flush that commits events commits the ledger after them.
+            // The list of streams names a ledger before the first event of its producer is committed, and the
+            // ledger is committed with one of the first flushes.
             let begun = walk.next_ledger.contains_key(&state.producer)
-                && walk.lanes.get(&state.producer).is_none_or(|commits| *commits <= 1);
+                && walk.lanes.get(&state.producer).is_none_or(|commits| *commits <= FIRST_COMMITS);
             let (class, detail) = match begun || grows() {
                 true => (
                     Class::NoLedger,
