@@ -71,10 +71,10 @@ impl Sessions {
     /// Takes an event into its session, following it from now on.
     pub fn take(&mut self, event: &Event) {
         let e = &event.envelope;
-        let session =
-            self.by_id
-                .entry(e.session)
-                .or_insert_with(|| Session::new(0, Digest::ZERO, SessionRow::blank(e.session)));
+        let session = self
+            .by_id
+            .entry(e.session)
+            .or_insert_with(|| Session::new(0, Digest::ZERO, SessionRow::blank(e.session)));
         session.next_seq = session.next_seq.max(e.seq.saturating_add(1));
         session.head = event.hash;
         match session.recent.last() {

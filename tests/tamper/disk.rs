@@ -74,13 +74,15 @@ async fn detected(store: Store) {
             n: 0,
             closed: true,
             input: Digest::ZERO,
+            history: Digest::ZERO,
             read: vec![],
             files: vec![],
             findings: if n < 2 { marks } else { vec![] },
             retracted: vec![],
         };
         let key = record.key();
-        let file = (n < 2).then(|| file::encode(Table::Findings, &findings::encode([&row]).unwrap()).unwrap());
+        let file =
+            (n < 2).then(|| file::encode(Table::Findings, &findings::encode([&row]).unwrap()).unwrap());
         windows.put(record, file).await.unwrap();
         windows.announce(&BTreeSet::from([key])).await.unwrap();
     }
@@ -95,7 +97,11 @@ struct Said {
 impl Said {
     fn classes(&self) -> BTreeSet<String> {
         let faults = self.json["faults"].as_array().unwrap();
-        faults.iter().filter(|f| f["gravity"] != "notice").map(|f| f["class"].as_str().unwrap().to_owned()).collect()
+        faults
+            .iter()
+            .filter(|f| f["gravity"] != "notice")
+            .map(|f| f["class"].as_str().unwrap().to_owned())
+            .collect()
     }
 
     fn state(&self, aspect: &str) -> &str {
@@ -209,7 +215,8 @@ async fn what_the_recorder_left_on_the_disk_verifies_with_and_without_the_key() 
 #[tokio::test]
 async fn a_forged_snapshot_hides_nothing_from_readers_and_is_named_by_the_verifier() {
     let lake = recorded().await;
-    let count = |lake: &Lake| run(lake, &["query", "SELECT count(*) FROM statements", "--format", "csv"], true).1;
+    let count =
+        |lake: &Lake| run(lake, &["query", "SELECT count(*) FROM statements", "--format", "csv"], true).1;
     let dir = tempfile::tempdir().unwrap();
     to_directory(lake, dir.path());
     let state = Recorded::open(Store::open(dir.path().to_str().unwrap()).unwrap()).await.unwrap();
@@ -258,10 +265,19 @@ fn forged_session(lake: &mut Lake, ledger_seq: i64, change: impl Fn(&mut Event))
     let stream: StreamName = "gw-1/0".parse().unwrap();
     let mut files = Vec::new();
     for family in [Family::Session, Family::Sql] {
-        let rows: Vec<&Event> = forged.events.iter().filter(|e| e.table().unwrap().family == family).collect();
-        let encoded = file::encode(Table::Events(family), &columns::encode(family, rows.iter().copied()).unwrap());
+        let rows: Vec<&Event> =
+            forged.events.iter().filter(|e| e.table().unwrap().family == family).collect();
+        let encoded =
+            file::encode(Table::Events(family), &columns::encode(family, rows.iter().copied()).unwrap());
         let hour = Hour::of_ns(rows[0].envelope.ts_wall_ns);
-        files.push(lake.data(&stream, 9_999, files.len(), Table::Events(family), Some(hour), encoded.unwrap()));
+        files.push(lake.data(
+            &stream,
+            9_999,
+            files.len(),
+            Table::Events(family),
+            Some(hour),
+            encoded.unwrap(),
+        ));
     }
     let mut row = sessions::SessionRow::blank(new);
     forged.events.iter().for_each(|e| row.take(&e.envelope, &e.body, e.hash));
@@ -316,10 +332,8 @@ async fn a_ledger_or_list_of_streams_that_was_removed_is_seen() {
 
     let nothing = tempfile::tempdir().unwrap();
     let output = bodycam().args(["verify", "--json", "--lake"]).arg(nothing.path()).output().unwrap();
-    let empty = Said {
-        code: output.status.code().unwrap(),
-        json: serde_json::from_slice(&output.stdout).unwrap(),
-    };
+    let empty =
+        Said { code: output.status.code().unwrap(), json: serde_json::from_slice(&output.stdout).unwrap() };
     empty.is("nothing", 1, "UNREADABLE");
     for aspect in ["order", "session-completeness", "authenticity", "content", "support", "findings"] {
         assert_eq!(empty.state(aspect), "not-checked", "{aspect}");
@@ -379,7 +393,9 @@ async fn derived_rows_are_compared_with_what_they_are_derived_from() {
     let lake = recorded().await;
     let rows = |lake: &Lake| -> Vec<sessions::SessionRow> {
         let files = live(lake, Table::Sessions);
-        let all = files.iter().flat_map(|f| sessions::decode(&super::files::batch_of(&lake.objects[&f.path])).unwrap());
+        let all = files
+            .iter()
+            .flat_map(|f| sessions::decode(&super::files::batch_of(&lake.objects[&f.path])).unwrap());
         sessions::newest(all)
     };
     let with = |rows: &[sessions::SessionRow]| {

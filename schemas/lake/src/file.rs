@@ -193,7 +193,9 @@ fn row_hashes(table: Table, batch: &RecordBatch) -> Result<Vec<Digest>, LakeErro
     use crate::columns::{content, findings, sessions, templates};
     Ok(match table {
         Table::Events(_) => Vec::new(),
-        Table::Content => content::decode(batch)?.into_iter().flatten().map(|c| content_row_hash(&c)).collect(),
+        Table::Content => {
+            content::decode(batch)?.into_iter().flatten().map(|c| content_row_hash(&c)).collect()
+        }
         Table::Sessions => sessions::decode(batch)?.iter().map(sessions::SessionRow::row_hash).collect(),
         Table::Templates => templates::decode(batch)?.iter().map(templates::TemplateRow::row_hash).collect(),
         Table::Findings => findings::decode(batch)?.iter().map(findings::FindingRow::row_hash).collect(),

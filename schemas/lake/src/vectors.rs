@@ -41,7 +41,8 @@ fn file(n: u8, table: Table, full: bool) -> FileEntry {
 }
 
 fn commits(key: &EpochKey) -> Vec<Commit> {
-    let state = |n, next_seq, open| SessionState { session: session(n), next_seq, head: Digest([n; 32]), open };
+    let state =
+        |n, next_seq, open| SessionState { session: session(n), next_seq, head: Digest([n; 32]), open };
     let ledger = LedgerState {
         producer: "gw-1".into(),
         epoch: 2,

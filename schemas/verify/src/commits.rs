@@ -102,9 +102,10 @@ pub fn walk(files: &dyn Files, trust: Option<&Trust>) -> Option<Walk> {
         commits.iter().for_each(|(_, commit)| fold_sessions(&mut open, &mut ended, *index, commit));
     }
     out.open = open.into_iter().map(|(session, (_, state))| (session, state.next_seq)).collect();
-    let by_stream = listed.iter().zip(&walked).map(|(entry, (_, commits))| {
-        (entry.clone(), commits.iter().map(|(_, commit)| commit).collect())
-    });
+    let by_stream = listed
+        .iter()
+        .zip(&walked)
+        .map(|(entry, (_, commits))| (entry.clone(), commits.iter().map(|(_, commit)| commit).collect()));
     snapshots.check(&by_stream.collect(), trust, &mut out);
     let commits: Vec<_> = walked.into_iter().flat_map(|(_, commits)| commits).collect();
     out.commits = commits.len() as u64;

@@ -174,7 +174,8 @@ impl<'a> Sessions<'a> {
                     self.announced(session, announced, state, committed, as_of_ns, &mut out);
                 }
                 (None, Some(state)) => {
-                    let grows = || *growing.entry(state.producer.clone()).or_insert_with(|| grows(&state.producer));
+                    let grows =
+                        || *growing.entry(state.producer.clone()).or_insert_with(|| grows(&state.producer));
                     self.unannounced(session, state, walk, grows, as_of_ns, &mut out);
                 }
                 (None, None) => {}
@@ -204,7 +205,9 @@ impl<'a> Sessions<'a> {
             return Some(Fault::new(Class::Index, detail).of(session));
         };
         if indexed.contradicted {
-            return Some(indexed.fault(session, "the index of sessions has two different rows of one revision"));
+            return Some(
+                indexed.fault(session, "the index of sessions has two different rows of one revision"),
+            );
         }
         let mut expected = state.row(session);
         let says_crashed = indexed.row.state == "crashed";
@@ -227,7 +230,8 @@ impl<'a> Sessions<'a> {
         for (name, producer) in &self.ledgers.producers {
             let open = out.open.iter().any(|o| o.producer == bodycam_record::shown(name));
             if !producer.stopped && !open && now.saturating_sub(producer.last_ns) > SILENCE_NS {
-                let detail = "its ledger ends without a STOP, and it has been silent for more than 15 seconds";
+                let detail =
+                    "its ledger ends without a STOP, and it has been silent for more than 15 seconds";
                 out.faults.push(Fault::new(Class::Silent, detail).of_producer(name));
             }
         }
@@ -342,7 +346,10 @@ impl<'a> Sessions<'a> {
                     Class::NoLedger,
                     "its producer has no ledger in the lake yet, not even the START of its process",
                 ),
-                false => (Class::LedgerTail, "the ledger of its producer is gone: events of several commits need it"),
+                false => (
+                    Class::LedgerTail,
+                    "the ledger of its producer is gone: events of several commits need it",
+                ),
             };
             out.faults.push(fault(class, detail));
         } else {
@@ -458,7 +465,11 @@ impl State {
         let newest = producer.epochs.last_key_value().map_or(0, |(epoch, _)| *epoch);
         if e.epoch != newest {
             let next = e.epoch == newest.saturating_add(1) && self.ledger_seq > producer.next_seq;
-            return Some(if next { NEW_EPOCH } else { "no ledger announces it, and its epoch is none that runs" });
+            return Some(if next {
+                NEW_EPOCH
+            } else {
+                "no ledger announces it, and its epoch is none that runs"
+            });
         }
         if producer.stopped {
             return Some("no ledger announces it, and its producer has stopped");
@@ -471,7 +482,8 @@ impl State {
         let seconds = later_ns.max(0) / 1_000_000_000;
         let plausible = seconds.saturating_add(1).saturating_mul(RECORDS_A_SECOND);
         let ahead = self.ledger_seq.saturating_sub(producer.next_seq);
-        (ahead > plausible).then_some("no ledger announces it: its OPEN is said to be further ahead than any can be")
+        (ahead > plausible)
+            .then_some("no ledger announces it: its OPEN is said to be further ahead than any can be")
     }
 
     /// Whether everything about the session has been proven.
@@ -560,7 +572,11 @@ mod tests {
             ("stopped", never(&stopped, 2, 50, now), Some("has stopped")),
             ("an epoch that is over", never(&producer, 1, 50, now), Some("none that runs")),
             ("the next epoch", never(&stopped, 3, 51, now), Some("START of its epoch")),
-            ("the next epoch, in the place of its START", never(&stopped, 3, 50, now), Some("none that runs")),
+            (
+                "the next epoch, in the place of its START",
+                never(&stopped, 3, 50, now),
+                Some("none that runs"),
+            ),
             ("a far epoch", never(&stopped, 4, 51, now), Some("none that runs")),
         ] {
             match expected {

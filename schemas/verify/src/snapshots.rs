@@ -104,9 +104,12 @@ impl Fold {
     /// commits do not lead there.
     fn to(&mut self, snapshot: &Snapshot, commits: &ByStream<'_>) -> bool {
         let targets = snapshot.streams();
-        let behind = self.state.streams.iter().enumerate().any(|(i, s)| {
-            targets.get(i).is_none_or(|target| target.position < s.position)
-        });
+        let behind = self
+            .state
+            .streams
+            .iter()
+            .enumerate()
+            .any(|(i, s)| targets.get(i).is_none_or(|target| target.position < s.position));
         if behind {
             *self = Self { state: LakeState::default(), next: vec![0; commits.len()] };
         }

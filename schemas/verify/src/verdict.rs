@@ -348,12 +348,16 @@ fn properties(parts: &Parts) -> Vec<Property> {
                 (State::NotChecked, "something could not be read, so nothing can be said".to_owned())
             }
             None => match aspect {
-                Aspect::Findings if parts.windows.windows == 0 => {
-                    (State::NotChecked, "no evaluation by detection is recorded here; nothing says that there was none".to_owned())
-                }
+                Aspect::Findings if parts.windows.windows == 0 => (
+                    State::NotChecked,
+                    "no evaluation by detection is recorded here; nothing says that there was none"
+                        .to_owned(),
+                ),
                 Aspect::Findings => (
                     State::Partial,
-                    format!("{meaning}; not anchored: evaluations are not signed, and the newest can be removed unseen"),
+                    format!(
+                        "{meaning}; not anchored: evaluations are not signed, and the newest can be removed unseen"
+                    ),
                 ),
                 Aspect::Authenticity if parts.trust.mode != "pinned" => {
                     (State::Partial, format!("{meaning}; the keys are the record's own word (trust = self)"))

@@ -49,7 +49,10 @@ pub fn check(files: &dyn Files, faults: &mut Vec<Fault>) -> Windows {
             }
         };
         if record.mark() != mark {
-            faults.push(fault("it has another number of findings than the list of window records states", &path));
+            faults.push(fault(
+                "it has another number of findings than the list of window records states",
+                &path,
+            ));
         }
         let mut found: BTreeSet<_> = BTreeSet::new();
         for entry in &record.files {
@@ -59,7 +62,9 @@ pub fn check(files: &dyn Files, faults: &mut Vec<Fault>) -> Windows {
             }
         }
         let named: BTreeSet<_> = record.findings.iter().map(|mark| mark.id).collect();
-        if found != named && !faults.iter().any(|f| record.files.iter().any(|e| f.path.as_deref() == Some(&e.path))) {
+        if found != named
+            && !faults.iter().any(|f| record.files.iter().any(|e| f.path.as_deref() == Some(&e.path)))
+        {
             faults.push(fault("the findings in its files are not those that it names", &path));
         }
         out.findings += named.len() as u64;
@@ -110,12 +115,16 @@ fn findings_in(files: &dyn Files, entry: &FileEntry) -> Result<Vec<bodycam_recor
         Err(why) => return Err(Box::new(unreadable(path, &why))),
     };
     if entry.bytes != bytes.len() as u64 || entry.sha256 != file::sha256(&bytes) {
-        return Err(Box::new(fault("not the file that its window record names: it was changed or replaced", path)));
+        return Err(Box::new(fault(
+            "not the file that its window record names: it was changed or replaced",
+            path,
+        )));
     }
     let rows = || -> Result<Vec<_>, LakeError> {
         let mut rows = Vec::new();
         for batch in file::batches(path, bytes.clone(), 8192)? {
-            let batch = batch.map_err(|err| LakeError::Damaged { path: path.clone(), reason: err.to_string() })?;
+            let batch =
+                batch.map_err(|err| LakeError::Damaged { path: path.clone(), reason: err.to_string() })?;
             rows.extend(findings::decode(&batch)?);
         }
         Ok(rows)

@@ -376,7 +376,9 @@ async fn a_snapshot_that_no_recorder_of_the_commits_signed_hides_nothing() {
         store.put(&forged.path(), forged.to_json().into()).await.unwrap();
         let hint = serde_json::to_vec(&Hint { version: VERSION, n }).unwrap();
         store.put(layout::SNAPSHOT_HINT, hint.into()).await.unwrap();
-        for lake in [Lake::open(store.clone()).await.unwrap(), Lake::open_as(store.clone(), own).await.unwrap()] {
+        for lake in
+            [Lake::open(store.clone()).await.unwrap(), Lake::open_as(store.clone(), own).await.unwrap()]
+        {
             assert_eq!(summary(&lake), summary(&scene.lake), "{n}");
         }
         // The recorder's next snapshot is found again, whatever lies in its way.

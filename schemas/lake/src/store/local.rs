@@ -42,7 +42,9 @@ pub(super) fn sweep(root: &Path, age: Duration) -> io::Result<u64> {
         let entry = entry?;
         let written = entry.metadata().and_then(|m| m.modified());
         // A writer that is at work removes its own file meanwhile.
-        if written.is_ok_and(|at| at.elapsed().unwrap_or_default() >= age) && fs::remove_file(entry.path()).is_ok() {
+        if written.is_ok_and(|at| at.elapsed().unwrap_or_default() >= age)
+            && fs::remove_file(entry.path()).is_ok()
+        {
             swept += 1;
         }
     }

@@ -9,8 +9,8 @@ use bodycam_record::content::{Commitment, seal_chunk, structured};
 use bodycam_record::ids::to_hex;
 use bodycam_record::kinds::{Family, KindTable, TABLES};
 use bodycam_record::ledger::{LedgerEnd, Start, open_heads_digest};
-use bodycam_record::rule::{ParamValue, Rule, finding_id};
 use bodycam_record::merkle::{Merkle, Side, inclusion_path};
+use bodycam_record::rule::{ParamValue, Rule, finding_id};
 use bodycam_record::value::{Type, Value};
 use bodycam_record::{
     Body, Chain, ContentKind, Digest, Draft, EpochKey, Id16, Ledger, LedgerRecord, ProducerKey, Seal,
