@@ -9,17 +9,19 @@ use std::time::{Instant, SystemTime, UNIX_EPOCH};
 pub struct Clock {
     started: Instant,
     shift_ns: Option<Arc<AtomicI64>>,
+    /// How far a simulated clock was set forward in all: monotonic time goes on with it.
+    ahead_ns: Arc<AtomicI64>,
 }
 
 impl Clock {
     /// The system's clock.
     pub fn system() -> Self {
-        Self { started: Instant::now(), shift_ns: None }
+        Self { started: Instant::now(), shift_ns: None, ahead_ns: Arc::default() }
     }
 
     /// A clock that runs at the system's pace but can be set.
     pub fn simulated() -> Self {
-        Self { started: Instant::now(), shift_ns: Some(Arc::new(AtomicI64::new(0))) }
+        Self { started: Instant::now(), shift_ns: Some(Arc::default()), ahead_ns: Arc::default() }
     }
 
     /// Whether this clock is injected.
@@ -30,7 +32,9 @@ impl Clock {
     /// Sets a simulated clock to `unix_ns`; the system's clock cannot be set and stays as it is.
     pub fn set(&self, unix_ns: i64) {
         if let Some(shift) = &self.shift_ns {
-            shift.store(unix_ns.saturating_sub(system_ns()), Ordering::SeqCst);
+            let now = unix_ns.saturating_sub(system_ns());
+            let before = shift.swap(now, Ordering::SeqCst);
+            self.ahead_ns.fetch_add(now.saturating_sub(before).max(0), Ordering::SeqCst);
         }
     }
 
@@ -41,7 +45,8 @@ impl Clock {
 
     /// Nanoseconds since this clock was made; never goes back.
     pub fn mono_ns(&self) -> i64 {
-        i64::try_from(self.started.elapsed().as_nanos()).unwrap_or(i64::MAX)
+        let elapsed = i64::try_from(self.started.elapsed().as_nanos()).unwrap_or(i64::MAX);
+        elapsed.saturating_add(self.ahead_ns.load(Ordering::SeqCst))
     }
 }
 
