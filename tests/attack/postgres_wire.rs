@@ -5,6 +5,7 @@ use std::net::{TcpListener, TcpStream};
 
 use bodycam_proxy::postgres::codec::startup::Version;
 use bodycam_proxy::postgres::{ClientAuth, ClientTls};
+use bodycam_record::ContentKind;
 
 use crate::support::gateway::{Gateway, Setup};
 use crate::support::postgres::{DIRECT, shared};
@@ -288,6 +289,225 @@ fn a_session_sent_byte_by_byte_is_the_same_session() {
     let story = gateway.story();
     let run = story.iter().filter(|l| l.starts_with("result") && l.ends_with("complete SELECT 1 1 rows"));
     assert_eq!(run.count(), 2, "{story:?}");
+}
+
+/// A database with `customers`, whose rows nobody may see without the record saying so, and `colours`.
+fn shop() -> String {
+    let database = shared().database();
+    shared().sql(
+        &database,
+        "CREATE TABLE customers (id text); INSERT INTO customers VALUES ('canary');
+         CREATE TABLE colours (id text); INSERT INTO colours VALUES ('red');
+         GRANT ALL ON customers, colours TO app",
+    );
+    database
+}
+
+/// Whatever a client does with names: rows of `customers` belong to a statement whose event says so, or says
+/// that it is not known, and each statement ends once.
+fn assert_rows_belong_to_their_statements(gateway: &Gateway, name: &str) {
+    gateway.wait_closed();
+    let mut seen = 0;
+    for (recorded, statement, results) in gateway.statements() {
+        let rows: usize = results.iter().flat_map(|(r, _)| r.rows()).flatten().flatten()
+            .filter(|cell| cell == "canary").count();
+        seen += rows;
+        let told = statement.relations_read.contains(&"public.customers".to_owned());
+        assert!(
+            rows == 0 || told || !statement.opaque.is_empty(),
+            "{name}: rows of customers under {:?}: {:?}",
+            recorded.text(ContentKind::SqlText),
+            gateway.story()
+        );
+        let finals = results.iter().filter(|(_, r)| r.outcome != "suspended").count();
+        let parsed = statement.form == "parse" && finals == 0;
+        assert!(finals == 1 || parsed, "{name}: {finals} ends of {statement:?}: {:?}", gateway.story());
+    }
+    assert!(seen > 0, "{name}: the attack saw no row: {:?}", gateway.story());
+}
+
+#[test]
+fn no_trick_with_names_shows_rows_under_another_statement() {
+    let gateway = gateway(|_| ());
+    let database = shop();
+    let token = gateway.token("ada");
+    let (safe, loot) = ("SELECT id FROM colours", "SELECT id FROM customers");
+    let run = |portal: &str, statement: &str| [bind(portal, statement, &[]), execute(portal, 0)].concat();
+    let do_block = |body: &str| query(&format!("DO $$ BEGIN {body} END $$"));
+    // Each step is one write; the next follows when everything was answered.
+    let cases: Vec<(&str, Vec<Vec<u8>>)> = vec![
+        (
+            "a Parse that fails because the name is taken",
+            vec![
+                [parse("n", loot), sync()].concat(),
+                [parse("n", safe), sync(), run("", "n"), sync()].concat(),
+            ],
+        ),
+        (
+            "a Close and a Parse that are skipped",
+            vec![
+                [parse("n", loot), sync()].concat(),
+                [parse("e", "SELEC"), close(b'S', "n"), parse("n", safe), sync(), run("", "n"), sync()].concat(),
+            ],
+        ),
+        (
+            "an unnamed Parse that is skipped",
+            vec![
+                [parse("", loot), sync()].concat(),
+                [parse("e", "SELEC"), parse("", safe), sync(), run("", ""), sync()].concat(),
+            ],
+        ),
+        (
+            "a portal that a savepoint brings back",
+            vec![
+                query("BEGIN"),
+                [parse("", loot), bind("p", "", &[]), parse("c", safe), sync()].concat(),
+                query("SAVEPOINT s"),
+                [bind("p", "c", &[]), sync(), query("ROLLBACK TO s"), execute("p", 0), sync()].concat(),
+            ],
+        ),
+        (
+            "a statement that SQL defines anew on the way",
+            vec![
+                [parse("s", safe), sync()].concat(),
+                [query(&format!("DEALLOCATE s; PREPARE s AS {loot}")), run("", "s"), sync()].concat(),
+            ],
+        ),
+        (
+            "a statement that SQL defines anew before it fails",
+            vec![
+                [parse("s", safe), sync()].concat(),
+                [query(&format!("DEALLOCATE s; PREPARE s AS {loot}; SELECT 1/0")), run("", "s"), sync()].concat(),
+            ],
+        ),
+        (
+            "a cursor that SQL opens anew on the way",
+            vec![
+                query("BEGIN"),
+                [parse("", safe), bind("c1", "", &[]), sync()].concat(),
+                [
+                    query(&format!("CLOSE c1; DECLARE c1 CURSOR FOR {loot}")),
+                    execute("c1", 0),
+                    sync(),
+                ]
+                .concat(),
+            ],
+        ),
+        (
+            "a statement that a DO block defines anew",
+            vec![
+                [parse("s", safe), sync()].concat(),
+                do_block("EXECUTE 'DEALL'||'OCATE s'; EXECUTE 'PREP'||'ARE s AS SELECT id FROM cust'||'omers';"),
+                [run("", "s"), sync()].concat(),
+            ],
+        ),
+        (
+            "the same for EXECUTE",
+            vec![
+                query(&format!("PREPARE s AS {safe}")),
+                do_block("EXECUTE 'DEALL'||'OCATE s'; EXECUTE 'PREP'||'ARE s AS SELECT id FROM cust'||'omers';"),
+                query("EXECUTE s"),
+            ],
+        ),
+        (
+            "the same in one batch",
+            vec![
+                [parse("s", safe), sync()].concat(),
+                [
+                    parse(
+                        "",
+                        "DO $$ BEGIN EXECUTE 'DEALL'||'OCATE s'; EXECUTE 'PREP'||'ARE s AS SELECT id FROM cust'||'omers'; END $$",
+                    ),
+                    run("", ""),
+                    run("", "s"),
+                    sync(),
+                ]
+                .concat(),
+            ],
+        ),
+        (
+            "a portal that a DO block opens anew",
+            vec![
+                query("BEGIN"),
+                [parse("", safe), bind("c", "", &[]), sync()].concat(),
+                do_block("EXECUTE 'CLOSE c'; EXECUTE 'DECL'||'ARE c CURSOR FOR SELECT id FROM cust'||'omers';"),
+                [execute("c", 1), execute("c", 0), sync()].concat(),
+            ],
+        ),
+        (
+            "a cursor of a transaction that is over, which a DO block opens anew",
+            vec![
+                query(&format!("BEGIN; DECLARE c CURSOR FOR {safe}")),
+                query("ROLLBACK"),
+                query("BEGIN"),
+                do_block("EXECUTE 'DECL'||'ARE c CURSOR FOR SELECT id FROM cust'||'omers';"),
+                query("FETCH ALL FROM c"),
+            ],
+        ),
+        (
+            "a DEALLOCATE in a transaction that has failed",
+            vec![
+                query(&format!("PREPARE s AS {loot}")),
+                query("BEGIN"),
+                query("SELECT 1/0"),
+                query("DEALLOCATE s"),
+                query(&format!("PREPARE s AS {safe}")),
+                query("ROLLBACK"),
+                query("EXECUTE s"),
+            ],
+        ),
+        (
+            "the same with EXECUTE on the way",
+            vec![
+                query(&format!("PREPARE s AS {loot}")),
+                [query("BEGIN"), query("SELECT 1/0"), query(&format!("DEALLOCATE s; PREPARE s AS {safe}")),
+                 query("ROLLBACK"), query("EXECUTE s")].concat(),
+            ],
+        ),
+        (
+            "strings that are read another way",
+            vec![
+                [query("SET standard_conforming_strings = off"),
+                 query("SELECT 'a\\' , (SELECT id FROM customers), ' -- x'")].concat(),
+            ],
+        ),
+        (
+            "strings that are read another way in one batch",
+            vec![
+                [parse("", "SET standard_conforming_strings = off"), run("", ""),
+                 parse("", "SELECT 'a\\' , (SELECT id FROM customers), ' -- x'"), run("", ""), sync()].concat(),
+            ],
+        ),
+        (
+            "an Execute too many",
+            vec![
+                query("BEGIN"),
+                [parse("", loot), bind("p", "", &[]), execute("p", 1), execute("p", 0), execute("p", 0), sync()].concat(),
+            ],
+        ),
+        (
+            "a cursor of SQL that Execute reads in parts",
+            vec![
+                query(&format!("DECLARE h CURSOR WITH HOLD FOR {loot}")),
+                [execute("h", 1), execute("h", 1), sync()].concat(),
+            ],
+        ),
+    ];
+    for (name, steps) in cases {
+        let mut wire = Wire::log_in(gateway.port, "ada", &token, &database);
+        for step in steps {
+            wire.send(&[step, query("SELECT 'the end'")].concat());
+            loop {
+                let (tag, body) = wire.read().unwrap_or_else(|| panic!("{name}: closed: {:?}", gateway.story()));
+                if tag == b'D' && body.ends_with(b"the end") || tag == b'E' && body.windows(6).any(|w| w == b"25P02\0") {
+                    wire.until_ready();
+                    break;
+                }
+            }
+        }
+        drop(wire);
+        assert_rows_belong_to_their_statements(&gateway, name);
+    }
 }
 
 #[test]

@@ -168,7 +168,8 @@ impl<'a> Relay<'a> {
                 session.pen.persist().await?;
                 session.dirty = false;
             }
-            self.more = client == Walked::More || target == Walked::More;
+            let answered = session.waits_since.is_some() && !session.waits();
+            self.more = client == Walked::More || target == Walked::More || answered;
             if self.more {
                 // Others on this core get their turn every 256 KiB.
                 tokio::task::yield_now().await;
@@ -218,7 +219,7 @@ impl<'a> Relay<'a> {
     /// Writes what may leave, reads what fits; says whether anything moved.
     fn poll_move(&mut self, cx: &mut Context<'_>) -> Result<bool, End> {
         let mut moved = false;
-        let Opened { client, server, up, down, .. } = &mut self.opened;
+        let Opened { client, server, up, down, session, .. } = &mut self.opened;
         if !self.server_deaf {
             match push(server, up, &mut self.server_unflushed, cx) {
                 Ok(sent) => moved |= sent,
@@ -254,7 +255,8 @@ impl<'a> Relay<'a> {
                 }
             }
         }
-        if self.client_ended && !self.server_told && up.outgoing().is_empty() {
+        let all_walked = session.waits_since.is_none();
+        if self.client_ended && !self.server_told && up.outgoing().is_empty() && all_walked {
             // What the client has sent is with the target; it may finish it and then close.
             match Pin::new(&mut *server).poll_shutdown(cx) {
                 Poll::Pending => {}

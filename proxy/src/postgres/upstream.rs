@@ -59,6 +59,8 @@ pub(super) struct Upstream {
     pub key: Vec<u8>,
     /// Where it is.
     pub address: SocketAddr,
+    /// Who the server takes the session for: the role, unless parameters or settings of it make it another.
+    pub user: Option<String>,
     /// The session's `search_path`, as the server spells it.
     pub search_path: Option<String>,
 }
@@ -176,7 +178,7 @@ impl Target {
         let mut inbox = Inbox::default();
         self.log_in(&mut socket, &mut inbox).await?;
         let mut upstream = self.greeting(socket, inbox, address).await?;
-        upstream.search_path = self.search_path(&mut upstream).await?;
+        (upstream.user, upstream.search_path) = self.names(&mut upstream).await?;
         Ok(upstream)
     }
 
@@ -212,28 +214,30 @@ impl Target {
         })
     }
 
-    /// Asks for what no server before PostgreSQL 18 reports. Roles and databases can have a path of their own.
-    async fn search_path(&self, upstream: &mut Upstream) -> Result<Option<String>, UpstreamError> {
-        let reported = upstream.parameters.iter().find(|(name, _)| name == b"search_path");
-        if let Some((_, path)) = reported {
-            return Ok(String::from_utf8(path.clone()).ok());
-        }
+    /// Asks under whose name and in which schemas names are looked up: startup parameters, roles and databases
+    /// can set both, and no server before PostgreSQL 18 reports either.
+    async fn names(
+        &self,
+        upstream: &mut Upstream,
+    ) -> Result<(Option<String>, Option<String>), UpstreamError> {
         let mut question = Vec::new();
-        frontend::put_query(&mut question, b"SHOW search_path");
+        let text = b"SELECT current_user, pg_catalog.current_setting('search_path')";
+        frontend::put_query(&mut question, text);
         upstream.socket.send(&question).await.map_err(|e| self.unreachable(e))?;
         let mut inbox = Inbox::with(std::mem::take(&mut upstream.rest));
-        let mut answer = None;
+        let mut answer = Vec::new();
         loop {
             match self.message(&mut upstream.socket, &mut inbox).await? {
-                (Kind::DataRow, body) => answer = backend::first_value(&body).map(<[u8]>::to_vec),
+                (Kind::DataRow, body) => answer = backend::values(&body).map_err(|e| self.protocol(e))?,
                 (Kind::ReadyForQuery, _) => break,
                 (Kind::ParameterStatus | Kind::Notice | Kind::Notification, _)
                 | (Kind::RowDescription | Kind::CommandComplete | Kind::Error, _) => {}
-                _ => return Err(self.login_failed("it answered SHOW search_path out of order")),
+                _ => return Err(self.login_failed("it answered the question for current_user out of order")),
             }
         }
         upstream.rest = inbox.into_bytes();
-        Ok(answer.and_then(|path| String::from_utf8(path).ok()))
+        let mut answer = answer.into_iter().map(|value| String::from_utf8(value?).ok());
+        Ok((answer.next().flatten(), answer.next().flatten()))
     }
 
     async fn encrypt(&self, tcp: TcpStream) -> Result<Socket, UpstreamError> {
@@ -356,7 +360,19 @@ impl Target {
         // A pooler may send none; then there is nothing to cancel with.
         let (process, key) = key_data.unwrap_or_default();
         let rest = inbox.into_bytes();
-        Ok(Upstream { socket, rest, greeting, parameters, notices, process, key, address, search_path: None })
+        let (user, search_path) = (None, None);
+        Ok(Upstream {
+            socket,
+            rest,
+            greeting,
+            parameters,
+            notices,
+            process,
+            key,
+            address,
+            user,
+            search_path,
+        })
     }
 
     async fn message(

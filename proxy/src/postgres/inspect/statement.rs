@@ -35,7 +35,9 @@ pub fn statement(walk: &mut Walk<'_>, node: &N) -> Outcome {
         }
         N::DeclareCursorStmt(declare) => {
             let Some(query) = inner(declare.query.as_deref()) else { return kind("cursor") };
-            let reference = |facts| Reference::Declares(declare.portalname.clone(), facts);
+            // CURSOR_OPT_HOLD of parsenodes.h.
+            let holds = declare.options & 0x20 != 0;
+            let reference = |facts| Reference::Declares(declare.portalname.clone(), facts, holds);
             defined(walk, "cursor", query, reference)
         }
         N::ExecuteStmt(execute) => {
@@ -325,8 +327,12 @@ fn set(walk: &mut Walk<'_>, set: &pg::VariableSetStmt) -> Outcome {
         let known = schemas.len() == set.args.len();
         let change = if known { SettingChange::SearchPath(schemas) } else { SettingChange::Unknown };
         outcome.setting_changes.push(change);
-    } else if path || whose || set.kind == K::VarResetAll as i32 {
+    } else if whose || set.kind == K::VarResetAll as i32 {
+        outcome.setting_changes.push(SettingChange::Role);
+    } else if path {
         outcome.setting_changes.push(SettingChange::Unknown);
+    } else if ["standard_conforming_strings", "client_encoding", "backslash_quote", "names"].iter().any(|name| set.name.eq_ignore_ascii_case(name)) {
+        outcome.setting_changes.push(SettingChange::Lexing);
     }
     outcome
 }

@@ -18,7 +18,6 @@ use crate::correlation;
 use crate::postgres::Service;
 use crate::postgres::codec::backend;
 use crate::postgres::codec::startup::{Parameters, Startup, options};
-use crate::postgres::inspect::SearchPath;
 use crate::postgres::live::Listed;
 use crate::postgres::socket::Socket;
 use crate::postgres::upstream::{Target, Upstream, UpstreamError};
@@ -126,6 +125,7 @@ pub(super) async fn open(
         process,
         key,
         address,
+        user,
         search_path,
     } = upstream;
     let listed = service.live.list(&target.config.name, process, Some(pen.session()));
@@ -135,11 +135,6 @@ pub(super) async fn open(
     } else {
         Some(service.cancel_keys.register(version, cancel.clone()).map_err(RecordingError::Random)?)
     };
-    let role = target.config.role.clone();
-    let search_path = match search_path {
-        Some(path) => SearchPath::parse(&path, &role),
-        None => SearchPath::Unknown,
-    };
     let mut session = Session::new(Parts {
         pen,
         recording: service.recording.clone(),
@@ -147,7 +142,7 @@ pub(super) async fn open(
         inspector: service.inspector.clone(),
         catalog,
         principal,
-        role,
+        user,
         search_path,
         parameters: reported,
         correlation_fixed: startup_correlation(&startup).is_some_and(|(_, fixed)| fixed),

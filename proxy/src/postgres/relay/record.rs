@@ -36,6 +36,8 @@ pub(super) struct Statement {
     pub columns: RefCell<Option<Rc<Columns>>>,
     /// The first event that holds its text.
     pub recorded: RefCell<Option<Rc<Recorded>>>,
+    /// [`SessionNames::epoch`](crate::postgres::inspect::SessionNames::epoch) when it was sent.
+    pub epoch: u64,
 }
 
 /// A portal.
@@ -56,6 +58,8 @@ pub(super) struct Recorded {
     pub facts: Arc<Facts>,
     pub correlation: Option<Id16>,
     pub verdict: &'static str,
+    /// As [`Statement::epoch`].
+    pub epoch: u64,
     /// Results so far.
     pub results: Cell<i64>,
     pub executed: Cell<bool>,
@@ -279,6 +283,7 @@ impl Session {
             facts: draft.facts,
             correlation,
             verdict,
+            epoch: self.names.epoch(),
             results: Cell::new(0),
             executed: Cell::new(false),
             finished: Cell::new(false),

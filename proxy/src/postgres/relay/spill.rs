@@ -29,6 +29,13 @@ pub(super) const HELD: usize = 1 << 20;
 /// What a refused statement becomes: a text that no server can parse, so that it refuses for us.
 const POISON: &[u8] = b"bodycam refused this statement";
 
+/// The name of a statement that a refused Bind asks for: nobody can have prepared what nobody can guess.
+fn poison_name() -> Result<Vec<u8>, End> {
+    let mut random = [0; 16];
+    getrandom::fill(&mut random).map_err(|e| End::Spill(io::Error::other(e)))?;
+    Ok(format!("bodycam refused {}", bodycam_record::ids::to_hex(&random)).into_bytes())
+}
+
 /// A message that comes in.
 pub(super) struct Spill {
     kind: Kind,
@@ -131,9 +138,11 @@ impl Session {
         // The frame's own header is not part of the message.
         let header = HEADER.saturating_sub(spill.skipped).min(n);
         spill.skipped += header;
-        let statements = &self.statements;
-        let types_of =
-            |name: &[u8]| statements.latest(name).map(|s| s.types.borrow().clone()).unwrap_or_default();
+        let (statements, window) = (&self.statements, self.answers.window());
+        let types_of = |name: &[u8]| {
+            let statement = statements.latest(name, window).known();
+            statement.map(|s| s.types.borrow().clone()).unwrap_or_default()
+        };
         spill.reader.feed(part.get(header..).unwrap_or_default(), &types_of).map_err(client_error)?;
         spill.left -= n;
         if spill.left > 0 {
@@ -180,7 +189,7 @@ impl Session {
         let name = |at: usize| reader.names.get(at).cloned().unwrap_or_default();
         match kind {
             Kind::Parse => frontend::put_parse(&mut poison, &name(0), POISON),
-            Kind::Bind => frontend::put_bind(&mut poison, &name(0), POISON),
+            Kind::Bind => frontend::put_bind(&mut poison, &name(0), &poison_name()?),
             Kind::FunctionCall => frontend::put_function_call(&mut poison, 0),
             _ => frontend::put_query(&mut poison, POISON),
         }
