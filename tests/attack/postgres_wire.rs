@@ -321,7 +321,8 @@ fn assert_rows_belong_to_their_statements(gateway: &Gateway, name: &str) {
         );
         let finals = results.iter().filter(|(_, r)| r.outcome != "suspended").count();
         let parsed = statement.form == "parse" && finals == 0;
-        assert!(finals == 1 || parsed, "{name}: {finals} ends of {statement:?}: {:?}", gateway.story());
+        let several = statement.statement_count > 1 && finals > 0;
+        assert!(finals == 1 || parsed || several, "{name}: {finals} ends of {statement:?}: {:?}", gateway.story());
     }
     assert!(seen > 0, "{name}: the attack saw no row: {:?}", gateway.story());
 }
@@ -496,18 +497,155 @@ fn no_trick_with_names_shows_rows_under_another_statement() {
     for (name, steps) in cases {
         let mut wire = Wire::log_in(gateway.port, "ada", &token, &database);
         for step in steps {
-            wire.send(&[step, query("SELECT 'the end'")].concat());
-            loop {
-                let (tag, body) = wire.read().unwrap_or_else(|| panic!("{name}: closed: {:?}", gateway.story()));
-                if tag == b'D' && body.ends_with(b"the end") || tag == b'E' && body.windows(6).any(|w| w == b"25P02\0") {
+            wire.send(&step);
+            let mut at = 0;
+            while let Some(length) = step.get(at + 1..at + 5) {
+                if matches!(step[at], b'Q' | b'S') {
                     wire.until_ready();
-                    break;
                 }
+                at += 1 + usize::try_from(u32::from_be_bytes(length.try_into().unwrap())).unwrap();
             }
         }
         drop(wire);
         assert_rows_belong_to_their_statements(&gateway, name);
     }
+}
+
+#[test]
+fn what_the_gateway_refuses_cannot_run_under_a_name_that_a_client_prepared() {
+    let gateway = gateway(|s| s.postgres.max_statement_bytes = 4096);
+    let database = shop();
+    let mut wire = Wire::log_in(gateway.port, "ada", &gateway.token("ada"), &database);
+    let poison = "bodycam refused this statement";
+    wire.ask(&[parse(poison, "SELECT id FROM customers"), parse("s", "SELECT $1::text"), sync()].concat());
+    let long = "x".repeat(5000);
+    assert_eq!(wire.ask(&[bind("", "s", &[&long]), execute("", 0), sync()].concat()), "E(54000) ZI");
+    drop(wire);
+    // A target that takes what must not parse.
+    for (name, sent, answer) in [
+        ("Parse", parse("", &long), message(b'1', b"")),
+        ("Bind", bind("", "s", &[&long]), message(b'2', b"")),
+        ("Query", query(&long), message(b'C', b"SELECT 1\0")),
+        ("Query with rows", query(&long), message(b'T', &[0, 0])),
+    ] {
+        let (port, _server) = hostile_server([answer, message(b'Z', b"I")].concat());
+        let gateway = self::gateway(|s| {
+            s.targets[0].address = format!("127.0.0.1:{port}");
+            s.postgres.max_statement_bytes = 4096;
+        });
+        let mut wire = Wire::log_in(gateway.port, "ada", &gateway.token("ada"), "any");
+        wire.send(&[sent, sync()].concat());
+        assert_eq!(wire.until_end(), "E(08P01)", "{name}");
+        assert_eq!(decision(&gateway), "message out-of-order 08P01", "{name}");
+    }
+}
+
+#[test]
+fn another_role_at_startup_resolves_names_as_the_target_does() {
+    let gateway = gateway(|_| ());
+    let database = shared().database();
+    shared().sql(
+        &database,
+        "DROP ROLE IF EXISTS bob; CREATE ROLE bob; GRANT bob TO app; CREATE SCHEMA bob AUTHORIZATION bob;
+         CREATE TABLE public.t1 (id int); CREATE TABLE bob.t1 (id int);
+         GRANT ALL ON public.t1, bob.t1 TO app, bob; GRANT USAGE ON SCHEMA bob TO app",
+    );
+    let token = gateway.token("ada");
+    for (name, parameter, expected) in [
+        ("none", ("application_name", "x"), "public.t1"),
+        ("role", ("role", "bob"), "bob.t1"),
+        ("options", ("options", "-c role=bob"), "bob.t1"),
+    ] {
+        let mut wire = Wire::connect(gateway.port);
+        let mut hello = Vec::new();
+        let pairs = [("user", "ada"), ("database", &database), parameter];
+        let pairs = pairs.iter().map(|(n, v)| (n.as_bytes(), v.as_bytes()));
+        bodycam_proxy::postgres::codec::startup::put_startup(&mut hello, Version::V3_0, pairs);
+        bodycam_proxy::postgres::codec::frontend::put_password(&mut hello, token.as_bytes());
+        wire.send(&hello);
+        wire.until_ready();
+        assert_eq!(wire.query("SELECT * FROM t1"), "T C(SELECT 0) ZI");
+        drop(wire);
+        gateway.wait_closed();
+        let statements = gateway.statements();
+        assert_eq!(statements.last().unwrap().1.relations_read, [expected], "{name}");
+    }
+    shared().sql(&database, "DROP SCHEMA bob CASCADE; DROP OWNED BY bob; DROP ROLE bob");
+}
+
+#[test]
+fn no_way_of_sending_a_secret_leaves_it_in_content() {
+    let gateway = gateway(|_| ());
+    let database = shared().database();
+    shared().sql(
+        &database,
+        "CREATE TABLE people (id int, name text, password text); GRANT ALL ON people TO app",
+    );
+    let token = gateway.token("ada");
+    let mut wire = Wire::connect(gateway.port);
+    let mut hello = Vec::new();
+    let pairs = [
+        ("user", "ada"),
+        ("database", &database),
+        ("options", "-c my.secret_token=CANARY --my.other=seen"),
+        ("my.password", "CANARY"),
+    ];
+    let pairs = pairs.iter().map(|(n, v)| (n.as_bytes(), v.as_bytes()));
+    bodycam_proxy::postgres::codec::startup::put_startup(&mut hello, Version::V3_0, pairs);
+    bodycam_proxy::postgres::codec::frontend::put_password(&mut hello, token.as_bytes());
+    wire.send(&hello);
+    wire.until_ready();
+    for (text, values) in [
+        ("SELECT set_config('my.password', $1, false)", &["CANARY"][..]),
+        ("SELECT set_config($1, $2, false)", &["my.password", "CANARY"]),
+        ("UPDATE people SET password = $1", &["CANARY"]),
+        ("UPDATE people SET id = $1::int, password = $2", &["CANARY", "CANARY"]),
+        ("INSERT INTO people (id, password) VALUES (1, $1)", &["CANARY"]),
+        ("INSERT INTO people VALUES (1, 'a', $1)", &["CANARY"]),
+        ("SELECT $1::text", &["postgres://bob:CANARY@host/db"]),
+    ] {
+        wire.ask(&[parse("", text), bind("", "", values), execute("", 0), sync()].concat());
+    }
+    for text in [
+        "PREPARE x(text) AS SELECT set_config('app.password', $1, false)",
+        "EXECUTE x('CANARY')",
+        "UPDATE people SET (name, password) = ('x', 'CANARY') WHERE id = 1",
+        "INSERT INTO people VALUES (900002, 'a', 'CANARY')",
+        "INSERT INTO people (id, password) SELECT 900003, x FROM (VALUES ('CANARY')) v(x)",
+        "MERGE INTO people c USING (VALUES (1, 'CANARY')) v(i, p) ON c.id = v.i WHEN MATCHED THEN UPDATE SET password = v.p",
+        "SELECT 1 FROM people WHERE password = any(array['CANARY'])",
+        "SELECT 1 FROM people WHERE password = 'CANARY'::int::text",
+        "SELECT no_such('h', 'host=a pass'||'word=CANARY')",
+        "SELECT length('Authorization: Bearer CANARY')",
+        "SELECT length('Server=a;User=b;pass=CANARY')",
+        "SELECT length('-----BEGIN PRIVATE KEY-----CANARY')",
+        "SELECT length('private_key=CANARY')",
+        "COPY people FROM PROGRAM 'curl -s -u bob:CANARY http://127.0.0.1:1/'",
+        "SELECT length('x') -- postgres://u:CANARY@h/db",
+    ] {
+        wire.query(text);
+    }
+    // set_config by its OID.
+    let mut call = 2078u32.to_be_bytes().to_vec();
+    call.extend([0, 0, 0, 3]);
+    for value in ["my.password", "CANARY", "f"] {
+        call.extend(u32::try_from(value.len()).unwrap().to_be_bytes());
+        call.extend(value.as_bytes());
+    }
+    call.extend([0, 0]);
+    wire.send(&message(b'F', &call));
+    assert_eq!(line(&wire.until_ready()), "V ZI");
+    drop(wire);
+    gateway.wait_closed();
+    let mut seen = 0;
+    for recorded in gateway.events() {
+        for (kind, bytes) in &recorded.content {
+            let text = String::from_utf8_lossy(bytes);
+            assert!(!text.contains("CANARY"), "{kind:?}: {text}");
+            seen += usize::from(text.contains("my.other=seen") || text.contains("***"));
+        }
+    }
+    assert!(seen > 15, "what is replaced says so: {seen}");
 }
 
 #[test]

@@ -13,7 +13,7 @@ use pg_query::protobuf::summary_result::Context;
 
 use super::catalog::CatalogSnapshot;
 use super::facts::{EXECUTE_UNKNOWN, Facts, MAX_LISTED, Reference, SettingChange};
-use super::redact::redact_secrets;
+use super::redact::{Redacted, SecretParameters, redact_secrets};
 use super::settings::{SearchPath, Settings};
 use super::statement::statement;
 use super::template::template;
@@ -47,7 +47,7 @@ pub fn analyse(
 ) -> Facts {
     let standard = settings.standard_conforming_strings;
     if sql.len() > max_bytes {
-        return unparsed(sql, standard, "too-large");
+        return unparsed(sql, standard, catalog, "too-large");
     }
     let options =
         if standard { ParserOptions::DEFAULT } else { ParserOptions::DISABLE_STANDARD_CONFORMING_STRINGS };
@@ -56,28 +56,43 @@ pub fn analyse(
         // The tree is too deep to be handed over; its summary is not.
         Err(pg_query::Error::Decode(_)) => match pg_query::summary(sql, options, -1) {
             Ok(summary) => from_summary(&summary, settings, catalog, tenant),
-            Err(_) => return unparsed(sql, standard, "too-deep"),
+            Err(_) => return unparsed(sql, standard, catalog, "too-deep"),
         },
         Err(pg_query::Error::Parse(message)) if too_deep(&message) => {
-            return unparsed(sql, standard, "too-deep");
+            return unparsed(sql, standard, catalog, "too-deep");
         }
-        Err(_) => return unparsed(sql, standard, "unparsed"),
+        Err(_) => return unparsed(sql, standard, catalog, "unparsed"),
     };
     let text = template(sql, standard, catalog, tenant);
     facts.fingerprint = Some(tenant.fingerprint(&text));
     facts.template = Some(text);
-    facts.redacted = redacted(sql, standard, true);
+    (facts.redacted, facts.secret_parameters) = redacted(sql, standard, true, catalog);
+    if facts.secret_parameters != SecretParameters::None {
+        for reference in &mut facts.references {
+            if let Reference::Prepares(_, inner) = reference {
+                Arc::make_mut(inner).secret_parameters = facts.secret_parameters.clone();
+            }
+        }
+    }
     facts
 }
 
-fn unparsed(sql: &str, standard: bool, reason: &'static str) -> Facts {
-    Facts { redacted: redacted(sql, standard, false), ..Facts::unparsed(reason) }
+fn unparsed(sql: &str, standard: bool, catalog: &CatalogSnapshot, reason: &'static str) -> Facts {
+    let (redacted, _) = redacted(sql, standard, false, catalog);
+    Facts { redacted, ..Facts::unparsed(reason) }
 }
 
-fn redacted(sql: &str, standard: bool, parses: bool) -> Option<Arc<str>> {
-    match redact_secrets(sql, standard, parses) {
-        std::borrow::Cow::Borrowed(_) => None,
-        std::borrow::Cow::Owned(safe) => Some(safe.into()),
+fn redacted(
+    sql: &str,
+    standard: bool,
+    parses: bool,
+    catalog: &CatalogSnapshot,
+) -> (Option<Arc<str>>, SecretParameters) {
+    let columns_of = |name: &str| catalog.columns_of(name);
+    let Redacted { text, parameters } = redact_secrets(sql, standard, parses, &columns_of);
+    match text {
+        std::borrow::Cow::Borrowed(_) => (None, parameters),
+        std::borrow::Cow::Owned(safe) => (Some(safe.into()), parameters),
     }
 }
 

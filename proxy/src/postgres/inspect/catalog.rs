@@ -136,6 +136,13 @@ impl CatalogSnapshot {
         self.relations.get(index)
     }
 
+    /// Columns of every relation of this name, whatever its schema, in the order of their numbers.
+    pub(super) fn columns_of(&self, name: &str) -> Vec<Vec<String>> {
+        let places = self.by_name.get(name).map(Vec::as_slice).unwrap_or_default();
+        let relations = places.iter().filter_map(|at| self.at(*at));
+        relations.map(|r| r.columns.iter().map(|(_, column)| column.to_string()).collect()).collect()
+    }
+
     /// Places of the relations that a name in a statement can mean: one where the schema or the search path
     /// says which, every one of that name where it is not known, none where the catalog knows none.
     pub(super) fn resolve(&self, schema: &str, name: &str, path: &SearchPath) -> Vec<usize> {

@@ -5,6 +5,8 @@ use std::sync::Arc;
 use bodycam_record::Fingerprint;
 use bodycam_record::kinds::sql::SqlStatement;
 
+use super::redact::SecretParameters;
+
 /// Entries that one list of facts holds at most; more make the statement `too-large`.
 pub const MAX_LISTED: usize = 1000;
 
@@ -32,6 +34,8 @@ pub struct Facts {
     pub est_rows: Option<i64>,
     /// The text with its secrets replaced, when it holds any: content must hold this instead.
     pub redacted: Option<Arc<str>>,
+    /// Parameters whose values content must not hold.
+    pub secret_parameters: SecretParameters,
     /// Prepared statements and cursors that it defines or uses, in the order of the text.
     pub references: Vec<Reference>,
     /// What it does to the settings that change what later texts mean.
@@ -74,7 +78,19 @@ impl Facts {
         // What the parser does not take the server will not take either; the rest can set anything.
         let setting_changes = if reason == "unparsed" { Vec::new() } else { vec![SettingChange::Unknown] };
         let opaque = vec![reason];
-        Self { statement_kind: "unparsed", statement_count: 1, opaque, setting_changes, ..Self::default() }
+        // Nobody knows where its parameters stand.
+        let secret_parameters = SecretParameters::All;
+        Self { statement_kind: "unparsed", statement_count: 1, opaque, setting_changes, secret_parameters, ..Self::default() }
+    }
+
+    /// Whether its text or parameters hold secrets, which an error or notice may repeat.
+    pub fn holds_secrets(&self) -> bool {
+        self.redacted.is_some() || matches!(self.secret_parameters, SecretParameters::Some(_))
+    }
+
+    /// Whether its rows repeat them.
+    pub fn returns_secrets(&self) -> bool {
+        self.holds_secrets() && self.functions.iter().any(|name| name == "set_config")
     }
 
     /// Whether it may change how texts are read.
@@ -108,6 +124,9 @@ impl Facts {
             whole.output_columns.clone_from(&used.output_columns);
         } else if whole.output_columns != used.output_columns && !used.output_columns.is_empty() {
             whole.output_columns = vec!["?".to_owned()];
+        }
+        if used.secret_parameters != SecretParameters::None {
+            whole.secret_parameters = SecretParameters::All;
         }
         if !used.setting_changes.is_empty() && !whole.setting_changes.contains(&SettingChange::Unknown) {
             whole.setting_changes.push(SettingChange::Unknown);

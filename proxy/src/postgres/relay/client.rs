@@ -15,7 +15,7 @@ use super::spill::{HELD, Spill};
 use crate::postgres::codec::frontend::{self, Frontend, Kind, Named};
 use crate::postgres::codec::{FrameError, HEADER, header};
 use crate::postgres::inspect::facts::EXECUTE_UNKNOWN;
-use crate::postgres::inspect::{Facts, Reference};
+use crate::postgres::inspect::{Facts, Reference, SecretParameters};
 use crate::recording::RecordingError;
 
 /// Bytes walked before other sessions of the core get their turn.
@@ -156,14 +156,19 @@ impl Session {
                 if statement.as_ref().is_some_and(|s| self.must_wait_for_names_of(&s.facts)) {
                     return Ok(false);
                 }
-                let types = statement.map(|s| s.types.borrow().clone());
-                let arguments = self.arguments(&types.unwrap_or_default(), bind.formats, &bind.values);
+                let types = statement.as_ref().map(|s| s.types.borrow().clone()).unwrap_or_default();
+                let secret = match statement {
+                    Some(statement) => statement.facts.secret_parameters.clone(),
+                    None => SecretParameters::All,
+                };
+                let arguments = self.arguments(&types, &secret, bind.formats, &bind.values);
                 let formats = bind.result_formats.as_bytes().to_vec();
                 self.bind(bind.portal, bind.statement, formats, arguments, None)?;
             }
             Kind::FunctionCall => {
                 let call = frontend::function_call(body).map_err(client_error)?;
-                let arguments = self.arguments(&[], call.formats, &call.values);
+                let secret = secret_arguments(call.function);
+                let arguments = self.arguments(&[], &secret, call.formats, &call.values);
                 self.call(call.function, arguments, None)?;
             }
             Kind::Describe => {
@@ -398,6 +403,7 @@ impl Session {
             statement_kind: "function-call",
             statement_count: 1,
             opaque: vec!["function-call"],
+            secret_parameters: secret_arguments(function),
             ..Facts::default()
         };
         let oid = function.to_string();
@@ -501,6 +507,13 @@ impl Session {
         *statement.recorded.borrow_mut() = Some(recorded);
         Ok(())
     }
+}
+
+/// Arguments that content must not hold of a function that is called by its OID: of `set_config`, and of all that
+/// are not the server's own (their OIDs begin at 16384, `FirstNormalObjectId`).
+pub(super) fn secret_arguments(function: u32) -> SecretParameters {
+    const SET_CONFIG: u32 = 2078;
+    if function == SET_CONFIG || function >= 16_384 { SecretParameters::All } else { SecretParameters::None }
 }
 
 /// The facts of something that runs under a name that nobody here knows.

@@ -17,7 +17,8 @@ use super::startup::Client;
 use crate::correlation;
 use crate::postgres::Service;
 use crate::postgres::codec::backend;
-use crate::postgres::codec::startup::{Parameters, Startup, options};
+use crate::postgres::codec::startup::{OptionSetting, Parameters, Startup, options};
+use crate::postgres::inspect::redact::{is_secret_name, is_secret_value};
 use crate::postgres::live::Listed;
 use crate::postgres::socket::Socket;
 use crate::postgres::upstream::{Target, Upstream, UpstreamError};
@@ -181,7 +182,7 @@ async fn opening(
     let mut facts: Vec<(String, Vec<u8>)> =
         vec![("credential".to_owned(), principal.credential_name.as_bytes().to_vec())];
     for (name, value) in &client.startup.parameters {
-        facts.push((format!("startup.{}", String::from_utf8_lossy(name)), value.clone()));
+        facts.push((format!("startup.{}", String::from_utf8_lossy(name)), without_secrets(name, value)));
     }
     if let Some(tls) = &client.tls_facts {
         facts.push(("client_tls".to_owned(), tls.clone().into_bytes()));
@@ -203,6 +204,26 @@ async fn opening(
         correlation: startup_correlation(&client.startup).map(|(id, _)| id),
         facts,
     }
+}
+
+/// What the record holds of a startup parameter: settings with a secret's name keep theirs to themselves.
+fn without_secrets(name: &[u8], value: &[u8]) -> Vec<u8> {
+    const HIDDEN: &[u8] = b"***";
+    if name != b"options" {
+        let secret = is_secret_name(name) || is_secret_value(value);
+        return if secret { HIDDEN.to_vec() } else { value.to_vec() };
+    }
+    let settings = options(value).unwrap_or_default();
+    let secret = |s: &OptionSetting| is_secret_name(s.name.as_bytes()) || is_secret_value(&s.value);
+    if !settings.iter().any(secret) {
+        let unread = settings.is_empty() && is_secret_value(value);
+        return if unread { HIDDEN.to_vec() } else { value.to_vec() };
+    }
+    let told = settings.iter().map(|s| {
+        let shown = if secret(s) { HIDDEN } else { &s.value };
+        [b"-c ", s.name.as_bytes(), b"=", shown].concat()
+    });
+    told.collect::<Vec<_>>().join(&b' ')
 }
 
 /// The correlation id in the startup message, and whether a later `application_name` may not replace it.

@@ -24,7 +24,8 @@ use crate::identity::{Directory, Ended, Principal};
 use crate::postgres::codec::backend;
 use crate::postgres::inspect::facts::EXECUTE_UNKNOWN;
 use crate::postgres::inspect::{
-    Facts, Inspector, SearchPath, SessionNames, Settings, SharedCatalog, redact_secrets,
+    Facts, Inspector, Reference, SearchPath, SecretParameters, SessionNames, Settings, SharedCatalog,
+    redact_secrets, without_literals,
 };
 use crate::recording::{RecordingConfig, RecordingError, SessionPen};
 
@@ -350,7 +351,7 @@ impl Session {
                 let text = String::from_utf8_lossy(text);
                 let mut redacted = self.inspect(&text).await.redacted.clone();
                 let other = !self.settings.standard_conforming_strings;
-                if redact_secrets(&text, other, false) != text {
+                if redact_secrets(&text, other, false, &|_| Vec::new()).text != text {
                     // Read the other way it holds secrets in other places.
                     redacted = Some("".into());
                 }
@@ -363,7 +364,16 @@ impl Session {
         if self.must_wait_for_names_of(&facts) {
             return None;
         }
-        Some(self.names.follow(&facts))
+        let mut facts = self.names.follow(&facts);
+        let executes = facts.references.iter().any(|r| matches!(r, Reference::Executes(_)));
+        let doubtful = facts.opaque.contains(&EXECUTE_UNKNOWN);
+        if executes && (doubtful || facts.secret_parameters != SecretParameters::None) {
+            // What it hands over stands where a secret does, as far as anybody can tell.
+            let text = String::from_utf8_lossy(text);
+            let safe = without_literals(&text, self.settings.standard_conforming_strings);
+            Arc::make_mut(&mut facts).redacted = Some(safe.into());
+        }
+        Some(facts)
     }
 
     /// Whether the catalog should be read anew for a relation that it does not know. Each is looked up once,

@@ -13,15 +13,15 @@ use bodycam_record::content::{MAX_CHUNK, seal_chunk};
 use bodycam_record::{ContentKind, Digest, SealedChunk, SessionId, SessionKey};
 
 use super::answers::Refusal;
-use super::client::client_error;
+use super::client::{client_error, secret_arguments};
 use super::end::End;
 use super::pipe::Pipe;
 use super::record::{Arguments, count};
 use super::session::{Session, Within};
 use crate::postgres::codec::frontend::{self, Formats, Kind};
 use crate::postgres::codec::{FrameError, HEADER, SMALL};
-use crate::postgres::inspect::Facts;
-use crate::postgres::inspect::redact::redact_secrets;
+use crate::postgres::inspect::redact::{is_secret_value, redact_secrets};
+use crate::postgres::inspect::{Facts, SecretParameters};
 
 /// Longest message that is held whole.
 pub(super) const HELD: usize = 1 << 20;
@@ -215,7 +215,7 @@ impl Session {
             Kind::Query | Kind::Parse => {
                 let beginning = String::from_utf8_lossy(&reader.text);
                 let strings = self.settings.standard_conforming_strings;
-                let kept = redact_secrets(&beginning, strings, false).into_owned();
+                let kept = redact_secrets(&beginning, strings, false, &|_| Vec::new()).text.into_owned();
                 let facts = Arc::new(Facts::unparsed("too-large"));
                 let text = self.text_of(kept.as_bytes(), reader.text_bytes, digest);
                 match kind {
@@ -224,12 +224,21 @@ impl Session {
                 }
             }
             _ => {
+                // Its values were read one by one: where any is a secret, none is kept.
+                let secret = match kind {
+                    Kind::Bind => match self.statement_named(name(1)).flatten() {
+                        Some(statement) => statement.facts.secret_parameters.clone(),
+                        None => SecretParameters::All,
+                    },
+                    _ => secret_arguments(reader.oid),
+                };
+                let keep = secret == SecretParameters::None && !is_secret_value(&reader.encoded);
                 let arguments = Arguments {
                     count: count(reader.values),
                     bytes: count(reader.value_bytes),
                     digest: (reader.values > 0).then_some(digest),
-                    encoded: reader.encoded.clone(),
-                    cut: reader.cut,
+                    encoded: if keep { reader.encoded.clone() } else { Vec::new() },
+                    cut: reader.cut || !keep,
                 };
                 match kind {
                     Kind::Bind => {
