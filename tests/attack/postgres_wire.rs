@@ -649,6 +649,59 @@ fn no_way_of_sending_a_secret_leaves_it_in_content() {
 }
 
 #[test]
+fn what_clients_leave_out_or_break_off_is_recorded_all_the_same() {
+    let gateway = gateway(|s| s.postgres.max_statement_bytes = 1 << 20);
+    let database = shop();
+    shared().sql(&database, "CREATE TABLE dfr (id int UNIQUE DEFERRABLE INITIALLY DEFERRED); GRANT ALL ON dfr TO app");
+    let mut wire = Wire::log_in(gateway.port, "ada", &gateway.token("ada"), &database);
+    // Columns without Describe, the client's view unchanged.
+    let loot = "SELECT id, 1 FROM customers";
+    assert_eq!(
+        wire.ask(&[parse("", loot), bind("", "", &[]), execute("", 0), sync()].concat()),
+        "1 2 D(canary) C(SELECT 1) ZI"
+    );
+    assert_eq!(wire.ask(&[parse("", "SELEC"), bind("", "", &[]), execute("", 0), sync()].concat()), "E(42601) ZI");
+    // A commit that fails at Sync.
+    let twice = "INSERT INTO dfr VALUES (1), (1)";
+    assert_eq!(
+        wire.ask(&[parse("", twice), bind("", "", &[]), execute("", 0), sync()].concat()),
+        "1 2 C(INSERT 0 2) E(23505) ZI"
+    );
+    // A Parse that the target skips.
+    wire.send(&[parse("", "SELECT 1/0"), bind("", "", &[]), execute("", 0), message(b'H', b"")].concat());
+    while wire.read().unwrap().0 != b'E' {}
+    assert_eq!(wire.ask(&[parse("later", "DELETE FROM customers"), sync()].concat()), "ZI");
+    // Binary COPY.
+    wire.send(&query("COPY customers TO STDOUT (FORMAT binary)"));
+    wire.until_ready();
+    // Data that nothing reads, without end.
+    let pairs = [message(b'd', b""), message(b'c', b"")].concat().repeat(20_000);
+    wire.send(&pairs);
+    assert_eq!(wire.query("SELECT 2"), "T D(2) C(SELECT 1) ZI");
+    // Two statements of which one is cut.
+    wire.send(&query("SELECT 3; SELECT pg_sleep(60)"));
+    std::thread::sleep(std::time::Duration::from_millis(500));
+    drop(wire);
+    gateway.wait_closed();
+    let story = gateway.story();
+    let copies = story.iter().filter(|l| l.starts_with("copy #0")).count();
+    assert_eq!(copies, 1, "{story:?}");
+    let statements = gateway.statements();
+    let of = |text: &str| {
+        let found = statements.iter().find(|(r, ..)| r.text(ContentKind::SqlText).is_some_and(|t| t == text));
+        let (_, _, results) = found.unwrap_or_else(|| panic!("{text}: {story:?}"));
+        results.iter().map(|(_, r)| r.clone()).collect::<Vec<_>>()
+    };
+    let outcomes = |text: &str| of(text).into_iter().map(|r| r.outcome).collect::<Vec<_>>();
+    assert_eq!(of(loot)[0].column_attributes, [1, 0]);
+    assert_eq!(outcomes(twice), ["complete", "rolled-back"]);
+    assert_eq!(of(twice)[1].sqlstate.as_deref(), Some("23505"));
+    assert_eq!(outcomes("DELETE FROM customers"), ["skipped"]);
+    assert_eq!(of("COPY customers TO STDOUT (FORMAT binary)")[0].rows, 1);
+    assert_eq!(outcomes("SELECT 3; SELECT pg_sleep(60)"), ["complete", "cut"]);
+}
+
+#[test]
 fn a_refused_parse_never_runs_the_statement_before_it() {
     let gateway = gateway(|s| s.postgres.max_statement_bytes = 4096);
     let database = shared().database();

@@ -23,6 +23,9 @@ pub(super) struct SessionState {
     pub head: Digest,
     /// `statement_no` or `request_no` of what has no result yet.
     pub unanswered: Vec<i64>,
+    /// Of texts with several statements: how many of them have no result yet.
+    #[serde(default)]
+    pub several: BTreeMap<i64, i64>,
 }
 
 /// The sessions of an event lane.
@@ -68,8 +71,12 @@ impl SessionState {
         self.head = hash;
         match body {
             Body::SqlStatement(s) if s.verdict == "allow" && s.form != "parse" => {
-                self.unanswered.push(s.statement_no)
+                self.unanswered.push(s.statement_no);
+                if s.statement_count > 1 {
+                    self.several.insert(s.statement_no, s.statement_count);
+                }
             }
+            Body::SqlResult(r) if self.goes_on(r.statement_no, &r.outcome) => {}
             Body::SqlResult(r) if r.outcome != "suspended" => self.answered(r.statement_no),
             Body::HttpRequest(r) if r.verdict == "allow" => self.unanswered.push(r.request_no),
             Body::HttpTunnelOpened(t) if t.verdict == "allow" => self.unanswered.push(t.request_no),
@@ -77,6 +84,17 @@ impl SessionState {
             Body::HttpTunnelClosed(t) => self.answered(t.request_no),
             _ => {}
         }
+    }
+
+    /// Whether more statements of the same text follow one that ended like this.
+    fn goes_on(&mut self, no: i64, outcome: &str) -> bool {
+        let Some(left) = self.several.get_mut(&no) else { return false };
+        *left -= 1;
+        if *left > 0 && matches!(outcome, "complete" | "empty") {
+            return true;
+        }
+        self.several.remove(&no);
+        false
     }
 
     fn answered(&mut self, no: i64) {
@@ -172,13 +190,17 @@ fn apply(
             let session = event.envelope.session;
             if matches!(body, Body::SessionClosed(_)) {
                 // Kept until the ledger says SEAL: a crash in between still needs its count and head.
-                lane.entry(session).and_modify(|s| s.unanswered.clear());
+                lane.entry(session).and_modify(|s| {
+                    s.unanswered.clear();
+                    s.several.clear();
+                });
             }
             lane.entry(session)
                 .or_insert_with(|| SessionState {
                     count: 0,
                     head: event.envelope.prev,
                     unanswered: Vec::new(),
+                    several: BTreeMap::new(),
                 })
                 .saw(event.envelope.seq, event.hash, &body);
         }

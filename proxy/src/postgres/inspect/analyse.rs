@@ -12,7 +12,7 @@ use pg_query::protobuf::node::Node as N;
 use pg_query::protobuf::summary_result::Context;
 
 use super::catalog::CatalogSnapshot;
-use super::facts::{EXECUTE_UNKNOWN, Facts, MAX_LISTED, Reference, SettingChange};
+use super::facts::{EXECUTE_UNKNOWN, NO_CATALOG, Facts, MAX_LISTED, Reference, SettingChange};
 use super::redact::{Redacted, SecretParameters, redact_secrets};
 use super::settings::{SearchPath, Settings};
 use super::statement::statement;
@@ -133,6 +133,9 @@ fn from_tree(
         facts.setting_changes.extend(outcome.setting_changes);
     }
     facts.references.truncate(MAX_LISTED);
+    if catalog.generation() == 0 && !(facts.relations_read.is_empty() && facts.relations_written.is_empty()) {
+        facts.opaque.push(NO_CATALOG);
+    }
     facts
 }
 

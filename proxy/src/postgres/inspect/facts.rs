@@ -13,6 +13,9 @@ pub const MAX_LISTED: usize = 1000;
 /// The reason in `opaque` for EXECUTE or FETCH of a name whose meaning is not known.
 pub const EXECUTE_UNKNOWN: &str = "execute-unknown";
 
+/// The reason in `opaque` for relations that were named while no catalog of the database was at hand.
+pub const NO_CATALOG: &str = "no-catalog";
+
 /// What a statement does, as far as its text and the catalog tell. Fields without a comment are those of
 /// [`SqlStatement`].
 #[derive(Debug, Clone, PartialEq, Eq, Default)]
@@ -88,9 +91,9 @@ impl Facts {
         self.redacted.is_some() || matches!(self.secret_parameters, SecretParameters::Some(_))
     }
 
-    /// Whether its rows repeat them.
-    pub fn returns_secrets(&self) -> bool {
-        self.holds_secrets() && self.functions.iter().any(|name| name == "set_config")
+    /// Whether its rows may repeat what a setting was set to. Rows of relations are none of these.
+    pub fn returns_settings(&self) -> bool {
+        self.relations_read.is_empty() && self.functions.iter().any(|name| name == "set_config")
     }
 
     /// Whether it may change how texts are read.
@@ -101,7 +104,7 @@ impl Facts {
 
     /// Whether it may run what its text does not show: that can prepare, deallocate, open and close by any name.
     pub fn may_define_names(&self) -> bool {
-        self.opaque.iter().any(|reason| !matches!(*reason, "copy-program" | "copy-file"))
+        self.opaque.iter().any(|reason| !matches!(*reason, "copy-program" | "copy-file" | NO_CATALOG))
     }
 
     /// These facts with what `used` does added.

@@ -35,6 +35,8 @@ pub(super) enum Owed {
     },
     /// Describe of a statement: ParameterDescription, then RowDescription or NoData.
     DescribeStatement(Option<Rc<Statement>>),
+    /// Our own Describe of a portal, right before its Execute: the client does not see the answer.
+    OwnDescribe(Rc<Portal>),
     /// Describe of a portal: RowDescription or NoData.
     DescribePortal(Option<Rc<Portal>>),
     /// Close: CloseComplete.
@@ -55,7 +57,9 @@ impl Owed {
             Owed::Execute(_) => "the answer to Execute",
             Owed::Parse { .. } => "the answer to Parse",
             Owed::Bind { .. } => "the answer to Bind",
-            Owed::DescribeStatement(_) | Owed::DescribePortal(_) => "the answer to Describe",
+            Owed::DescribeStatement(_) | Owed::DescribePortal(_) | Owed::OwnDescribe(_) => {
+                "the answer to Describe"
+            }
             Owed::CloseStatement(_) | Owed::ClosePortal(_) => "the answer to Close",
             Owed::Sync | Owed::MaybeSync => "the answer to Sync",
         }
@@ -139,6 +143,14 @@ impl Answers {
     /// The oldest request without an answer.
     pub fn front(&mut self) -> Option<&mut Owed> {
         self.queue.front_mut()
+    }
+
+    /// Whether the last request made this portal.
+    pub fn just_bound(&self, portal: &Rc<Portal>) -> bool {
+        match self.queue.back() {
+            Some(Owed::Bind { portal: bound, .. }) => Rc::ptr_eq(bound, portal),
+            _ => false,
+        }
     }
 
     /// The statement whose answer is on its way.

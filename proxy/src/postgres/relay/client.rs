@@ -1,6 +1,6 @@
 //! What the client sends: statements become events before they leave, everything else is noted as owed.
 
-use std::cell::RefCell;
+use std::cell::{Cell, RefCell};
 use std::rc::Rc;
 use std::sync::Arc;
 
@@ -28,6 +28,31 @@ pub(super) enum Walked {
     All,
     /// There is more; it was time for others.
     More,
+}
+
+/// What becomes of a message.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Judged {
+    Pass,
+    /// It goes on behind a Describe of our own.
+    DescribeFirst,
+    /// It must wait until the target has answered more.
+    Wait,
+}
+
+impl Portal {
+    /// Whether its columns matter and nobody has asked for them.
+    fn wants_description(&self) -> bool {
+        const WITHOUT_ROWS: [&str; 9] =
+            ["transaction", "set", "ddl", "dcl", "copy", "empty", "listen", "notify", "deallocate"];
+        let facts = &self.recorded.facts;
+        let changes = matches!(facts.statement_kind, "insert" | "update" | "delete" | "merge");
+        let known = self.statement.as_ref().is_some_and(|s| s.described.get());
+        !(self.described.get()
+            || known
+            || WITHOUT_ROWS.contains(&facts.statement_kind)
+            || changes && facts.output_columns.is_empty())
+    }
 }
 
 impl Session {
@@ -95,15 +120,28 @@ impl Session {
                 _ => false,
             };
             if !refused {
-                if !self.client_message(head.kind, body).await? {
-                    self.waits_since = Some(self.heard);
-                    return Ok(0);
+                match self.client_message(head.kind, body).await? {
+                    Judged::Wait => {
+                        self.waits_since = Some(self.heard);
+                        return Ok(0);
+                    }
+                    Judged::Pass => pipe.pass(frame),
+                    Judged::DescribeFirst => {
+                        let portal = frontend::execute(body).map_err(client_error)?;
+                        let mut instead = Vec::new();
+                        frontend::put_describe_portal(&mut instead, portal);
+                        instead.extend_from_slice(unread.get(..frame).unwrap_or_default());
+                        pipe.replace(frame, instead);
+                    }
                 }
-                pipe.pass(frame);
                 return Ok(frame);
             }
         }
         match head.kind {
+            Kind::CopyData if self.copies.too_many() && !self.answers.is_empty() => {
+                self.waits_since = Some(self.heard);
+                Ok(0)
+            }
             Kind::CopyData if unread.len() >= HEADER => {
                 let part = unread.get(HEADER..).unwrap_or_default();
                 let (have, left) = (part.len(), head.body - part.len());
@@ -135,8 +173,15 @@ impl Session {
         }
     }
 
-    /// Judges a whole message; false when it must wait until the target has answered more.
-    async fn client_message(&mut self, kind: Kind, body: &[u8]) -> Result<bool, End> {
+    async fn client_message(&mut self, kind: Kind, body: &[u8]) -> Result<Judged, End> {
+        if kind == Kind::Execute {
+            return self.execute(frontend::execute(body).map_err(client_error)?);
+        }
+        Ok(if self.other_message(kind, body).await? { Judged::Pass } else { Judged::Wait })
+    }
+
+    /// Judges a whole message that is no Execute; false when it must wait until the target has answered more.
+    async fn other_message(&mut self, kind: Kind, body: &[u8]) -> Result<bool, End> {
         match kind {
             Kind::Query => {
                 let text = frontend::query(body).map_err(client_error)?;
@@ -174,20 +219,23 @@ impl Session {
             Kind::Describe => {
                 let owed = match frontend::named("Describe", body).map_err(client_error)? {
                     Named::Statement(name) => match self.statement_named(name) {
-                        Some(statement) => Owed::DescribeStatement(statement),
+                        Some(statement) => {
+                            statement.iter().for_each(|s| s.described.set(true));
+                            Owed::DescribeStatement(statement)
+                        }
                         None => return Ok(false),
                     },
                     Named::Portal(name) => match self.portal_named(name) {
-                        Some(portal) => Owed::DescribePortal(portal),
+                        Some(portal) => {
+                            portal.iter().for_each(|p| p.described.set(true));
+                            Owed::DescribePortal(portal)
+                        }
                         None => return Ok(false),
                     },
                 };
                 self.owe(owed)?;
             }
-            Kind::Execute => {
-                let portal = frontend::execute(body).map_err(client_error)?;
-                return self.execute(portal);
-            }
+            Kind::Execute => {}
             Kind::Close => match frontend::named("Close", body).map_err(client_error)? {
                 Named::Statement(name) => {
                     self.statements.send(name, self.answers.sent(), None);
@@ -204,6 +252,7 @@ impl Session {
                 self.owe(Owed::Sync)?;
             }
             Kind::Flush => {}
+            Kind::CopyData if self.copies.too_many() && !self.answers.is_empty() => return Ok(false),
             Kind::CopyData => self.copy_in_data(body, 1)?,
             Kind::CopyDone => self.copies.client_ended(CopyEnd::Done, self.answers.sent()),
             Kind::CopyFail => {
@@ -305,6 +354,7 @@ impl Session {
             facts,
             types: RefCell::new(types),
             columns: RefCell::default(),
+            described: Cell::default(),
             recorded: RefCell::default(),
             epoch: self.names.epoch(),
         });
@@ -357,14 +407,14 @@ impl Session {
         if !name.is_empty() {
             self.names.bound(&String::from_utf8_lossy(name), &recorded.facts);
         }
-        let portal = Rc::new(Portal { recorded, statement, columns: RefCell::default(), formats });
+        let (columns, described) = (RefCell::default(), Cell::default());
+        let portal = Rc::new(Portal { recorded, statement, columns, described, formats });
         self.portals.send(name, self.answers.sent(), Some(Rc::clone(&portal)));
         self.owe(Owed::Bind { name: name.into(), portal, refusal })
     }
 
-    /// False when it must wait.
-    fn execute(&mut self, name: &[u8]) -> Result<bool, End> {
-        let Some(portal) = self.portal_named(name) else { return Ok(false) };
+    fn execute(&mut self, name: &[u8]) -> Result<Judged, End> {
+        let Some(portal) = self.portal_named(name) else { return Ok(Judged::Wait) };
         let doubtful = |portal: &Portal| !name.is_empty() && portal.recorded.epoch < self.names.epoch();
         let recorded = match &portal {
             Some(portal) if doubtful(portal) => {
@@ -388,9 +438,17 @@ impl Session {
         };
         self.follow_changes(&recorded.facts.clone());
         recorded.executed.set(true);
+        // Who does not ask for the columns of what it fetches has them recorded all the same.
+        let unknown_columns = portal.clone().filter(|portal| portal.wants_description());
+        // Right behind its Bind, where a Describe can fail only with it: the client sees every error as it is.
+        let describes = unknown_columns.filter(|portal| self.answers.just_bound(portal));
+        if let Some(portal) = &describes {
+            portal.described.set(true);
+            self.owe(Owed::OwnDescribe(Rc::clone(portal)))?;
+        }
         let run = self.run(recorded, portal, None);
         self.owe(Owed::Execute(run))?;
-        Ok(true)
+        Ok(if describes.is_some() { Judged::DescribeFirst } else { Judged::Pass })
     }
 
     pub(super) fn call(
@@ -436,6 +494,10 @@ impl Session {
         if self.answers.skipping {
             return Ok(self.skipped(owed)?);
         }
+        if self.answers.is_empty() && !self.copies.is_empty() {
+            // What came before was read by nothing.
+            self.end_copies("failed")?;
+        }
         self.answers.push(owed);
         Ok(())
     }
@@ -454,6 +516,9 @@ impl Session {
             Owed::Execute(run) => self.result(&run.recorded, Ending::plain("skipped"), None),
             Owed::Parse { name, statement, .. } => {
                 self.statements.settle(&name, false);
+                if statement.recorded.borrow().is_none() {
+                    self.record_parse(&name, &statement, false)?;
+                }
                 let recorded = statement.recorded.borrow().clone();
                 recorded.map_or(Ok(()), |recorded| self.skip_recorded(&recorded))
             }
@@ -469,7 +534,11 @@ impl Session {
                 self.portals.settle(&name, false);
                 Ok(())
             }
-            Owed::DescribeStatement(_) | Owed::DescribePortal(_) | Owed::Sync | Owed::MaybeSync => Ok(()),
+            Owed::DescribeStatement(_)
+            | Owed::DescribePortal(_)
+            | Owed::OwnDescribe(_)
+            | Owed::Sync
+            | Owed::MaybeSync => Ok(()),
         }
     }
 

@@ -76,22 +76,17 @@ pub(super) async fn open(
         service.targets.iter().find(|t| t.config.serves(name)).map(|t| (t, name.to_owned()))
     });
     let Some((target, database)) = found else {
-        let message = format!("bodycam: database \"{}\" leads to no target", shown_bytes(database));
-        tracing::warn!(event = "no_target", principal = %client.principal.name, "{message}");
-        lane.producer().counters().refused.fetch_add(1, std::sync::atomic::Ordering::Relaxed);
-        let mut out = client.greeting;
-        backend::put_error(
-            &mut out,
-            "FATAL",
-            "3D000",
-            &message,
-            Some("ask for a database under [[targets]]"),
+        let message = format!(
+            "bodycam: database \"{}\" leads to no target; ask for one under [[targets]]",
+            shown_bytes(database)
         );
-        client.socket.farewell(&out).await;
-        return Ok(None);
+        tracing::warn!(event = "no_target", principal = %client.principal.name, "{message}");
+        let asked = String::from_utf8_lossy(database).into_owned();
+        let opening = opening(service, &client, None, &asked, peer, lane).await;
+        return refuse(client, opening, Refused::new("no-target", "3D000", message), lane).await;
     };
     let target = Arc::clone(target);
-    let opening = opening(service, &client, &target, &database, peer, lane).await;
+    let opening = opening(service, &client, Some(&target), &database, peer, lane).await;
     let parameters = match judge(&client, &target) {
         Ok(parameters) => parameters,
         Err(refused) => return refuse(client, opening, *refused, lane).await,
@@ -106,13 +101,13 @@ pub(super) async fn open(
         };
         return refuse(client, opening, refused, lane).await;
     };
-    let catalog = service.catalogs.of(&target.config.name, &database, || target.side_connector(&database));
-    let (connected, ()) =
-        tokio::join!(target.connect(&database, &parameters), catalog.first_reading(FIRST_CATALOG));
-    let upstream = match connected {
+    let upstream = match target.connect(&database, &parameters).await {
         Ok(upstream) => upstream,
         Err(error) => return refuse(client, opening, refused_upstream(error), lane).await,
     };
+    // Only now is it known that there is such a database.
+    let catalog = service.catalogs.of(&target.config.name, &database, || target.side_connector(&database));
+    catalog.first_reading(FIRST_CATALOG).await;
     let opening = Opening { upstream_tls: upstream.socket.is_tls(), ..opening };
     let correlation = opening.correlation.as_deref().map(|id| lane.producer().tenant_key().correlation(id));
     let pen = lane.open_session(opening)?;
@@ -170,7 +165,7 @@ pub(super) async fn open(
 async fn opening(
     service: &Service,
     client: &Client,
-    target: &Target,
+    target: Option<&Target>,
     database: &str,
     peer: SocketAddr,
     lane: &Lane,
@@ -193,9 +188,9 @@ async fn opening(
         principal_kind: principal.kind.name().to_owned(),
         credential: principal.credential,
         auth_method: principal.auth_method.to_owned(),
-        target: target.config.name.clone(),
+        target: target.map(|t| t.config.name.clone()).unwrap_or_default(),
         database: database.to_owned(),
-        upstream_role: target.config.role.clone(),
+        upstream_role: target.map(|t| t.config.role.clone()).unwrap_or_default(),
         client_address: address,
         credential_addresses: addresses,
         client_tls: client.socket.is_tls(),

@@ -35,6 +35,8 @@ pub(super) struct Statement {
     pub types: RefCell<Vec<u32>>,
     /// As described; the formats are not known yet.
     pub columns: RefCell<Option<Rc<Columns>>>,
+    /// Whether anybody has asked for them.
+    pub described: Cell<bool>,
     /// The first event that holds its text.
     pub recorded: RefCell<Option<Rc<Recorded>>>,
     /// [`SessionNames::epoch`](crate::postgres::inspect::SessionNames::epoch) when it was sent.
@@ -47,6 +49,8 @@ pub(super) struct Portal {
     pub recorded: Rc<Recorded>,
     pub statement: Option<Rc<Statement>>,
     pub columns: RefCell<Option<Rc<Columns>>>,
+    /// Whether anybody has asked for them.
+    pub described: Cell<bool>,
     /// Result format codes of Bind.
     pub formats: Vec<u8>,
 }
@@ -404,7 +408,7 @@ impl Session {
 
     /// Stores as many whole rows as the limits allow. Parts of a long row were admitted by its first.
     fn store_rows(&mut self, mut bytes: &[u8], mut rows: i64) -> Result<(), RecordingError> {
-        if self.running().is_some_and(|running| running.facts.returns_secrets()) {
+        if self.running().is_some_and(|running| running.facts.returns_settings()) {
             self.current.cut = true;
             return Ok(());
         }

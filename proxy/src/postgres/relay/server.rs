@@ -18,6 +18,8 @@ use crate::recording::{RecordingError, Rows};
 
 /// Bytes walked before other sessions of the core get their turn.
 const TURN: usize = 256 << 10;
+/// Statements of one batch that are remembered until its commit.
+const MAX_UNCOMMITTED: usize = 1000;
 /// Messages up to this size are looked at as a whole, even if they could pass piece by piece.
 const WHOLE: usize = 64 << 10;
 
@@ -201,6 +203,17 @@ impl Session {
                 self.status = backend::ready(body).map_err(target_error)?;
                 self.ready()?;
             }
+            Kind::RowDescription | Kind::NoData
+                if matches!(self.answers.front_but_sync(), Some(Owed::OwnDescribe(_))) =>
+            {
+                if let Some(Owed::OwnDescribe(portal)) = self.answers.pop()
+                    && kind == Kind::RowDescription
+                {
+                    let columns = backend::columns(body).map_err(target_error)?;
+                    *portal.columns.borrow_mut() = Some(Rc::new(columns));
+                }
+                return Ok(Some(Vec::new()));
+            }
             Kind::RowDescription => self.row_description(body)?,
             Kind::CommandComplete => {
                 let tag = backend::tag(body).map_err(target_error)?;
@@ -366,7 +379,11 @@ impl Session {
         if self.current.columns.is_none() && ends {
             self.expect_rows()?;
         }
+        let copies_out = self.copy_out.is_some();
         let copied_in = self.copy_ended(&recorded, false)?;
+        if copies_out && let Some(rows) = rows_copied(ending.tag) {
+            self.current.rows = rows;
+        }
         let changes = [&b"CREATE"[..], b"ALTER", b"DROP", b"IMPORT"];
         self.catalog_changed |= recorded.facts.statement_kind == "ddl"
             || changes.iter().any(|change| ending.tag.starts_with(change));
@@ -376,6 +393,9 @@ impl Session {
         }
         if ends {
             self.answers.pop();
+            if self.status == b'I' && self.uncommitted.len() < MAX_UNCOMMITTED {
+                self.uncommitted.push(Rc::clone(&recorded));
+            }
             self.confirm_names(&recorded, true)?;
         }
         Ok(())
@@ -406,6 +426,7 @@ impl Session {
                         facts: Arc::clone(inner),
                         types: Default::default(),
                         columns: Default::default(),
+                        described: Default::default(),
                         recorded: Default::default(),
                         epoch: recorded.epoch,
                     };
@@ -489,6 +510,7 @@ impl Session {
             }
             _ => {}
         }
+        self.uncommitted.clear();
         if self.status == b'I' {
             if std::mem::take(&mut self.catalog_changed) {
                 self.catalog.outdated();
@@ -513,6 +535,10 @@ impl Session {
     /// An ErrorResponse, of which `body` is at least the beginning; gives what the client sees instead.
     fn error(&mut self, body: &[u8], whole: usize, digest: Digest) -> Result<Option<Vec<u8>>, End> {
         let ending = Ending { outcome: "error", tag: b"", error: Some(body) };
+        if matches!(self.answers.front(), Some(Owed::OwnDescribe(_))) {
+            // It is what the Execute behind would have been told.
+            self.answers.pop();
+        }
         let (recorded, started, refusal, stays) = match self.answers.front() {
             Some(Owed::Query(run) | Owed::Call(run)) if !run.failed => {
                 run.failed = true;
@@ -533,6 +559,7 @@ impl Session {
             }
             Some(Owed::DescribeStatement(_) | Owed::DescribePortal(None)) => (None, None, None, false),
             Some(Owed::CloseStatement(_) | Owed::ClosePortal(_)) => (None, None, None, false),
+            Some(Owed::OwnDescribe(_)) => return Err(self.unasked(Kind::Error)),
             // Of a commit at Sync, or of the connection as a whole.
             Some(Owed::Query(_) | Owed::Call(_) | Owed::Sync | Owed::MaybeSync) | None => {
                 (None, None, None, true)
@@ -544,7 +571,15 @@ impl Session {
                 self.copy_ended(&recorded, true)?;
                 self.result(&recorded, ending, started)?;
             }
-            None => self.side_message("error", body, whole, digest)?,
+            None => {
+                let at_commit = matches!(self.answers.front(), Some(Owed::Sync | Owed::MaybeSync));
+                let undone = std::mem::take(&mut self.uncommitted);
+                self.side_message("error", body, whole, digest)?;
+                // The commit at Sync failed: nothing of its batch has happened.
+                for recorded in undone.into_iter().filter(|_| at_commit) {
+                    self.result(&recorded, Ending { outcome: "rolled-back", ..ending }, None)?;
+                }
+            }
         }
         if !stays {
             if let Some(failed) = self.answers.pop() {
@@ -597,6 +632,11 @@ impl Refusal {
         backend::put_error(&mut out, "ERROR", self.sqlstate, &self.message, Some(self.hint));
         out
     }
+}
+
+/// The number of rows in the tag `COPY n`.
+fn rows_copied(tag: &[u8]) -> Option<i64> {
+    std::str::from_utf8(tag.strip_prefix(b"COPY ")?).ok()?.parse().ok()
 }
 
 fn target_error(error: FrameError) -> End {

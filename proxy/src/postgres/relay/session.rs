@@ -139,6 +139,8 @@ pub(super) struct Session {
     /// The same when the walk of the client met what it cannot judge before the target has answered more.
     pub waits_since: Option<u64>,
 
+    /// Statements of the current batch that have ended well; its commit can still fail.
+    pub(super) uncommitted: Vec<Rc<Recorded>>,
     pub(super) statement_no: i64,
     pub(super) correlation: Option<Id16>,
     correlation_fixed: bool,
@@ -188,6 +190,7 @@ impl Session {
             terminated: false,
             heard: 0,
             waits_since: None,
+            uncommitted: Vec::new(),
             statement_no: 0,
             correlation: parts.correlation,
             correlation_fixed: parts.correlation_fixed,
@@ -286,9 +289,12 @@ impl Session {
         while let Some(owed) = self.answers.pop() {
             match owed {
                 Owed::Query(run) | Owed::Call(run) | Owed::Execute(run) => {
-                    let unended = !run.recorded.finished.get() || self.current.bytes > 0;
+                    let several = run.portal.is_none();
+                    // A text with several statements has a result for each.
+                    let left = several && run.recorded.results.get() < run.recorded.facts.statement_count;
+                    let unended = !run.recorded.finished.get() || self.current.bytes > 0 || left;
                     if unended && !run.failed {
-                        let recorded = self.again(run.recorded)?;
+                        let recorded = if left { run.recorded } else { self.again(run.recorded)? };
                         self.result(&recorded, Ending::plain("cut"), Some(run.started_ns))?;
                     }
                 }

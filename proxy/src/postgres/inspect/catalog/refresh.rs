@@ -100,6 +100,13 @@ impl Catalogs {
         }
         let catalog = SharedCatalog::default();
         if databases.len() >= MAX_DATABASES {
+            // One that no session uses goes: its reader holds one handle, the registry the other.
+            let idle = databases.iter().find(|(_, c)| c.handles() <= 2).map(|(key, _)| key.clone());
+            if let Some(idle) = idle {
+                databases.remove(&idle);
+            }
+        }
+        if databases.len() >= MAX_DATABASES {
             tracing::warn!(event = "catalog.refused", target = %shown(target), "facts go without a catalog: too many databases");
             catalog.tried();
             return catalog;
@@ -153,6 +160,9 @@ async fn read_forever(
                     driver.abort();
                 }
                 catalog.failed();
+                if is_no_database(error.as_ref()) && forgotten(&catalogs, &key, &catalog) {
+                    return;
+                }
                 let error = shown(&error.to_string());
                 tracing::warn!(event = "catalog.unreadable", %target, %database, %error, "facts go on with the catalog last read");
             }
@@ -165,10 +175,8 @@ async fn read_forever(
         tokio::time::sleep_until(began + GAP).await;
         // One handle is ours and one is the registry's.
         idle = if catalog.handles() > 2 { 0 } else { idle + 1 };
-        if idle >= IDLE_READINGS {
-            let mut databases = catalogs.databases.lock().unwrap_or_else(PoisonError::into_inner);
-            if catalog.handles() <= 2 {
-                databases.remove(&key);
+        if idle >= IDLE_READINGS || catalog.handles() == 1 {
+            if forgotten(&catalogs, &key, &catalog) {
                 if let Some((_, driver)) = connection {
                     driver.abort();
                 }
@@ -177,6 +185,22 @@ async fn read_forever(
             idle = 0;
         }
     }
+}
+
+/// Takes a catalog that no session uses out of the registry, unless it has been put out already.
+fn forgotten(catalogs: &Catalogs, key: &(String, String), catalog: &SharedCatalog) -> bool {
+    let mut databases = catalogs.databases.lock().unwrap_or_else(PoisonError::into_inner);
+    match catalog.handles() {
+        0 | 1 => true,
+        2 => databases.remove(key).is_some(),
+        _ => false,
+    }
+}
+
+/// Whether the target says that there is no such database (any more).
+fn is_no_database(error: &(dyn std::error::Error + Send + Sync + 'static)) -> bool {
+    let said = error.downcast_ref::<tokio_postgres::Error>().and_then(|e| e.code());
+    said == Some(&tokio_postgres::error::SqlState::INVALID_CATALOG_NAME)
 }
 
 async fn read_once(
