@@ -1,7 +1,7 @@
 //! The target's side: connecting, TLS, logging in as the configured role, cancelling.
 //!
 //! Invariant: the role's password leaves this process only as a SCRAM proof, as an MD5 answer, or in clear
-//! under TLS; and no client ever sees it, nor the server's answer to it.
+//! under TLS to a verified server, whoever the connection is for; and no client ever sees it, nor the server's answer to it.
 
 use std::io;
 use std::net::SocketAddr;
@@ -22,6 +22,7 @@ use super::inspect::catalog::refresh::{Connector, SideConnection};
 use super::live::Live;
 use super::socket::{Inbox, ReadError, Socket};
 
+mod handed;
 mod login;
 mod tls;
 
@@ -188,22 +189,23 @@ impl Target {
         Arc::new(move || {
             let (target, database) = (Arc::clone(&target), database.clone());
             Box::pin(async move {
-                let tcp = TcpStream::connect((target.host.as_str(), target.port)).await?;
-                let socket = target.encrypt(tcp).await?;
+                // Logged in by our own rules: the client library would send the password in clear to whoever
+                // asks for it.
+                let own =
+                    [(&b"application_name"[..], &b"bodycam catalog"[..]), (b"client_encoding", b"UTF8")];
+                let own = own.map(|(name, value)| (name.to_vec(), value.to_vec()));
+                let upstream = target.connect(&database, &own).await?;
+                let process = upstream.process;
                 let mut config = tokio_postgres::Config::new();
                 config.user(&target.config.role).dbname(&database).application_name("bodycam catalog");
                 config.ssl_mode(tokio_postgres::config::SslMode::Disable);
-                if let Some(password) = &target.password {
-                    config.password(password.as_str());
-                }
+                let socket = handed::HandedOver::new(upstream);
                 let (client, connection) = config.connect_raw(socket, tokio_postgres::NoTls).await?;
                 let driver = tokio::spawn(async move {
                     // Why it ended shows in the query that fails.
                     let _ = connection.await;
                 });
                 let driver = AbortOnDrop(driver);
-                let process =
-                    client.query_one("SELECT pg_catalog.pg_backend_pid()", &[]).await?.try_get(0)?;
                 let listed = target.live.list(&target.config.name, process, None);
                 let driver = Box::pin(async move {
                     let _listed = listed;
@@ -282,10 +284,12 @@ impl Target {
                     return Err(self.login_failed("the server ended SCRAM without proving who it is"));
                 }
                 Authentication::Ok => return Ok(()),
-                Authentication::Cleartext if !socket.is_tls() => {
+                Authentication::Cleartext
+                    if !socket.is_tls() || self.config.tls != UpstreamTls::VerifyFull =>
+                {
                     return Err(self.login_failed(
-                        "the server asks for the password in clear on an unencrypted connection; \
-                         set tls, or scram-sha-256 in its pg_hba.conf",
+                        "the server asks for the password in clear on a connection whose other end is not \
+                         proven; set tls = \"verify-full\", or scram-sha-256 in its pg_hba.conf",
                     ));
                 }
                 Authentication::Cleartext => frontend::put_password(&mut answer, self.secret()?.as_bytes()),
@@ -361,18 +365,7 @@ impl Target {
         let (process, key) = key_data.unwrap_or_default();
         let rest = inbox.into_bytes();
         let (user, search_path) = (None, None);
-        Ok(Upstream {
-            socket,
-            rest,
-            greeting,
-            parameters,
-            notices,
-            process,
-            key,
-            address,
-            user,
-            search_path,
-        })
+        Ok(Upstream { socket, rest, greeting, parameters, notices, process, key, address, user, search_path })
     }
 
     async fn message(

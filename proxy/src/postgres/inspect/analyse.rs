@@ -12,9 +12,9 @@ use pg_query::protobuf::node::Node as N;
 use pg_query::protobuf::summary_result::Context;
 
 use super::catalog::CatalogSnapshot;
-use super::facts::{EXECUTE_UNKNOWN, NO_CATALOG, Facts, MAX_LISTED, Reference, SettingChange};
+use super::facts::{EXECUTE_UNKNOWN, Facts, MAX_LISTED, NO_CATALOG, Reference, SettingChange};
 use super::redact::{Redacted, SecretParameters, redact_secrets};
-use super::settings::{SearchPath, Settings};
+use super::settings::Settings;
 use super::statement::statement;
 use super::template::template;
 use super::walk::Walk;
@@ -107,8 +107,7 @@ fn from_tree(
     catalog: &CatalogSnapshot,
     tenant: &TenantKey,
 ) -> Facts {
-    let path = &settings.search_path;
-    let mut walk = Walk::new(catalog, tenant, path);
+    let mut walk = Walk::new(catalog, tenant, settings);
     let mut outcomes = Vec::with_capacity(statements.len());
     for raw in statements {
         if let Some(node) = raw.stmt.as_ref().and_then(|node| node.node.as_ref()) {
@@ -144,8 +143,12 @@ pub fn found(walk: Walk<'_>, catalog: &CatalogSnapshot) -> Facts {
     // A body that nobody here knows can set the search path as well.
     let sets_config = walk.sets_config
         || ["unknown-function", "dynamic-sql"].iter().any(|reason| walk.opaque.contains(reason));
+    let mut walk = walk;
+    beneath_views(&mut walk.read, catalog);
+    beneath_views(&mut walk.written, catalog);
     let mut facts = Facts {
         has_predicate: !walk.open,
+        temporary: walk.temporary.into_iter().collect(),
         opaque: walk.opaque.into_iter().collect(),
         functions: walk.functions.into_iter().collect(),
         ..Facts::default()
@@ -160,6 +163,16 @@ pub fn found(walk: Walk<'_>, catalog: &CatalogSnapshot) -> Facts {
         cut(list, &mut facts.opaque);
     }
     facts
+}
+
+/// Adds the relations that views among these stand for.
+fn beneath_views(relations: &mut BTreeSet<Rel>, catalog: &CatalogSnapshot) {
+    let views: Vec<usize> = relations.iter().filter_map(|rel| rel.place).collect();
+    for beneath in views.into_iter().flat_map(|at| catalog.beneath(at)) {
+        if let Some(relation) = catalog.at(beneath) {
+            relations.insert(Rel { label: relation.label(), place: Some(beneath) });
+        }
+    }
 }
 
 /// The relation with the largest estimate; without estimates the first written, else the first read.
@@ -199,8 +212,7 @@ fn from_summary(
     catalog: &CatalogSnapshot,
     tenant: &TenantKey,
 ) -> Facts {
-    let path: &SearchPath = &settings.search_path;
-    let mut walk = Walk::new(catalog, tenant, path);
+    let mut walk = Walk::new(catalog, tenant, settings);
     walk.opaque.insert("too-deep");
     for table in &summary.protobuf.tables {
         if table.context == Context::Select as i32 || table.context == Context::None as i32 {

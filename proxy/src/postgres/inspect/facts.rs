@@ -37,6 +37,8 @@ pub struct Facts {
     pub est_rows: Option<i64>,
     /// The text with its secrets replaced, when it holds any: content must hold this instead.
     pub redacted: Option<Arc<str>>,
+    /// Names of the temporary relations that it makes.
+    pub temporary: Vec<String>,
     /// Parameters whose values content must not hold.
     pub secret_parameters: SecretParameters,
     /// Prepared statements and cursors that it defines or uses, in the order of the text.
@@ -83,7 +85,14 @@ impl Facts {
         let opaque = vec![reason];
         // Nobody knows where its parameters stand.
         let secret_parameters = SecretParameters::All;
-        Self { statement_kind: "unparsed", statement_count: 1, opaque, setting_changes, secret_parameters, ..Self::default() }
+        Self {
+            statement_kind: "unparsed",
+            statement_count: 1,
+            opaque,
+            setting_changes,
+            secret_parameters,
+            ..Self::default()
+        }
     }
 
     /// Whether its text or parameters hold secrets, which an error or notice may repeat.

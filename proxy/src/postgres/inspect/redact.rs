@@ -112,7 +112,9 @@ pub fn is_secret_value(value: &[u8]) -> bool {
 /// Whether a value is the name of a secret, so that another value is the secret.
 pub fn is_secret_name(value: &[u8]) -> bool {
     let lawful = |b: &u8| b.is_ascii_alphanumeric() || matches!(b, b'_' | b'.' | b'-');
-    value.len() <= 128 && value.iter().all(lawful) && marked(&String::from_utf8_lossy(value).to_ascii_lowercase())
+    value.len() <= 128
+        && value.iter().all(lawful)
+        && marked(&String::from_utf8_lossy(value).to_ascii_lowercase())
 }
 
 #[derive(Clone, Copy)]
@@ -156,7 +158,8 @@ impl Redaction<'_> {
         for token in &all {
             if token.kind == Kind::Comment {
                 let comment = text(token);
-                if is_secret_text(&comment.to_ascii_lowercase()) || is_connection_string(Kind::Text, comment) {
+                if is_secret_text(&comment.to_ascii_lowercase()) || is_connection_string(Kind::Text, comment)
+                {
                     edit.replace(token, "/* *** */ ");
                 }
                 continue;
@@ -194,7 +197,10 @@ impl Redaction<'_> {
             if own_escape
                 || is_secret(here)
                 || is_secret_text(&lower) && !quoted_body
-                || program && (lower.contains(" -u") || lower.contains(" -h") || is_connection_string(Kind::Text, &value))
+                || program
+                    && (lower.contains(" -u")
+                        || lower.contains(" -h")
+                        || is_connection_string(Kind::Text, &value))
             {
                 edit.replace(token, REPLACED);
             } else if is_connection_string(token.kind, &value) {
@@ -297,9 +303,12 @@ fn follows_secret_name<'a>(before: &[Token], text: impl Fn(&Token) -> &'a str) -
             return true;
         }
         let between = match token.kind {
-            Kind::Word => ["to", "text", "varchar", "is", "not", "like", "ilike", "in", "from", "distinct", "any", "all", "some", "array", "row"]
-                .iter()
-                .any(|w| word.eq_ignore_ascii_case(w)),
+            Kind::Word => [
+                "to", "text", "varchar", "is", "not", "like", "ilike", "in", "from", "distinct", "any",
+                "all", "some", "array", "row",
+            ]
+            .iter()
+            .any(|w| word.eq_ignore_ascii_case(w)),
             Kind::Operator => true,
             Kind::Mark if word == "," => {
                 // In a list only a literal names the next one: set_config('my.password', '…').
@@ -335,7 +344,8 @@ fn follows_secret_name<'a>(before: &[Token], text: impl Fn(&Token) -> &'a str) -
 
 /// Whether a literal is compared with a secret's name behind it: `'…' = password`.
 fn precedes_secret_name<'a>(after: &[Token], text: impl Fn(&Token) -> &'a str) -> bool {
-    let compares = |t: &Token| t.kind == Kind::Operator && text(t) != "||" || text(t).eq_ignore_ascii_case("in");
+    let compares =
+        |t: &Token| t.kind == Kind::Operator && text(t) != "||" || text(t).eq_ignore_ascii_case("in");
     match after {
         [operator, rest @ ..] if compares(operator) => {
             let names = rest.iter().take(5).take_while(|t| {
@@ -497,7 +507,9 @@ fn inserted_secrets<'a>(
             continue;
         }
         let rest = tokens.iter().enumerate().skip(from).take_while(|(_, t)| text(t) != ";");
-        let first = rest.clone().find(|(_, t)| ["values", "select", "with", "table"].iter().any(|w| is_word(t, text(t), w)));
+        let first = rest
+            .clone()
+            .find(|(_, t)| ["values", "select", "with", "table"].iter().any(|w| is_word(t, text(t), w)));
         let plain = first.is_some_and(|(_, t)| is_word(t, text(t), "values"));
         let (mut depth, mut column) = (0usize, 0usize);
         for (at, token) in rest {

@@ -4,10 +4,14 @@
 //! as soon as it may be something else than what was followed, it is [`SearchPath::Unknown`], and a name then
 //! stands for every relation that bears it.
 
+use std::collections::BTreeSet;
 use std::sync::Arc;
 
 use super::facts::{Facts, SettingChange};
 use super::lexer::{Kind, Lexer, name_of};
+
+/// Names of temporary relations that one session may have.
+const MAX_TEMPORARY: usize = 1000;
 
 /// Where unqualified names are looked up.
 #[derive(Debug, Clone, PartialEq, Eq, Hash)]
@@ -25,6 +29,8 @@ pub struct Settings {
     pub search_path: SearchPath,
     /// The role that `$user` stands for, as long as it is known.
     pub user: Option<Arc<str>>,
+    /// Names of temporary relations that the session may have made: they come before all others.
+    pub temporary: Arc<BTreeSet<String>>,
     /// `standard_conforming_strings`, as the server last reported it.
     pub standard_conforming_strings: bool,
 }
@@ -55,7 +61,20 @@ impl Settings {
     /// What a session of `role` starts with when neither it nor the target sets anything.
     pub fn initial(role: &str) -> Self {
         let search_path = SearchPath::parse("\"$user\", public", Some(role));
-        Self { search_path, user: Some(role.into()), standard_conforming_strings: true }
+        Self {
+            search_path,
+            user: Some(role.into()),
+            temporary: Arc::default(),
+            standard_conforming_strings: true,
+        }
+    }
+
+    /// Temporary relations of these names may be made.
+    pub fn made_temporary(&mut self, names: &[String]) {
+        let room = MAX_TEMPORARY.saturating_sub(self.temporary.len());
+        if names.iter().any(|name| !self.temporary.contains(name)) {
+            Arc::make_mut(&mut self.temporary).extend(names.iter().take(room).cloned());
+        }
     }
 
     /// Something was sent on that may have set anything.

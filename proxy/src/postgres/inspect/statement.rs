@@ -78,6 +78,22 @@ pub fn statement(walk: &mut Walk<'_>, node: &N) -> Outcome {
             }
             kind("ddl")
         }
+        N::CreateStmt(create) => {
+            if let Some(relation) = create.relation.as_ref().filter(|r| r.relpersistence == "t") {
+                walk.write_relation(relation);
+            } else {
+                touched(walk, create);
+            }
+            kind("ddl")
+        }
+        N::RenameStmt(rename) => {
+            let relation = rename.relation.as_ref().map(|r| r.relname.as_str()).unwrap_or_default();
+            if walk.settings.temporary.contains(relation) {
+                walk.temporary.insert(rename.newname.clone());
+            }
+            touched(walk, node);
+            kind("ddl")
+        }
         N::RuleStmt(rule) => {
             if let Some(relation) = &rule.relation {
                 walk.write_relation(relation);
@@ -195,7 +211,7 @@ fn defined(
     query: &N,
     reference: impl FnOnce(Arc<Facts>) -> Reference,
 ) -> Outcome {
-    let mut own = Walk::new(walk.catalog, walk.tenant, walk.path);
+    let mut own = Walk::new(walk.catalog, walk.tenant, walk.settings);
     let outcome = statement(&mut own, query);
     let mut facts = found(own, walk.catalog);
     facts.statement_kind = outcome.kind;
@@ -331,7 +347,10 @@ fn set(walk: &mut Walk<'_>, set: &pg::VariableSetStmt) -> Outcome {
         outcome.setting_changes.push(SettingChange::Role);
     } else if path {
         outcome.setting_changes.push(SettingChange::Unknown);
-    } else if ["standard_conforming_strings", "client_encoding", "backslash_quote", "names"].iter().any(|name| set.name.eq_ignore_ascii_case(name)) {
+    } else if ["standard_conforming_strings", "client_encoding", "backslash_quote", "names"]
+        .iter()
+        .any(|name| set.name.eq_ignore_ascii_case(name))
+    {
         outcome.setting_changes.push(SettingChange::Lexing);
     }
     outcome

@@ -15,7 +15,7 @@ use super::spill::{HELD, Spill};
 use crate::postgres::codec::frontend::{self, Frontend, Kind, Named};
 use crate::postgres::codec::{FrameError, HEADER, header};
 use crate::postgres::inspect::facts::EXECUTE_UNKNOWN;
-use crate::postgres::inspect::{Facts, Reference, SecretParameters};
+use crate::postgres::inspect::{Facts, Reference, SecretParameters, SettingChange};
 use crate::recording::RecordingError;
 
 /// Bytes walked before other sessions of the core get their turn.
@@ -313,8 +313,10 @@ impl Session {
                 Reference::Executes(_) | Reference::Fetches(_) => {}
             }
         }
-        if facts.may_define_names() {
-            // What it runs can prepare, deallocate, open and close by any name.
+        self.settings.made_temporary(&facts.temporary);
+        let renames = facts.setting_changes.iter().any(|c| !matches!(c, SettingChange::Lexing));
+        if facts.may_define_names() || renames || !facts.temporary.is_empty() {
+            // A new path or a temporary relation gives prepared statements another meaning, too. What it runs can prepare, deallocate, open and close by any name.
             self.names.doubt();
         }
     }

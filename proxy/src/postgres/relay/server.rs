@@ -320,9 +320,7 @@ impl Session {
 
     fn function_result(&mut self, bytes: usize, digest: Digest) -> Result<(), End> {
         let (recorded, started) = match self.answers.front_but_sync() {
-            Some(Owed::Call(run))
-                if !run.failed && run.refusal.is_none() && !run.recorded.finished.get() =>
-            {
+            Some(Owed::Call(run)) if !run.failed && run.refusal.is_none() && !run.recorded.finished.get() => {
                 (Rc::clone(&run.recorded), run.started_ns)
             }
             _ => return Err(self.unasked(Kind::FunctionResult)),
@@ -443,7 +441,8 @@ impl Session {
                 }
                 Reference::Declares(name, inner, holds) if done => {
                     if self.cursors.len() < super::session::MAX_NAMES {
-                        let cursor = Cursor { facts: Arc::clone(inner), epoch: recorded.epoch, holds: *holds };
+                        let cursor =
+                            Cursor { facts: Arc::clone(inner), epoch: recorded.epoch, holds: *holds };
                         self.cursors.insert(name.as_bytes().into(), cursor);
                     }
                     self.names.is_cursor(name, inner, recorded.epoch, *holds);

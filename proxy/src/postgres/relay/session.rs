@@ -162,7 +162,8 @@ impl Session {
             None => SearchPath::Unknown,
         };
         let user = parts.user.map(Into::into);
-        let settings = Settings { search_path, user, standard_conforming_strings: true };
+        let temporary = Arc::default();
+        let settings = Settings { search_path, user, temporary, standard_conforming_strings: true };
         let mut session = Self {
             dirty: true,
             recording: parts.recording,

@@ -69,12 +69,7 @@ impl<T> Default for Slot<T> {
 
 impl<T> Default for Slots<T> {
     fn default() -> Self {
-        Self {
-            named: HashMap::new(),
-            unnamed: Slot::default(),
-            touched: HashMap::new(),
-            all_touched: None,
-        }
+        Self { named: HashMap::new(), unnamed: Slot::default(), touched: HashMap::new(), all_touched: None }
     }
 }
 
@@ -192,7 +187,11 @@ mod tests {
         slots.send(b"s", 1, Some(2));
         assert_eq!(slots.latest(b"s", window(1, 1, 2)), Latest::This(&2));
         slots.settle(b"s", false);
-        assert_eq!(slots.latest(b"s", window(2, 1, 2)), Latest::This(&1), "the target refused: the name exists");
+        assert_eq!(
+            slots.latest(b"s", window(2, 1, 2)),
+            Latest::This(&1),
+            "the target refused: the name exists"
+        );
     }
 
     #[test]

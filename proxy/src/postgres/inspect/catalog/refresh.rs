@@ -14,6 +14,7 @@ use tokio::time::Instant;
 use tokio_postgres::{Client, Config, NoTls};
 
 use super::{CatalogSnapshot, Relation, SharedCatalog};
+use crate::postgres::upstream::UpstreamError;
 
 /// Longest time for connecting, and for reading once.
 const PATIENCE: Duration = Duration::from_secs(30);
@@ -51,6 +52,15 @@ const FUNCTIONS: &str = "
     SELECT DISTINCT n.nspname::text, p.proname::text
     FROM pg_catalog.pg_proc p JOIN pg_catalog.pg_namespace n ON n.oid = p.pronamespace
     WHERE n.nspname !~ '^pg_temp_'
+    ORDER BY 1, 2";
+
+/// What views read, but for those of the system.
+const VIEWS: &str = "
+    SELECT DISTINCT r.ev_class, d.refobjid
+    FROM pg_catalog.pg_rewrite r
+    JOIN pg_catalog.pg_depend d ON d.objid = r.oid
+     AND d.classid = 'pg_catalog.pg_rewrite'::regclass AND d.refclassid = 'pg_catalog.pg_class'::regclass
+    WHERE r.ev_type = '1' AND d.refobjid <> r.ev_class AND r.ev_class >= 16384
     ORDER BY 1, 2";
 
 /// Schemas, types, indexes and extensions: statements name them, too.
@@ -199,8 +209,9 @@ fn forgotten(catalogs: &Catalogs, key: &(String, String), catalog: &SharedCatalo
 
 /// Whether the target says that there is no such database (any more).
 fn is_no_database(error: &(dyn std::error::Error + Send + Sync + 'static)) -> bool {
-    let said = error.downcast_ref::<tokio_postgres::Error>().and_then(|e| e.code());
-    said == Some(&tokio_postgres::error::SqlState::INVALID_CATALOG_NAME)
+    let refused = error.downcast_ref::<UpstreamError>().map(UpstreamError::sqlstate);
+    let said = error.downcast_ref::<tokio_postgres::Error>().and_then(|e| e.code()).map(|code| code.code());
+    refused.or(said) == Some("3D000")
 }
 
 async fn read_once(
@@ -255,7 +266,11 @@ pub async fn refresh(client: &Client) -> Result<CatalogSnapshot, tokio_postgres:
     for row in client.query(NAMES, &[]).await? {
         names.push(row.try_get(0)?);
     }
-    Ok(CatalogSnapshot::new(relations, functions, names))
+    let mut views = Vec::new();
+    for row in client.query(VIEWS, &[]).await? {
+        views.push((row.try_get(0)?, row.try_get(1)?));
+    }
+    Ok(CatalogSnapshot::new(relations, functions, names).with_views(&views))
 }
 
 /// A partitioned table has the rows of its leaves, whether it was analysed itself or not.
