@@ -42,6 +42,9 @@ use open::Opened;
 use pipe::Pipe;
 use startup::Outcome;
 
+/// How long a client may be silent in the middle of a message that is kept aside.
+const HALF_SENT: Duration = Duration::from_secs(60);
+
 /// How long the last bytes of a session may take to leave.
 const LAST_BYTES: Duration = Duration::from_secs(2);
 
@@ -116,6 +119,9 @@ struct Watch {
     every: Duration,
     last_heard: Instant,
     heard: u64,
+    /// Since when the client has sent nothing, as far as was looked, and how much it had sent then.
+    silent_since: Instant,
+    silent_at: u64,
     idle: Option<Duration>,
     drain_until: Option<Instant>,
 }
@@ -157,6 +163,8 @@ impl<'a> Relay<'a> {
             every,
             last_heard: Instant::now(),
             heard: 0,
+            silent_since: Instant::now(),
+            silent_at: 0,
             idle: self.service.config.idle_timeout_seconds.map(Duration::from_secs),
             drain_until: None,
         };
@@ -274,6 +282,11 @@ impl<'a> Relay<'a> {
         if heard != watch.heard || !session.is_quiet() {
             watch.heard = heard;
             watch.last_heard = now;
+        }
+        if heard != watch.silent_at || !session.spills() {
+            (watch.silent_at, watch.silent_since) = (heard, now);
+        } else if now.duration_since(watch.silent_since) >= HALF_SENT {
+            return Err(End::Idle { seconds: HALF_SENT.as_secs() });
         }
         if let Some(idle) = watch.idle
             && session.is_idle()

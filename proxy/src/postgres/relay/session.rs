@@ -225,6 +225,11 @@ impl Session {
         matches!(self.target_within, Within::Frames)
     }
 
+    /// Whether a long message of the client has come in part.
+    pub fn spills(&self) -> bool {
+        matches!(self.client_within, Within::Spilling(_))
+    }
+
     /// Whether a message of the gateway's own may follow what the client has sent.
     pub fn at_client_boundary(&self) -> bool {
         matches!(self.client_within, Within::Frames | Within::Spilling(_))
