@@ -18,6 +18,7 @@ mod doctor;
 mod facts;
 mod fuzz_seeds;
 mod http;
+mod identity;
 mod pipeline;
 mod postgres;
 mod replay;

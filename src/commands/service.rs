@@ -1,6 +1,7 @@
 //! `bodycam up`, `gateway`, `recorder`: one process, any of the parts, drained in order.
 
 use std::net::SocketAddr;
+use std::path::Path;
 use std::process::ExitCode;
 use std::sync::Arc;
 
@@ -18,6 +19,10 @@ use tokio::sync::{mpsc, watch};
 use tokio::task::JoinHandle;
 
 use crate::config::Config;
+
+mod reload;
+
+use reload::Reload;
 
 /// Which parts run in this process.
 #[derive(Debug, Clone, Copy, Default)]
@@ -44,11 +49,14 @@ pub enum AdminAt {
     RecorderListen,
 }
 
-/// Runs the parts until SIGTERM or SIGINT, then drains.
-pub fn run(config: &Config, parts: Parts) -> Result<ExitCode> {
+/// Runs the parts that the configuration at `path` describes until SIGTERM or SIGINT, then drains.
+pub fn run(path: &Path, parts: Parts) -> Result<ExitCode> {
+    let config = &Config::load(path)?;
     init_logging();
     let mut running = Running::start(config, Clock::system(), parts)?;
-    let stopped = running.wait_for_signal()?;
+    let reload = running.follow(path, config)?;
+    let stopped = running.wait_for_signal(reload.as_ref())?;
+    drop(reload);
     running.drain()?;
     match stopped {
         None => Ok(ExitCode::SUCCESS),
@@ -72,6 +80,7 @@ pub struct Running {
 /// The gateway and what it serves.
 struct Serving {
     gateway: Gateway,
+    directory: Directory,
     postgres: Option<Arc<postgres::Service>>,
     http: Option<Arc<http::Service>>,
 }
@@ -164,17 +173,29 @@ impl Running {
         Ok(())
     }
 
-    /// Returns on SIGTERM or SIGINT, or with the error of a part that ended by itself.
-    fn wait_for_signal(&mut self) -> Result<Option<anyhow::Error>> {
+    /// Follows the file while a gateway runs.
+    fn follow(&self, path: &Path, config: &Config) -> Result<Option<Reload>> {
+        let Some(serving) = &self.gateway else { return Ok(None) };
+        let producer = serving.gateway.producer().clone();
+        Reload::start(path, config.clone(), serving.directory.clone(), producer).map(Some)
+    }
+
+    /// Returns on SIGTERM or SIGINT, or with the error of a part that ended by itself. SIGHUP has the
+    /// configuration read again.
+    fn wait_for_signal(&mut self, reload: Option<&Reload>) -> Result<Option<anyhow::Error>> {
         use tokio::signal::unix::{SignalKind, signal};
         let (ended, background) = (&mut self.ended, &mut self.background);
         self.runtime.block_on(async {
             let mut terminate = signal(SignalKind::terminate()).context("cannot listen for SIGTERM")?;
             let mut interrupt = signal(SignalKind::interrupt()).context("cannot listen for SIGINT")?;
-            tokio::select! {
-                _ = terminate.recv() => Ok(None),
-                _ = interrupt.recv() => Ok(None),
-                Some(name) = ended.recv() => Ok(Some(why(background, name).await)),
+            let mut hangup = signal(SignalKind::hangup()).context("cannot listen for SIGHUP")?;
+            loop {
+                tokio::select! {
+                    _ = terminate.recv() => return Ok(None),
+                    _ = interrupt.recv() => return Ok(None),
+                    Some(()) = hangup.recv() => reload.iter().for_each(|reload| reload.now()),
+                    Some(name) = ended.recv() => return Ok(Some(why(background, name).await)),
+                }
             }
         })
     }
@@ -306,12 +327,12 @@ fn start_gateway(config: &Config, clock: Clock) -> Result<Serving> {
     }
     if let Some(http) = &config.http {
         let drain = std::time::Duration::from_secs(config.gateway.drain_seconds);
-        let service = Arc::new(http::Service::new(http.clone(), directory, slots, own, drain)?);
+        let service = Arc::new(http::Service::new(http.clone(), directory.clone(), slots, own, drain)?);
         http_service = Some(Arc::clone(&service));
         listeners.push((http.listen.to_string(), Service::Http(service)));
     }
     let gateway = Gateway::start(&config.gateway, producer, listeners)?;
-    Ok(Serving { gateway, postgres: postgres_service, http: http_service })
+    Ok(Serving { gateway, directory, postgres: postgres_service, http: http_service })
 }
 
 /// What is in force until policies exist: who may reach what.

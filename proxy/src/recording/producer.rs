@@ -80,6 +80,7 @@ struct Inner {
     stopping: AtomicBool,
     /// Whether the ledger has records that the spool has not taken: events must wait for them.
     ledger_behind: AtomicBool,
+    policy: Mutex<Digest>,
     epoch: i64,
 }
 
@@ -176,6 +177,7 @@ impl Producer {
         }
         let keys = KeysLane { writer: spool.lane(KEYS_LANE)?, names: HashSet::new() };
         let epoch = lane.ledger.epoch();
+        let policy = Mutex::new(options.policy_digest);
         Ok(Self {
             inner: Arc::new(Inner {
                 options,
@@ -186,6 +188,7 @@ impl Producer {
                 open: Mutex::default(),
                 stopping: AtomicBool::new(false),
                 ledger_behind: AtomicBool::new(written.is_err()),
+                policy,
                 epoch,
             }),
         })
@@ -259,7 +262,12 @@ impl Producer {
 
     /// Digest of the policy in force.
     pub fn policy_digest(&self) -> Digest {
-        self.inner.options.policy_digest
+        *lock(&self.inner.policy)
+    }
+
+    /// Another policy is in force: sessions that open from now on are recorded under it.
+    pub fn set_policy_digest(&self, digest: Digest) {
+        *lock(&self.inner.policy) = digest;
     }
 
     /// Counters since START.
