@@ -5,7 +5,9 @@
 //! 2. A statement's event is in the spool before its bytes leave for the target; a result's event before
 //!    CommandComplete or ReadyForQuery leave for the client; a row chunk before it is forwarded. The relay
 //!    appends, then awaits [`SessionPen::persist`], then writes to its sockets.
-//! 3. The seal follows the last event. A session whose process dies is sealed by the next epoch (CRASH).
+//! 3. The seal follows the last event, when the spool has taken it: until then the lane keeps the session and
+//!    tries again. A session whose process ends before that is sealed by the next epoch (CRASH); no STOP is
+//!    written over it.
 //!
 //! A full or failing spool holds traffic for [`RecordingConfig::hold_seconds`], then closes the sessions.
 
