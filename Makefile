@@ -33,6 +33,7 @@ python: prerequisites
 test: python ## unit, property and end-to-end tests against real servers
 	cargo build --workspace --all-targets
 	cargo test --workspace --no-fail-fast
+	$(MAKE) --no-print-directory fuzz-smoke
 
 .PHONY: lint
 lint: prerequisites ## formatting, clippy with warnings denied, documentation
@@ -50,6 +51,14 @@ docs: ## regenerate the generated parts of the documentation
 	cargo build --workspace --bins
 	$(BODYCAM) config reference > docs/configuration.md
 
+.PHONY: bench
+BENCH ?=
+bench: ## the numbers of docs/benchmarks.md (BENCH="--only point --rounds 5" to choose)
+	@deploy/prerequisites.sh pgbouncer chrt
+	cargo build --release --bin bodycam --no-default-features --features gateway,recorder,reader
+	cargo build --release -p bodycam-proxy -p bodycam-recorder -p bodycam-replay-tui --examples
+	python3 tests/bench/bench.py --bin $(CARGO_TARGET_DIR)/release $(BENCH)
+
 .PHONY: deny
 deny: ## licences, bans and sources of all dependencies (needs cargo-deny)
 	cargo deny check licenses bans sources
@@ -59,16 +68,39 @@ clean: ## remove what was built
 	cargo clean
 
 FUZZ_TARGETS := frontend_frames backend_frames startup_packet http_head event_record commit
-FUZZ_SECONDS ?= 5
+FUZZ_DIR := $(CARGO_TARGET_DIR)/fuzz
+FUZZ_HOST = $(shell rustc -vV | sed -n 's/host: //p')
+FUZZ_LIMITS := -max_len=4096 -timeout=20 -rss_limit_mb=2048
+# Seconds a target for `make fuzz`; runs a target for `make fuzz-smoke`.
+FUZZ_SECONDS ?= 20
+FUZZ_RUNS ?= 10000
+FUZZ_SEED ?= 1
+# What cargo-fuzz passes, so that stable cargo builds targets that see their coverage.
+FUZZ_FLAGS := --cfg fuzzing -Cpasses=sancov-module -Cllvm-args=-sanitizer-coverage-level=4 \
+  -Cllvm-args=-sanitizer-coverage-inline-8bit-counters -Cllvm-args=-sanitizer-coverage-pc-table \
+  -Cllvm-args=-sanitizer-coverage-trace-compares -Ccodegen-units=1
+
+.PHONY: fuzz-smoke
+fuzz-smoke: prerequisites ## run every fuzz target FUZZ_RUNS times from its seeds (part of `make test`)
+	cd tests/fuzz && CARGO_TARGET_DIR=$(FUZZ_DIR) CARGO_INCREMENTAL=0 RUSTFLAGS="$(FUZZ_FLAGS)" \
+	  cargo build --bins --target $(FUZZ_HOST)
+	@for target in $(FUZZ_TARGETS); do \
+	  corpus=$$(mktemp -d); log=$(FUZZ_DIR)/$$target.log; \
+	  if $(FUZZ_DIR)/$(FUZZ_HOST)/debug/$$target -runs=$(FUZZ_RUNS) -seed=$(FUZZ_SEED) $(FUZZ_LIMITS) \
+	    -artifact_prefix=$(FUZZ_DIR)/$$target- $$corpus tests/fuzz/seeds/$$target >$$log 2>&1; \
+	  then echo "fuzz: $$target: $$(tail -n 1 $$log)"; rm -r $$corpus; \
+	  else tail -n 40 $$log; echo "fuzz: $$target failed; seed $(FUZZ_SEED), log $$log"; exit 1; fi; \
+	done
 
 .PHONY: fuzz
-fuzz: prerequisites ## run every fuzz target for FUZZ_SECONDS (stable toolchain, no sanitizer)
-	cd tests/fuzz && CARGO_TARGET_DIR=$(CARGO_TARGET_DIR)/fuzz \
-	  RUSTFLAGS="--cfg fuzzing -Cpasses=sancov-module -Cllvm-args=-sanitizer-coverage-level=4 -Cllvm-args=-sanitizer-coverage-inline-8bit-counters -Cllvm-args=-sanitizer-coverage-pc-table -Ccodegen-units=1" \
-	  cargo build --target $$(rustc -vV | sed -n 's/host: //p')
+fuzz: prerequisites ## run every fuzz target for FUZZ_SECONDS with cargo-fuzz (`cargo install cargo-fuzz`), on stable
 	@for target in $(FUZZ_TARGETS); do \
-	  echo "fuzz: $$target"; mkdir -p $(CARGO_TARGET_DIR)/fuzz/corpus/$$target; \
-	  $(CARGO_TARGET_DIR)/fuzz/$$(rustc -vV | sed -n 's/host: //p')/debug/$$target \
-	    -max_total_time=$(FUZZ_SECONDS) -rss_limit_mb=2048 -max_len=4096 -verbosity=0 -print_final_stats=0 \
-	    -artifact_prefix=$(CARGO_TARGET_DIR)/fuzz/$$target- $(CARGO_TARGET_DIR)/fuzz/corpus/$$target || exit 1; \
+	  mkdir -p $(FUZZ_DIR)/corpus/$$target; \
+	  cargo fuzz run --fuzz-dir tests/fuzz --target-dir $(FUZZ_DIR) --sanitizer none --dev $$target \
+	    $(FUZZ_DIR)/corpus/$$target tests/fuzz/seeds/$$target \
+	    -- -max_total_time=$(FUZZ_SECONDS) $(FUZZ_LIMITS) -verbosity=0 || exit 1; \
 	done
+
+.PHONY: fuzz-seeds
+fuzz-seeds: ## write the seeds of the fuzz targets anew, from the test vectors and our own encoders
+	BODYCAM_UPDATE=1 cargo test --workspace --test suite -- fuzz_seeds

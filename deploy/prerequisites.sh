@@ -1,13 +1,20 @@
 #!/usr/bin/env bash
 # Makes sure that what the build, the demonstration and the tests need is there: as root on Debian it installs
 # what is missing, otherwise it prints the one line that does.
+#
+#   deploy/prerequisites.sh [PROGRAM…]    and these programs besides
 set -euo pipefail
+export PATH="$PATH:/usr/sbin:/sbin"
 
 declare -A PACKAGE=(
     [cc]=build-essential [make]=make [git]=git [curl]=curl [tmux]=tmux [python3]=python3 [pkg-config]=pkg-config
     [psql]=postgresql-client
 )
+declare -A ON_REQUEST=([pgbouncer]=pgbouncer [chrt]=util-linux [kcat]=kcat)
 missing=()
+for program in "$@"; do
+    command -v "$program" >/dev/null 2>&1 || missing+=("${ON_REQUEST[$program]}")
+done
 for program in "${!PACKAGE[@]}"; do
     command -v "$program" >/dev/null 2>&1 || missing+=("${PACKAGE[$program]}")
 done

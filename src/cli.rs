@@ -7,6 +7,9 @@ use clap::{Args, Parser, Subcommand, ValueEnum};
 /// A body camera for AI agents: records, judges, replays and proves what they did.
 #[derive(Debug, Parser)]
 #[command(name = "bodycam", version, max_term_width = 110, disable_help_subcommand = true)]
+#[command(
+    after_help = "Example:\n  bodycam demo\n\nEvery subcommand has an example: bodycam SUBCOMMAND --help"
+)]
 pub struct Cli {
     /// What to do.
     #[command(subcommand)]
@@ -65,7 +68,7 @@ pub enum Command {
     Recorder(ConfigArg),
     #[cfg(feature = "analyzer")]
     /// Hunt exfiltration in the lake
-    #[command(subcommand)]
+    #[command(subcommand, after_help = "Example:\n  bodycam detect watch --config bodycam.toml")]
     Detect(Detect),
     #[cfg(feature = "analyzer")]
     /// Ask the lake in SQL (read-only)
@@ -112,15 +115,15 @@ pub enum Command {
     },
     #[cfg(feature = "reader")]
     /// List and show sessions
-    #[command(subcommand)]
+    #[command(subcommand, after_help = "Example:\n  bodycam sessions ls --lake lake")]
     Sessions(Sessions),
     #[cfg(feature = "reader")]
     /// List and search events
-    #[command(subcommand)]
+    #[command(subcommand, after_help = "Example:\n  bodycam events grep customers --lake lake")]
     Events(Events),
     #[cfg(feature = "reader")]
     /// List findings
-    #[command(subcommand)]
+    #[command(subcommand, after_help = "Example:\n  bodycam findings ls --lake lake")]
     Findings(Findings),
     #[cfg(feature = "gateway")]
     /// List the people, agents and contractors of the configuration
@@ -128,7 +131,7 @@ pub enum Command {
     Principals(ConfigArg),
     #[cfg(feature = "gateway")]
     /// Issue, list and revoke tokens
-    #[command(subcommand)]
+    #[command(subcommand, after_help = "Example:\n  bodycam token issue --principal etl-agent --ttl 30d")]
     Token(Token),
     #[cfg(feature = "reader")]
     /// Check the record without trusting who stored it
@@ -173,7 +176,7 @@ pub enum Command {
     },
     #[cfg(feature = "gateway")]
     /// Check or explain the configuration
-    #[command(subcommand)]
+    #[command(subcommand, after_help = "Example:\n  bodycam config check --config bodycam.toml")]
     Config(ConfigCommand),
 }
 
@@ -375,7 +378,7 @@ pub enum Token {
         config: ConfigArg,
     },
     /// Revoke a token: open sessions that use it are closed within a minute
-    #[command(after_help = "Example:\n  bodycam token revoke 7f3a9c")]
+    #[command(after_help = "Example:\n  bodycam token revoke k3v5q7xw2mzb4ahc")]
     Revoke {
         /// Id of the token, as `token ls` shows it.
         id: String,

@@ -1,9 +1,10 @@
 //! `bodycam.toml`: each crate owns its section, this module only joins them, and checks what no section can see
 //! alone. A setting that would do nothing is refused.
 
+use std::ffi::OsString;
 use std::path::Path;
 
-use anyhow::{Context, Result};
+use anyhow::{Context, Result, anyhow};
 use schemars::JsonSchema;
 use serde::de::DeserializeOwned;
 use serde::{Deserialize, Serialize};
@@ -64,8 +65,14 @@ fn read(path: &Path) -> Result<String> {
 }
 
 /// `text` with the `BODYCAM__…` variables of `env` applied.
-fn parse<C: DeserializeOwned>(text: &str, env: impl Iterator<Item = (String, String)>) -> Result<C> {
-    let mut overrides: Vec<_> = env.filter(|(name, _)| name.starts_with(ENV_PREFIX)).collect();
+fn parse<C: DeserializeOwned>(text: &str, env: impl Iterator<Item = (OsString, OsString)>) -> Result<C> {
+    let mut overrides = Vec::new();
+    for (name, value) in env {
+        // Others may hold any bytes.
+        let Some(name) = name.to_str().filter(|name| name.starts_with(ENV_PREFIX)) else { continue };
+        let value = value.into_string().map_err(|_| anyhow!("environment variable {name}: not UTF-8"))?;
+        overrides.push((name.to_owned(), value));
+    }
     if overrides.is_empty() {
         // Errors then have line and column.
         return Ok(toml::from_str(text)?);

@@ -38,8 +38,8 @@ fn every_subcommand_has_help_with_an_example() {
         let args: Vec<&str> = path.iter().map(String::as_str).chain(["--help"]).collect();
         let help = bodycam(&args);
         let below = subcommands(&help);
-        if below.is_empty() {
-            leaves += 1;
+        leaves += usize::from(below.is_empty());
+        {
             let example = format!("bodycam {}", path.join(" "));
             let after =
                 help.split_once("Example").unwrap_or_else(|| panic!("no example in {example} --help")).1;
@@ -48,4 +48,36 @@ fn every_subcommand_has_help_with_an_example() {
         todo.extend(below.into_iter().map(|name| path.iter().cloned().chain([name]).collect()));
     }
     assert!(leaves >= 20, "only {leaves} subcommands were found");
+}
+
+#[test]
+fn the_smallest_configuration_of_the_readme_is_usable() {
+    let readme = read("README.md");
+    let toml = readme.split_once("```toml\n").unwrap().1.split_once("```").unwrap().0;
+    let dir = tempfile::tempdir().unwrap();
+    let path = dir.path().join("bodycam.toml");
+    std::fs::write(&path, toml).unwrap();
+    assert!(bodycam(&["config", "check", "--config", path.to_str().unwrap()]).contains("usable"));
+}
+
+#[test]
+fn links_of_the_documentation_lead_somewhere() {
+    let root = std::path::Path::new(env!("CARGO_MANIFEST_DIR"));
+    let mut pages = vec![root.join("README.md"), root.join("CHANGELOG.md")];
+    for dir in ["docs", "docs/adr"] {
+        pages.extend(std::fs::read_dir(root.join(dir)).unwrap().map(|entry| entry.unwrap().path()));
+    }
+    let mut checked = 0;
+    for page in pages.iter().filter(|p| p.extension().is_some_and(|e| e == "md")) {
+        let text = std::fs::read_to_string(page).unwrap();
+        for link in text.split("](").skip(1).filter_map(|rest| rest.split(')').next()) {
+            if link.starts_with("http") || link.starts_with('#') {
+                continue;
+            }
+            let target = page.parent().unwrap().join(link.split('#').next().unwrap());
+            assert!(target.exists(), "{}: {link} leads nowhere", page.display());
+            checked += 1;
+        }
+    }
+    assert!(checked >= 20, "only {checked} links were found");
 }

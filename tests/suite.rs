@@ -9,11 +9,14 @@
     clippy::type_complexity
 )]
 
+mod analyzer;
 mod architecture;
 mod crash;
+mod dependencies;
 mod docs;
 mod doctor;
 mod facts;
+mod fuzz_seeds;
 mod http;
 mod pipeline;
 mod postgres;

@@ -6,6 +6,7 @@
 
 use std::collections::{BTreeSet, HashMap};
 use std::future::Future;
+use std::path::Path;
 use std::pin::pin;
 use std::sync::Arc;
 use std::time::Duration;
@@ -16,17 +17,17 @@ use bodycam_lake::store::Put;
 use bodycam_lake::window::{WindowKey, WindowRecord};
 use bodycam_lake::windows::encode_findings;
 use bodycam_lake::{Lake, LakeError, Store, Windows};
+use bodycam_record::Id16;
 use bodycam_record::rule::{RuleId, Severity};
-use bodycam_record::{Digest, Id16};
 
 use crate::config::DetectConfig;
 use crate::engine::{Engine, Scope, spawn};
 use crate::error::AnalyzerError;
 use crate::findings::{News, mark};
-use crate::rules::{self, Batch, Fixture, Hit, LoadedRule, Sensitive, evaluate};
+use crate::rules::{self, Batch, Fixture, Hit, LoadedRule, RuleSource, Sensitive, evaluate};
 use crate::state::Rollups;
 use crate::watermark::watermark_ns;
-use crate::windows::{Due, Inputs, batches, candidates, due, has_seen, positions};
+use crate::windows::{Due, Inputs, Seen, batches, candidates, due, has_seen, positions};
 
 /// Most windows that one query looks at.
 const WINDOWS_AT_ONCE: i64 = 24;
@@ -107,10 +108,13 @@ pub struct TestOutcome {
     pub failure: Option<String>,
 }
 
-/// Runs the fixtures of the rules that `config` names. A rule without fixtures fails.
-pub async fn test(config: &DetectConfig) -> Result<Vec<TestOutcome>, AnalyzerError> {
+/// Runs the fixtures of the rules in a directory, or of those that come with the program. A rule without
+/// fixtures fails.
+pub async fn test(dir: Option<&Path>) -> Result<Vec<TestOutcome>, AnalyzerError> {
+    let source =
+        RuleSource { without_built_in: dir.is_some(), dir: dir.map(Path::to_owned), ..RuleSource::default() };
     let mut outcomes = Vec::new();
-    for rule in rules::load(&config.rules()?).await? {
+    for rule in rules::load(&source).await? {
         let outcome = |fixture: &str, failure| TestOutcome {
             rule: rule.rule.id.clone(),
             fixture: fixture.to_owned(),
@@ -145,8 +149,8 @@ pub struct Detector {
     windows: Windows,
     engine: Engine,
     rollups: Rollups,
-    /// Open windows whose findings, for these rows, have been told already.
-    told: HashMap<WindowKey, Digest>,
+    /// Windows about which, for these rows, there is nothing to record.
+    told: HashMap<WindowKey, (Seen, bool)>,
 }
 
 /// One look at the lake.
@@ -239,7 +243,7 @@ impl Detector {
             else {
                 continue;
             };
-            let told = !due.closes && self.told.get(&key) == Some(&due.input);
+            let told = self.told.get(&key) == Some(&(due.seen, due.closes));
             if told || record.is_some_and(|record| !has_seen(self.lake.state(), &record)) {
                 continue;
             }
@@ -297,7 +301,7 @@ impl Detector {
             let hits = hits.iter().filter(|hit| hit.window_start_ns == window.start_ns);
             let drafted = Draft::of(rule, window, hits, known.as_deref());
             if !drafted.is_worth_a_record {
-                self.told.insert(key, window.input);
+                self.told.insert(key, (window.seen, window.closes));
                 continue;
             }
             let Draft { rows, mut record, .. } = drafted;
@@ -311,10 +315,7 @@ impl Detector {
                 continue;
             }
             summary.records += 1;
-            match window.closes {
-                true => drop(self.told.remove(&key)),
-                false => drop(self.told.insert(key, window.input)),
-            }
+            self.told.remove(&key);
             news.extend(news_of(rule, rows, known.as_deref()));
             news.extend(retracted.into_iter().map(|id| News::Retracted {
                 id,
@@ -339,7 +340,8 @@ impl Detector {
 struct Draft {
     rows: Vec<FindingRow>,
     record: WindowRecord,
-    /// A closed window is always recorded; an open one when something new or worse can be told.
+    /// A window that closes or was touched is always recorded, an open one when something new or worse can be
+    /// told, and one whose history alone has changed when it now says something else.
     is_worth_a_record: bool,
 }
 
@@ -362,7 +364,11 @@ impl Draft {
         let retracted: Vec<Id16> =
             before.iter().map(|m| m.id).filter(|id| !findings.iter().any(|m| m.id == *id)).collect();
         let is_news = |severity: Severity, id| severity_before(id).is_none_or(|before| before < severity);
-        let is_worth_a_record = window.closes || findings.iter().any(|m| is_news(m.severity, m.id));
+        let is_worth_a_record = match (window.closes, window.is_recheck) {
+            (true, true) => findings != before,
+            (true, false) => true,
+            (false, _) => findings.iter().any(|m| is_news(m.severity, m.id)),
+        };
         let record = WindowRecord {
             version: VERSION,
             rule: rule.rule.id.clone(),
@@ -372,7 +378,8 @@ impl Draft {
             window_end_ns: window.start_ns.saturating_add(rule.rule.window.nanos()),
             n,
             closed: window.closes,
-            input: window.input,
+            input: window.seen.input,
+            history: window.seen.history,
             read: Vec::new(),
             files: Vec::new(),
             findings,
@@ -396,3 +403,6 @@ fn news_of(
         changed.then(|| News::found(row, &rule.rule, is_new))
     })
 }
+
+#[cfg(test)]
+mod tests;

@@ -19,6 +19,7 @@ use datafusion::execution::memory_pool::GreedyMemoryPool;
 use datafusion::execution::object_store::ObjectStoreUrl;
 use datafusion::execution::runtime_env::{RuntimeEnv, RuntimeEnvBuilder};
 use datafusion::execution::session_state::SessionStateBuilder;
+use datafusion::physical_optimizer::optimizer::PhysicalOptimizer;
 use datafusion::prelude::SessionConfig;
 
 use crate::error::AnalyzerError;
@@ -41,12 +42,17 @@ use catalog::{LakeSchema, Rows};
 const METADATA_CACHE: usize = 64 << 20;
 /// Rows in a batch.
 const BATCH_ROWS: usize = 8192;
+/// Rules of the physical optimizer without which a plan does not run, or goes unchecked; the others make it faster.
+const NEEDED_RULES: [&str; 4] =
+    ["OutputRequirements", "EnsureRequirements", "OptimizeAggregateOrder", "SanityCheckPlan"];
 
 /// Queries over one store.
 #[derive(Clone)]
 pub struct Engine {
     runtime: Arc<RuntimeEnv>,
     threads: usize,
+    /// How often the optimizer goes over a plan.
+    passes: usize,
 }
 
 /// What a query may use and see.
@@ -60,14 +66,14 @@ pub struct Scope {
 impl Engine {
     /// An engine that reads from `store`.
     pub fn new(store: &Store) -> Result<Self, AnalyzerError> {
-        let engine = Self::without_store()?;
+        let engine = Self { threads: pool::threads(), passes: 3, ..Self::without_store()? };
         engine
             .runtime
             .register_object_store(ObjectStoreUrl::local_filesystem().as_ref(), store.object_store());
         Ok(engine)
     }
 
-    /// An engine for rows that are in memory. Without a store it can read no file at all.
+    /// An engine for a few rows that are in memory. Without a store it can read no file at all.
     pub fn without_store() -> Result<Self, AnalyzerError> {
         let runtime = RuntimeEnvBuilder::new()
             .with_object_list_cache_limit(0)
@@ -78,7 +84,8 @@ impl Engine {
         runtime
             .deregister_object_store(ObjectStoreUrl::local_filesystem().as_ref())
             .map_err(|err| AnalyzerError::sql("setting up the query engine", err))?;
-        Ok(Self { runtime, threads: pool::threads() })
+        // Planning takes longer than a few rows do.
+        Ok(Self { runtime, threads: 1, passes: 1 })
     }
 
     /// A context over `scope`, with a memory pool of its own.
@@ -94,15 +101,21 @@ impl Engine {
             .with_default_catalog_and_schema("lake", "public")
             .with_create_default_catalog_and_schema(false)
             .with_collect_statistics(false);
+        config.options_mut().optimizer.max_passes = self.passes;
         let parquet = &mut config.options_mut().execution.parquet;
         parquet.enable_page_index = true;
         parquet.bloom_filter_on_read = true;
         parquet.pruning = true;
         config.options_mut().sql_parser.map_string_types_to_utf8view = false;
-        let state = SessionStateBuilder::new_with_default_features()
+        let mut builder = SessionStateBuilder::new_with_default_features()
             .with_config(config)
-            .with_runtime_env(Arc::new(runtime))
-            .build();
+            .with_runtime_env(Arc::new(runtime));
+        if self.passes == 1 {
+            let needed = |name: &str| NEEDED_RULES.contains(&name);
+            let rules = PhysicalOptimizer::new().rules.into_iter().filter(|rule| needed(rule.name()));
+            builder = builder.with_physical_optimizer_rules(rules.collect());
+        }
+        let state = builder.build();
         let context = SessionContext::new_with_state(state);
         let catalog = MemoryCatalogProvider::new();
         catalog

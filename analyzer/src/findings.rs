@@ -9,8 +9,6 @@ use bodycam_record::value::put_field;
 use bodycam_record::{Id16, digest};
 use serde::Serialize;
 
-use crate::query::escaped;
-
 /// News of a finding.
 // One at a time, on its way to a line of text.
 #[allow(clippy::large_enum_variant)]
@@ -73,14 +71,20 @@ impl News {
                     unit,
                     techniques,
                     text: &finding.text,
-                    evidence: events.map(|(session, seq)| EvidenceLine { session, seq: *seq }).collect(),
+                    evidence: events
+                        .map(|(session, seq)| EvidenceLine {
+                            event_id: format!("{session}:{seq}"),
+                            session,
+                            seq: *seq,
+                        })
+                        .collect(),
                 })
             }
             News::Retracted { id, rule, revision } => {
                 serde_json::to_string(&Retraction { id: *id, revision: *revision, rule, retracted: true })
             }
         };
-        escaped(&json.unwrap_or_default())
+        bodycam_record::shown::shown_json(&json.unwrap_or_default())
     }
 }
 
@@ -108,6 +112,8 @@ struct Line<'a> {
 
 #[derive(Serialize)]
 struct EvidenceLine<'a> {
+    /// As the tables spell it.
+    event_id: String,
     session: &'a str,
     seq: i64,
 }
@@ -192,5 +198,6 @@ mod tests {
         assert_eq!(value["window_start"], "2026-11-21T10:00:00Z");
         assert_eq!(value["evidence"][1]["session"], "t");
         assert_eq!(value["evidence"][1]["seq"], 4);
+        assert_eq!(value["evidence"][1]["event_id"], "t:4");
     }
 }

@@ -12,6 +12,8 @@ pub mod findings;
 mod guard;
 pub mod query;
 pub mod rules;
+#[cfg(test)]
+mod scene;
 mod state;
 pub mod watermark;
 mod windows;

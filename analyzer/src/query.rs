@@ -29,7 +29,6 @@ pub use output::Format;
 pub use progress::Progress;
 
 use output::Output;
-pub(crate) use output::escaped;
 
 /// How often the caller hears of a query that runs.
 const PROGRESS_EVERY: Duration = Duration::from_millis(250);

@@ -4,7 +4,6 @@
 //! Invariant: a rule that does not hold together stops the start; it is never left out silently.
 
 use std::collections::{BTreeMap, BTreeSet};
-use std::path::Path;
 use std::sync::Arc;
 
 use bodycam_record::rule::{ParamValue, Rule, RuleId};
@@ -18,10 +17,12 @@ mod bind;
 mod evaluate;
 pub mod fixtures;
 mod lint;
+mod source;
 
 pub(crate) use evaluate::{Batch, evaluate};
 pub use evaluate::{Hit, Sensitive};
 pub use fixtures::Fixture;
+pub use source::RuleText;
 
 /// The rules that come with the program: file name, rule, fixtures.
 const BUILT_IN: &[(&str, &str, &str)] = &[
@@ -41,10 +42,6 @@ macro_rules! built_in {
     };
 }
 use built_in;
-
-/// How the files of a rule and of its fixtures end.
-const RULE_FILE: &str = ".yaml";
-const FIXTURES_FILE: &str = ".fixtures.yaml";
 
 /// Values of parameters that the configuration sets, by rule.
 pub type Overrides = BTreeMap<RuleId, BTreeMap<String, ParamValue>>;
@@ -83,22 +80,21 @@ pub struct RuleSource {
 }
 
 impl LoadedRule {
-    /// The rule in `yaml`, checked. `origin` is what messages call it.
-    pub async fn parse(
-        origin: &str,
-        yaml: &str,
-        fixtures: &str,
-        overrides: &Overrides,
-    ) -> Result<Self, AnalyzerError> {
-        let rule: Rule = serde_norway::from_str(yaml).map_err(|err| AnalyzerError::rule_file(origin, err))?;
-        let fixtures: Vec<Fixture> = match fixtures.trim() {
+    /// The rule in a file, checked.
+    pub async fn parse(text: &RuleText, overrides: &Overrides) -> Result<Self, AnalyzerError> {
+        let rule: Rule =
+            serde_norway::from_str(&text.rule).map_err(|err| source::yaml_fault(&text.origin, &err))?;
+        let fixtures: Vec<Fixture> = match text.fixtures.trim() {
             "" => Vec::new(),
-            text => serde_norway::from_str(text)
-                .map_err(|err| AnalyzerError::rule_file(&format!("fixtures of {origin}"), err))?,
+            _ => serde_norway::from_str(&text.fixtures)
+                .map_err(|err| source::yaml_fault(&text.fixtures_origin, &err))?,
         };
         let none = BTreeMap::new();
-        let values = rule.values(overrides.get(&rule.id).unwrap_or(&none))?;
-        Self::of(origin, rule, values, fixtures).await
+        let located = |err: AnalyzerError| source::fault(text, &err);
+        let values =
+            rule.values(overrides.get(&rule.id).unwrap_or(&none)).map_err(|err| located(err.into()))?;
+        rule.check().map_err(|err| located(err.into()))?;
+        Self::of(&text.origin, rule, values, fixtures).await.map_err(|err| source::query_fault(text, &err))
     }
 
     /// The rule with these values of its parameters, checked.
@@ -108,7 +104,6 @@ impl LoadedRule {
         values: BTreeMap<String, ParamValue>,
         fixtures: Vec<Fixture>,
     ) -> Result<Self, AnalyzerError> {
-        rule.check()?;
         let origin = origin.to_owned();
         spawn(async move {
             let checked = lint::check(&rule, &values).await?;
@@ -120,28 +115,24 @@ impl LoadedRule {
     }
 
     /// The same rule with other values of some parameters.
-    pub(crate) async fn with(&self, overrides: &BTreeMap<String, ParamValue>) -> Result<Self, AnalyzerError> {
+    pub(crate) fn with(&self, overrides: &BTreeMap<String, ParamValue>) -> Result<Self, AnalyzerError> {
         let values = self.rule.values(overrides)?;
-        Self::of(&self.origin, self.rule.clone(), values, Vec::new()).await
+        Ok(Self { digest: self.rule.digest(&values), values, fixtures: Vec::new(), ..self.clone() })
     }
 }
 
 /// Reads every rule of `source`, in order of their ids.
 pub async fn load(source: &RuleSource) -> Result<Vec<Arc<LoadedRule>>, AnalyzerError> {
-    let mut texts: Vec<(String, String, String)> = Vec::new();
+    let mut texts: Vec<RuleText> = Vec::new();
     if !source.without_built_in {
-        texts.extend(
-            BUILT_IN.iter().map(|(_, rule, fixtures)| {
-                ("built in".to_owned(), (*rule).to_owned(), (*fixtures).to_owned())
-            }),
-        );
+        texts.extend(BUILT_IN.iter().map(|(name, rule, fixtures)| RuleText::built_in(name, rule, fixtures)));
     }
     if let Some(dir) = &source.dir {
-        texts.extend(read_dir(dir)?);
+        texts.extend(source::read_dir(dir)?);
     }
     let mut rules: BTreeMap<RuleId, Arc<LoadedRule>> = BTreeMap::new();
-    for (origin, rule, fixtures) in texts {
-        let rule = LoadedRule::parse(&origin, &rule, &fixtures, &source.overrides).await?;
+    for text in texts {
+        let rule = LoadedRule::parse(&text, &source.overrides).await?;
         let id = rule.rule.id.clone();
         if let Some(other) = rules.get(&id) {
             let reason = format!("its id {id} is taken by another rule ({})", other.origin);
@@ -157,33 +148,13 @@ pub async fn load(source: &RuleSource) -> Result<Vec<Arc<LoadedRule>>, AnalyzerE
         }
     }
     rules.retain(|id, _| !source.disabled.contains(id));
+    if rules.is_empty() {
+        return Err(AnalyzerError::rule_file(
+            "[detect]",
+            "no rule is left: detection would look for nothing",
+        ));
+    }
     Ok(rules.into_values().collect())
-}
-
-/// The rules in a directory, with their fixtures: path, rule, fixtures.
-fn read_dir(dir: &Path) -> Result<Vec<(String, String, String)>, AnalyzerError> {
-    let shown_dir = dir.display().to_string();
-    let failed = |err: std::io::Error| AnalyzerError::rule_file(&shown_dir, err);
-    let mut paths = Vec::new();
-    for entry in std::fs::read_dir(dir).map_err(failed)? {
-        let path = entry.map_err(failed)?.path();
-        let name = path.file_name().and_then(|n| n.to_str()).unwrap_or_default();
-        if name.ends_with(RULE_FILE) && !name.ends_with(FIXTURES_FILE) && !name.starts_with('.') {
-            paths.push(path);
-        }
-    }
-    paths.sort();
-    let read = |path: &Path| {
-        std::fs::read_to_string(path)
-            .map_err(|err| AnalyzerError::rule_file(&path.display().to_string(), err))
-    };
-    let mut texts = Vec::new();
-    for path in paths {
-        let beside = path.with_extension("").with_extension("fixtures.yaml");
-        let fixtures = if beside.exists() { read(&beside)? } else { String::new() };
-        texts.push((path.display().to_string(), read(&path)?, fixtures));
-    }
-    Ok(texts)
 }
 
 #[cfg(test)]

@@ -27,7 +27,7 @@ use crate::windows::{Inputs, Sum};
 
 /// The roll-ups: table, family of its events, key columns that its rows are sorted by, version of its definition.
 const ROLLUPS: [(&str, Family, &str, u64); 2] = [
-    (HOURLY_PULLS, Family::Sql, "hour, principal_ref, target, main_relation", 1),
+    (HOURLY_PULLS, Family::Sql, "hour, principal_ref, target, main_relation", 2),
     (HOURLY_DESTINATIONS, Family::Http, "hour, principal_ref, host", 1),
 ];
 

@@ -1,6 +1,7 @@
 //! Which windows of a rule are due. A window is done when its newest record was made from the rows that the
-//! lake holds now, and it was closed then; so late rows re-open exactly the windows that can see them, and
-//! compaction, which moves rows into other files, re-opens none.
+//! lake holds now, and it was closed then. So late rows re-open exactly the windows that they touch, windows
+//! that see them in their history only are looked at again, and compaction, which moves rows into other files,
+//! re-opens none.
 //!
 //! Invariant: what is due follows from commits and records alone.
 
@@ -34,9 +35,20 @@ pub(crate) struct Due {
     /// First nanosecond.
     pub start_ns: i64,
     /// What the evaluation sees.
-    pub input: Digest,
+    pub seen: Seen,
     /// Whether the watermark has passed it.
     pub closes: bool,
+    /// Whether only its history has changed since it was closed.
+    pub is_recheck: bool,
+}
+
+/// What an evaluation sees: digests over the sums of the rows.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) struct Seen {
+    /// Of events.
+    pub input: Digest,
+    /// Of events, rolled up.
+    pub history: Digest,
 }
 
 impl Sum {
@@ -163,11 +175,17 @@ pub(crate) fn due(
     record: Option<&WindowRecord>,
 ) -> Option<Due> {
     let end_ns = start_ns.saturating_add(rule.rule.window.nanos());
-    let before = rule.rule.lookback.max(rule.rule.reach).nanos();
-    let input = inputs.digest(&rule.families, start_ns.saturating_sub(before), end_ns);
+    let reach_ns = start_ns.saturating_sub(rule.rule.reach.nanos());
+    let lookback_ns = start_ns.saturating_sub(rule.rule.lookback.nanos());
+    let seen = Seen {
+        input: inputs.digest(&rule.families, reach_ns, end_ns),
+        history: inputs.digest(&rule.families, lookback_ns, start_ns),
+    };
     let closes = end_ns <= closed_before_ns;
-    let done = record.is_some_and(|r| r.input == input && (r.closed || !closes));
-    (!done && (closes || rule.rule.early)).then_some(Due { start_ns, input, closes })
+    let same_input = record.is_some_and(|r| r.input == seen.input && (r.closed || !closes));
+    let same_history = record.is_some_and(|r| r.history == seen.history);
+    let is_due = !(same_input && same_history) && (closes || rule.rule.early);
+    is_due.then_some(Due { start_ns, seen, closes, is_recheck: same_input && closes })
 }
 
 /// How far each stream of `state` was read.
@@ -221,7 +239,8 @@ mod tests {
 
     #[test]
     fn windows_are_put_together_newest_first() {
-        let due = |start_ns| Due { start_ns, input: Digest::ZERO, closes: true };
+        let seen = Seen { input: Digest::ZERO, history: Digest::ZERO };
+        let due = |start_ns| Due { start_ns, seen, closes: true, is_recheck: false };
         let starts = [90, 80, 70, 40, 30, 0].map(due).to_vec();
         let batches = batches(starts, 10, 3);
         let starts: Vec<Vec<i64>> = batches.iter().map(|b| b.iter().map(|d| d.start_ns).collect()).collect();

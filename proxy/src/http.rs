@@ -6,7 +6,7 @@
 
 use std::collections::{BTreeMap, HashMap};
 use std::net::{IpAddr, Ipv4Addr, SocketAddr};
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
 use std::time::Duration;
 
@@ -17,6 +17,7 @@ use tokio::net::TcpStream;
 use tokio::sync::watch;
 use tokio_rustls::TlsAcceptor;
 
+use crate::admission::Admission;
 use crate::identity::{Directory, PrincipalConfig};
 use crate::recording::Lane;
 use crate::slots::SessionSlots;
@@ -149,6 +150,14 @@ pub struct Service {
 }
 
 impl HttpConfig {
+    /// Relative paths lie below `base`.
+    pub fn rebase(&mut self, base: &Path) {
+        if let Some(tls) = &mut self.tls {
+            tls.cert = base.join(&tls.cert);
+            tls.key = base.join(&tls.key);
+        }
+    }
+
     /// Whether every setting, and every egress rule of the principals, can be meant.
     pub fn check(&self, principals: &[PrincipalConfig]) -> Result<(), HttpConfigError> {
         for principal in principals {
@@ -300,17 +309,19 @@ impl Service {
         out
     }
 
-    /// Serves one connection to its end. `drain` turns true when the gateway stops.
+    /// Serves one connection to its end. `drain` turns true when the gateway stops; `admission` is told when the
+    /// client has logged in.
     pub async fn serve(
         &self,
         stream: TcpStream,
         peer: SocketAddr,
         lane: &Lane,
         drain: watch::Receiver<bool>,
+        admission: &Admission,
     ) {
         self.counters.connections.fetch_add(1, Ordering::Relaxed);
         let _place = Place::take(self);
-        relay::serve(self, stream, peer, lane, drain).await;
+        relay::serve(self, stream, peer, lane, drain, admission).await;
     }
 }
 

@@ -1,9 +1,13 @@
-//! How many bench events a second the recorder stores, per core: a spool is filled first, then drained into a
-//! lake on disk by one recorder on one thread (files are encoded on up to two more).
+//! How many bench events a second the recorder stores, per core: a spool is filled, then drained into a lake on
+//! disk by one recorder on one thread (files are encoded on up to two more), in turns, so that the spool stays
+//! small. Only draining is measured.
 //!
 //! A bench event has about 300 bytes of envelope, body and statement, and 1 KiB of content on one in four.
 //!
-//! `cargo run --release -p bodycam-recorder --example bench_recorder -- [EVENTS] [DIRECTORY]`
+//! `cargo run --release -p bodycam-recorder --example bench_recorder -- [EVENTS] [DIRECTORY] [LARGEST]`
+//!
+//! `DIRECTORY` keeps the lake for other measurements (`bench_replay` of the replay); `LARGEST` is the number of
+//! events of its last session, where that is to be more than that of the others.
 
 use std::path::PathBuf;
 use std::sync::Arc;
@@ -24,6 +28,8 @@ type Error = Box<dyn std::error::Error>;
 
 /// Events in a session.
 const SESSION: u64 = 100;
+/// Events that are filled in before they are drained.
+const TURN: u64 = 1_000_000;
 /// 2026-11-21T10:00Z; a thousand events a second from there on.
 const T0: i64 = 1_795_255_200_000_000_000;
 
@@ -32,19 +38,22 @@ fn main() -> Result<(), Error> {
     let events: u64 = args.next().map_or(Ok(2_000_000), |n| n.parse())?;
     let scratch = tempfile::tempdir()?;
     let dir = args.next().map_or_else(|| scratch.path().to_owned(), PathBuf::from);
+    let largest: u64 = args.next().map_or(Ok(SESSION), |n| n.parse())?;
     let spool = SpoolConfig { dir: dir.join("spool"), max_bytes: u64::MAX, ..SpoolConfig::default() };
-    fill(&spool, events)?;
-
+    let mut filler = Filler::open(&spool, events, largest)?;
     let store = Store::create(&dir.join("lake").display().to_string())?;
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
     let metrics = Arc::new(Metrics::default());
     let key = Arc::new(EpochKey::from_seed(&[7; 32]));
-    let (wall, cpu) = (Instant::now(), cpu_seconds());
-    runtime.block_on(async {
-        let (bus, config) = (SpoolBus::new(&spool), RecorderConfig::default());
-        Recorder::open(bus, store, key, config, metrics.clone()).await?.drain().await
-    })?;
-    let (wall, cpu) = (wall.elapsed().as_secs_f64(), cpu_seconds() - cpu);
+    let (bus, config) = (SpoolBus::new(&spool), RecorderConfig::default());
+    let mut recorder = runtime.block_on(Recorder::open(bus, store, key, config, metrics.clone()))?;
+    let (mut wall, mut cpu) = (0.0, 0.0);
+    while filler.turn()? {
+        let (wall_before, cpu_before) = (Instant::now(), cpu_seconds());
+        runtime.block_on(recorder.drain())?;
+        wall += wall_before.elapsed().as_secs_f64();
+        cpu += cpu_seconds() - cpu_before;
+    }
     let bytes = metrics.bytes_total.load(std::sync::atomic::Ordering::Relaxed);
     let stored = metrics.events_total.load(std::sync::atomic::Ordering::Relaxed);
     println!("events            {stored}");
@@ -55,23 +64,48 @@ fn main() -> Result<(), Error> {
     Ok(())
 }
 
-fn fill(config: &SpoolConfig, events: u64) -> Result<(), Error> {
-    let spool = Spool::open(config, "bench")?;
-    let mut lane = spool.lane("0")?;
-    let tenant = TenantKey::new([1; 32]);
-    let content: Vec<u8> = (0..1024u32).map(|i| (i.wrapping_mul(2_654_435_761) >> 24) as u8).collect();
-    for session in 0..events.div_ceil(SESSION) {
-        fill_session(&mut lane, &tenant, session, &content)?;
-        lane.flush()?;
-        if lane.wants_rotation() {
-            lane.rotate(Vec::new())?;
-        }
-    }
-    lane.flush()?;
-    Ok(())
+/// Fills the spool, a turn at a time.
+struct Filler {
+    lane: LaneWriter,
+    tenant: TenantKey,
+    content: Vec<u8>,
+    /// The next session, and the last, which is the largest.
+    next: u64,
+    last: u64,
+    largest: u64,
 }
 
-fn fill_session(lane: &mut LaneWriter, tenant: &TenantKey, n: u64, content: &[u8]) -> Result<(), Error> {
+impl Filler {
+    fn open(config: &SpoolConfig, events: u64, largest: u64) -> Result<Self, Error> {
+        Ok(Self {
+            lane: Spool::open(config, "bench")?.lane("0")?,
+            tenant: TenantKey::new([1; 32]),
+            content: (0..1024u32).map(|i| (i.wrapping_mul(2_654_435_761) >> 24) as u8).collect(),
+            next: 0,
+            last: events.saturating_sub(largest).div_ceil(SESSION),
+            largest,
+        })
+    }
+
+    /// Fills in what follows; whether there was anything.
+    fn turn(&mut self) -> Result<bool, Error> {
+        let turn = self.next..(self.last + 1).min(self.next + TURN / SESSION);
+        for session in turn.clone() {
+            let events = if session == self.last { self.largest } else { SESSION };
+            fill_session(&mut self.lane, &self.tenant, session, events, &self.content)?;
+        }
+        self.next = turn.end;
+        Ok(!turn.is_empty())
+    }
+}
+
+fn fill_session(
+    lane: &mut LaneWriter,
+    tenant: &TenantKey,
+    n: u64,
+    events: u64,
+    content: &[u8],
+) -> Result<(), Error> {
     let mut random = [0; 10];
     random[2..].copy_from_slice(&n.to_le_bytes());
     let start = T0 + i64::try_from(n * SESSION)? * 1_000_000;
@@ -103,7 +137,7 @@ fn fill_session(lane: &mut LaneWriter, tenant: &TenantKey, n: u64, content: &[u8
     let principal = tenant.principal_ref(&format!("agent-{}", n % 5000));
     let mut chain = Chain::start(&genesis, principal, "shop");
     let mut contents = 0;
-    for i in 0..SESSION {
+    for i in 0..events {
         let ts_wall_ns = start + i64::try_from(i)? * 1_000_000;
         let with_content = (i % 4 == 1).then_some(contents);
         let mut commitment = None;
@@ -117,9 +151,9 @@ fn fill_session(lane: &mut LaneWriter, tenant: &TenantKey, n: u64, content: &[u8
         }
         let body = match i {
             0 => opened.clone().into(),
-            i if i == SESSION - 1 => SessionClosed {
+            i if i == events - 1 => SessionClosed {
                 reason: "client".into(),
-                statements: 98,
+                statements: i64::try_from(events)? - 2,
                 rows: 0,
                 bytes_in: 0,
                 bytes_out: 0,
@@ -131,6 +165,12 @@ fn fill_session(lane: &mut LaneWriter, tenant: &TenantKey, n: u64, content: &[u8
         let draft =
             Draft { ts_wall_ns, ts_mono_ns: ts_wall_ns - T0, parent_seq: None, body, content: commitment };
         lane.append(&Record::Event(Box::new(chain.append(draft))))?;
+        if i % SESSION == SESSION - 1 || i == events - 1 {
+            lane.flush()?;
+            if lane.wants_rotation() {
+                lane.rotate(Vec::new())?;
+            }
+        }
     }
     Ok(())
 }

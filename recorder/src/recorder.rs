@@ -169,8 +169,9 @@ impl<B: Bus> Recorder<B> {
             read += records.len();
             for (position, record) in records {
                 self.ingest.take(&mut stream.staged, &view, stream.name.as_str(), position, record).await?;
-                stream.next = at(position)? + 1;
             }
+            // Not the position after the last record: a stream can skip positions that were lost.
+            stream.next = at(stream.subscription.position())?;
         }
         let positions: BTreeMap<_, _> = self.streams.iter().map(|(id, s)| (id.clone(), s.next)).collect();
         for stream in self.streams.values_mut() {
@@ -184,8 +185,8 @@ impl<B: Bus> Recorder<B> {
                     self.ingest
                         .take(&mut stream.staged, &view, stream.name.as_str(), position, record)
                         .await?;
-                    stream.next = at(position)? + 1;
                 }
+                stream.next = at(stream.subscription.position())?;
             } else if stream.waits_since.elapsed() >= PATIENCE {
                 for (id, until) in stream.waits_for.iter_mut().filter(|(_, until)| until.is_none()) {
                     *until = Some(self.bus.end(id)?);
@@ -295,6 +296,9 @@ impl<B: Bus> Recorder<B> {
             let staged = std::mem::take(&mut stream.staged);
             let (records, from, to) = (staged.records, stream.committed, stream.next);
             let place = (&stream.name, stream.generation);
+            if let Ok(to) = i64::try_from(to) {
+                self.bus.settle(&id, to)?;
+            }
             self.committer.commit(&mut self.lake, &mut self.ingest, place, (from, to), staged).await?;
             stream.committed = to;
             tracing::debug!(stream = %id, from, to, records, "committed");

@@ -215,8 +215,8 @@ impl TakeEvent for SessionRow {
                         self.bytes_out += facts.bytes;
                         self.errors += i64::from(facts.outcome == Some(b"error"));
                     }
+                    // What a COPY sends to the client stands in its result as well.
                     "sql.copy" if facts.direction == Some(b"in") => self.bytes_in += facts.bytes,
-                    "sql.copy" => self.bytes_out += facts.bytes,
                     // What leaves for the target came from the client.
                     "http.response" | "http.tunnel_closed" => {
                         self.bytes_in += facts.bytes_out;

@@ -61,6 +61,8 @@ pub struct State {
     pub lake: String,
     /// Whether to leave.
     pub quit: bool,
+    /// Whether to give the terminal back to the shell until the process is continued.
+    pub suspend: bool,
     /// Whether everything is drawn anew.
     pub redraw: bool,
     /// Where to go in the session that was opened at the start, once it was read.
@@ -170,7 +172,7 @@ impl SortBy {
             SortBy::Duration => session.duration_ns(),
             SortBy::Events => row.events,
             SortBy::Rows => row.rows,
-            SortBy::Bytes => row.bytes_out,
+            SortBy::Bytes => session.bytes_left(),
             SortBy::Denies => row.denies,
             SortBy::Findings => i64::try_from(session.findings.len()).unwrap_or(i64::MAX),
         }
@@ -395,8 +397,9 @@ pub enum Msg {
     Wheel(i64),
     /// The player's time has come.
     Tick,
-    /// The process was asked to end.
+    /// The process was asked to end, or to stop for now.
     Quit,
+    Suspend,
     /// Something was committed to the lake.
     Refreshed,
     /// Sessions were read.
@@ -570,6 +573,7 @@ impl State {
             saved: start.saved,
             lake: start.lake,
             quit: false,
+            suspend: false,
             redraw: false,
             at_start: None,
             interrupted_ns: None,

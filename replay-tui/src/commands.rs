@@ -81,6 +81,7 @@ commands! {
     "quit" "leave" ["Q", "Z Z"] &[Global], None, navigate::quit;
     "cancel" "close, cancel, clear the search" ["esc"] &[Global], None, navigate::cancel;
     "interrupt" "cancel what is running; twice, leave" ["ctrl-c"] &[Global], None, navigate::interrupt;
+    "suspend" "back to the shell; `fg` goes on" ["ctrl-z"] &[Global], None, navigate::suspend;
     "redraw" "draw everything anew" ["ctrl-l"] &[Global], None, navigate::redraw;
     "sessions" "the list of sessions" ["g s"] &[Global], None, navigate::sessions;
     "findings" "the list of findings" ["g f"] &[Global], None, navigate::findings;

@@ -160,6 +160,8 @@ impl Detail {
                     let table =
                         ResultTable::new(description, rows.clone(), formats, types, b.rows, b.rows_cut);
                     self.table = Some(table);
+                } else if b.statement_kind == "copy" {
+                    self.notes.push("what was copied is the COPY event before this one".to_owned());
                 } else if b.rows > 0 {
                     self.notes.push(match b.rows_stored {
                         0 => format!(

@@ -2,6 +2,7 @@
 
 use bodycam_lake::LakeError;
 use bodycam_record::FilterError;
+use bodycam_record::shown::shown_limit;
 use thiserror::Error;
 
 /// Why something could not be shown.
@@ -14,9 +15,12 @@ pub enum ReplayError {
     /// There is no such session.
     #[error("there is no session {0} in this lake; `bodycam sessions ls` lists those there are")]
     NoSession(String),
+    /// The beginning of an id that several sessions have, or that is too short to look for.
+    #[error("'{0}' does not name one session; give more of its id")]
+    ManySessions(String),
     /// A filter that does not parse, with the place that is wrong.
-    #[error("{picture}\nfilter: {source}")]
-    Filter { source: FilterError, picture: String },
+    #[error("filter '{text}': {fault}")]
+    Filter { fault: FilterError, text: String },
     /// A pattern that is no regex.
     #[error("{0}")]
     Pattern(String),
@@ -37,7 +41,7 @@ pub enum ReplayError {
 impl ReplayError {
     /// An error about a filter's text.
     pub fn filter(text: &str, source: FilterError) -> Self {
-        ReplayError::Filter { picture: source.picture(text), source }
+        ReplayError::Filter { text: shown_limit(text, 200), fault: source }
     }
 
     /// Whether the reader of our output went away, which is no failure of ours.

@@ -184,8 +184,9 @@ impl EventItem {
         };
         let text = match body {
             Body::SessionOpened(b) => format!(
-                "session opened: {} {}{}{}",
+                "session opened: {}{}{}{}{}",
                 b.protocol,
+                if b.database.is_empty() { "" } else { " " },
                 b.database,
                 if b.client_tls { ", TLS" } else { "" },
                 if b.simulated_clock { ", simulated clock" } else { "" },

@@ -7,6 +7,11 @@ use crate::app::{Pane, Screen, State};
 /// Smallest terminal that the screens fit into.
 pub const MIN_SIZE: (u16, u16) = (60, 16);
 
+/// Narrowest terminal that shows events and details side by side.
+const BESIDE: u16 = 100;
+/// Fewest lines that show them one below the other; with fewer the pane with the focus has them all.
+const BELOW: u16 = 14;
+
 /// The parts of a screen.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
 pub struct Layout {
@@ -42,12 +47,17 @@ pub fn layout(state: &State) -> Option<Layout> {
     let (top, body) = (6, height - 8);
     let whole = Rect::new(0, top, width, body);
     let nothing = Rect::new(0, top, 0, 0);
-    let (list, detail) = match (session.maximised, session.pane) {
-        (true, Pane::Events) => (whole, nothing),
-        (true, Pane::Detail) => (nothing, whole),
-        (false, _) => {
+    let (beside, below) = (width >= BESIDE, body >= BELOW);
+    let (list, detail) = match session.pane {
+        Pane::Events if session.maximised || !(beside || below) => (whole, nothing),
+        Pane::Detail if session.maximised || !(beside || below) => (nothing, whole),
+        _ if beside => {
             let left = width / 2;
             (Rect::new(0, top, left, body), Rect::new(left + 1, top, width - left - 1, body))
+        }
+        _ => {
+            let above = body / 2;
+            (Rect::new(0, top, width, above), Rect::new(0, top + above, width, body - above))
         }
     };
     Some(Layout { header, timeline, list, detail, footer })

@@ -31,7 +31,7 @@ pub mod update;
 pub mod values;
 pub mod view;
 pub mod widgets;
-mod worker;
+pub mod worker;
 
 pub use config::ReplayConfig;
 pub use error::ReplayError;

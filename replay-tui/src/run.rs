@@ -15,6 +15,7 @@ use crossterm::terminal::{EnterAlternateScreen, LeaveAlternateScreen, disable_ra
 use crossterm::{cursor, execute};
 use ratatui::Terminal;
 use ratatui::backend::CrosstermBackend;
+use ratatui::layout::{Position, Rect};
 
 use crate::app::{Cmd, Msg, Screen, Start, State};
 use crate::commands::Keymap;
@@ -80,7 +81,7 @@ pub fn run(options: ReplayOptions) -> Result<Ended, ReplayError> {
     let keymap = Keymap::new(&options.config.keys)?;
     for (name, filter) in &options.config.filters {
         bodycam_record::Filter::parse(filter)
-            .map_err(|err| ReplayError::Config(format!("filters.{name}: {err}\n{}", err.picture(filter))))?;
+            .map_err(|err| ReplayError::Config(format!("filters.{name}: {err}")))?;
     }
     if let Some(at) = &options.at
         && crate::timeline::Goto::parse(at).is_none()
@@ -151,9 +152,38 @@ fn event_loop(
             let commands: Vec<Cmd> = update(state, msg);
             commands.into_iter().for_each(|c| workers.give(c));
         }
+        if std::mem::take(&mut state.suspend) {
+            suspend(state, screen, workers)?;
+        }
         screen.draw(state)?;
     }
     Ok(())
+}
+
+/// Gives the terminal back and stops, until a shell continues the process.
+fn suspend(state: &mut State, screen: &mut TerminalGuard, workers: &Workers) -> Result<(), ReplayError> {
+    if !has_a_shell() {
+        state.say("there is no shell to go back to; Q leaves");
+        return Ok(());
+    }
+    give_back();
+    signal_hook::low_level::raise(signal_hook::consts::SIGSTOP)?;
+    screen.take()?;
+    let size = screen.terminal.size()?;
+    // The terminal may have changed its size meanwhile.
+    update(state, Msg::Resize(size.width, size.height)).into_iter().for_each(|c| workers.give(c));
+    Ok(())
+}
+
+/// Whether a shell with job control started this process as a job of its own: only then does anyone see that
+/// it stopped, and continue it.
+fn has_a_shell() -> bool {
+    let stat = std::fs::read_to_string("/proc/self/stat").unwrap_or_default();
+    let after_name = stat.rsplit_once(')').map_or("", |(_, rest)| rest);
+    let mut fields = after_name.split_whitespace().skip(2);
+    let (group, session) = (fields.next(), fields.next());
+    let own = std::process::id().to_string();
+    group == Some(own.as_str()) && session != group
 }
 
 fn is_playing(state: &State) -> bool {
@@ -216,7 +246,8 @@ fn follow(source: Arc<dyn Source>, events: Sender<Msg>) -> Result<(), ReplayErro
     spawn("replay-follow", ask)
 }
 
-/// Leaves in order when the process is asked to end, so that the terminal is given back.
+/// Leaves in order when the process is asked to end, and stops in order when it is asked to stop, so that the
+/// terminal is given back.
 fn hear_signals(events: Sender<Msg>) -> Result<(), ReplayError> {
     let runtime = tokio::runtime::Builder::new_current_thread()
         .enable_io()
@@ -225,14 +256,23 @@ fn hear_signals(events: Sender<Msg>) -> Result<(), ReplayError> {
     let wait = move || {
         runtime.block_on(async {
             use tokio::signal::unix::{SignalKind, signal};
-            let (Ok(mut terminate), Ok(mut hangup)) =
-                (signal(SignalKind::terminate()), signal(SignalKind::hangup()))
+            let stop = SignalKind::from_raw(signal_hook::consts::SIGTSTP);
+            let (Ok(mut terminate), Ok(mut hangup), Ok(mut stop)) =
+                (signal(SignalKind::terminate()), signal(SignalKind::hangup()), signal(stop))
             else {
                 return;
             };
-            tokio::select! { _ = terminate.recv() => {}, _ = hangup.recv() => {} }
-            // Nobody there to take it means that it is being left already.
-            let _ = events.send(Msg::Quit);
+            loop {
+                let msg = tokio::select! {
+                    _ = terminate.recv() => Msg::Quit,
+                    _ = hangup.recv() => Msg::Quit,
+                    _ = stop.recv() => Msg::Suspend,
+                };
+                // Nobody there to take it means that it is being left already.
+                if events.send(msg).is_err() {
+                    return;
+                }
+            }
         });
     };
     spawn("replay-signals", wait)
@@ -268,6 +308,7 @@ fn spawn(name: &str, work: impl FnOnce() + Send + 'static) -> Result<(), ReplayE
 /// The terminal in raw mode on the alternate screen. Given back when dropped, and when the process panics.
 struct TerminalGuard {
     terminal: Terminal<CrosstermBackend<Stdout>>,
+    mouse: bool,
 }
 
 impl TerminalGuard {
@@ -276,27 +317,32 @@ impl TerminalGuard {
         std::panic::set_hook(Box::new(move |info| {
             give_back();
             before(info);
+            // Without one of its threads the replay would go on in a terminal that it no longer has.
+            if std::thread::current().name() != Some("main") {
+                std::process::exit(101);
+            }
         }));
+        let mut screen = Self { terminal: Terminal::new(CrosstermBackend::new(stdout()))?, mouse };
+        screen.take()?;
+        Ok(screen)
+    }
+
+    /// Takes the terminal.
+    fn take(&mut self) -> Result<(), ReplayError> {
         enable_raw_mode()?;
-        let opened = (|| {
-            execute!(stdout(), EnterAlternateScreen, cursor::Hide)?;
-            if mouse {
-                execute!(stdout(), EnableMouseCapture)?;
-            }
-            Terminal::new(CrosstermBackend::new(stdout()))
-        })();
-        match opened {
-            Ok(terminal) => Ok(Self { terminal }),
-            Err(err) => {
-                give_back();
-                Err(err.into())
-            }
+        execute!(stdout(), EnterAlternateScreen, cursor::Hide)?;
+        if self.mouse {
+            execute!(stdout(), EnableMouseCapture)?;
         }
+        Ok(())
     }
 
     fn draw(&mut self, state: &mut State) -> Result<(), ReplayError> {
         if std::mem::take(&mut state.redraw) {
-            self.terminal.clear()?;
+            // Not `clear`: it asks the terminal where the cursor is, and the thread that waits for keys holds
+            // the answer back until the next key.
+            let size = self.terminal.size()?;
+            self.terminal.resize(Rect::from((Position::ORIGIN, size)))?;
         }
         self.terminal.draw(|frame| {
             view::view(state, frame);

@@ -119,14 +119,28 @@ pub fn wrap(text: &str, width: usize) -> Vec<String> {
     let mut lines = Vec::new();
     let mut line = String::new();
     let mut used = 0;
+    // Bytes and columns up to and with the last blank of the line.
+    let mut blank = None;
     for c in text.chars() {
         let w = c.width().unwrap_or(0);
         if used + w > width && !line.is_empty() {
-            lines.push(std::mem::take(&mut line));
-            used = 0;
+            let rest = match blank.take() {
+                Some((bytes, columns)) if columns > width / 2 => {
+                    used -= columns;
+                    line.split_off(bytes)
+                }
+                _ => {
+                    used = 0;
+                    String::new()
+                }
+            };
+            lines.push(std::mem::replace(&mut line, rest));
         }
         line.push(c);
         used += w;
+        if c == ' ' {
+            blank = Some((line.len(), used));
+        }
     }
     lines.push(line);
     lines
@@ -145,6 +159,9 @@ mod tests {
         assert_eq!(fit_right("12", 4), "  12");
         assert_eq!(fit("abc", 0), "");
         assert_eq!(wrap("漢字ab", 3), ["漢", "字a", "b"]);
+        assert_eq!(wrap("counts and a digest", 11), ["counts and ", "a digest"]);
+        assert_eq!(wrap("counts and a digest", 12), ["counts and ", "a digest"]);
+        assert_eq!(wrap("a 0123456789abcdef", 8), ["a 012345", "6789abcd", "ef"]);
     }
 
     #[test]

@@ -43,8 +43,12 @@ pub trait Source: Send + Sync {
 /// Windows without events after which a session's events are taken to end, whatever its row claims.
 const EMPTY_WINDOWS: usize = 64;
 
+/// Events of a window without texts, at most: they come to some 50 MB.
+const MAX_WINDOW: i64 = 32 * 1024;
+
 /// Calls `each` with the events of a session, `window` numbers at a time, from `from` on; with their texts
-/// where `texts` says so. Ends early when `each` gives false.
+/// where `texts` says so, else in windows that grow, so that the first comes soon and the last soon after.
+/// Ends early when `each` gives false.
 pub fn each_window(
     source: &dyn Source,
     session: &SessionItem,
@@ -56,10 +60,14 @@ pub fn each_window(
     let id = session.row.session_id;
     let mut at = from;
     let mut empty = 0;
+    let mut window = window;
     loop {
         let to = at.saturating_add(window);
         let events = if texts { source.events(id, at, to)? } else { source.bare_events(id, at, to)? };
         at = to;
+        if !texts {
+            window = (window * 2).min(MAX_WINDOW);
+        }
         empty = if events.is_empty() { empty + 1 } else { 0 };
         // A gap in the numbers is possible in an altered lake: one empty window is not yet the end.
         let done = empty > 0 && (at >= session.row.events || empty >= EMPTY_WINDOWS);
@@ -156,6 +164,14 @@ impl SessionItem {
         end.saturating_sub(self.row.started_ns).max(0)
     }
 
+    /// Bytes that left: to the client for SQL, from the client to the target for HTTP.
+    pub fn bytes_left(&self) -> i64 {
+        match self.row.protocol.as_str() {
+            "http" => self.row.bytes_in,
+            _ => self.row.bytes_out,
+        }
+    }
+
     /// Whether it goes on.
     pub fn is_live(&self) -> bool {
         self.row.state == "open"
@@ -220,7 +236,7 @@ impl Row for SessionItem {
             Field::State => Cell::text(&row.state),
             Field::Reason => Cell::optional(row.end_reason.as_deref()),
             Field::Rows => Cell::Int(row.rows),
-            Field::Bytes => Cell::Int(row.bytes_out),
+            Field::Bytes => Cell::Int(self.bytes_left()),
             Field::Dur => Cell::Int(self.duration_ns()),
             Field::Events => Cell::Int(row.events),
             Field::Denies => Cell::Int(row.denies),

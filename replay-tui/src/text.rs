@@ -22,7 +22,7 @@ pub use keys::keys;
 pub use replay::{ReplayFormat, ReplayText, replay};
 pub use screen::{Screen, screen};
 pub(crate) use sessions::SESSIONS_ONLY;
-pub use sessions::{ListOptions, sessions, show};
+pub use sessions::{ListOptions, find, sessions, show};
 
 /// How a list is printed.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
@@ -186,20 +186,7 @@ fn csv_cell(value: &Value) -> String {
 
 /// One line of JSON in which everything that a terminal would act upon is escaped, also above ASCII.
 pub(crate) fn json_line(out: &mut dyn Write, value: &Value) -> Result<(), ReplayError> {
-    let text = value.to_string();
-    let mut line = String::with_capacity(text.len() + 1);
-    for c in text.chars() {
-        // Inside JSON such characters stand in strings only, where an escape means the same character.
-        match bodycam_record::shown::is_hostile(c) {
-            true => {
-                let mut units = [0; 2];
-                for unit in c.encode_utf16(&mut units) {
-                    line.push_str(&format!("\\u{unit:04x}"));
-                }
-            }
-            false => line.push(c),
-        }
-    }
+    let mut line = bodycam_record::shown::shown_json(&value.to_string());
     line.push('\n');
     out.write_all(line.as_bytes())?;
     Ok(())

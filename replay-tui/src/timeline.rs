@@ -21,8 +21,8 @@ pub struct Tick {
     pub at_ns: i64,
     /// Rows to the client, at most `u32::MAX`.
     pub rows: u32,
-    /// Bytes that left, in KiB rounded up, at most `u32::MAX`.
-    pub kib: u32,
+    /// Bytes that left.
+    pub bytes: i64,
     /// What it means to the eye.
     pub mark: Mark,
     /// Whether it is a statement, request or tunnel.
@@ -35,7 +35,7 @@ pub struct Totals {
     pub events: i64,
     pub steps: i64,
     pub rows: i64,
-    pub kib: i64,
+    pub bytes: i64,
     pub denies: i64,
     pub errors: i64,
     pub gaps: i64,
@@ -84,7 +84,8 @@ impl Totals {
         self.events += 1;
         self.steps += i64::from(tick.step);
         self.rows += i64::from(tick.rows);
-        self.kib += i64::from(tick.kib);
+        // What an altered lake claims may be any number.
+        self.bytes = self.bytes.saturating_add(tick.bytes);
         self.denies += i64::from(tick.mark == Mark::Deny);
         self.errors += i64::from(tick.mark == Mark::Error);
         self.gaps += i64::from(tick.mark == Mark::Gap);
@@ -95,7 +96,7 @@ impl Totals {
             events: self.events - before.events,
             steps: self.steps - before.steps,
             rows: self.rows - before.rows,
-            kib: self.kib - before.kib,
+            bytes: self.bytes.saturating_sub(before.bytes),
             denies: self.denies - before.denies,
             errors: self.errors - before.errors,
             gaps: self.gaps - before.gaps,
@@ -104,7 +105,7 @@ impl Totals {
 
     /// How hot it is: what left, seen so that one row and a thousand are both visible.
     pub fn heat(&self) -> f64 {
-        let volume = self.rows.saturating_add(self.kib).max(0);
+        let volume = self.rows.saturating_add(self.bytes.saturating_add(1023) / 1024).max(0);
         #[allow(clippy::cast_precision_loss, reason = "a drawing")]
         let heat = (volume as f64).ln_1p() * 2.0 + (self.events.max(0) as f64).ln_1p();
         heat
@@ -127,12 +128,17 @@ impl Ticker {
         let ns = if self.by_wall_clock { envelope.ts_wall_ns } else { envelope.ts_mono_ns };
         let origin = *self.origin_ns.get_or_insert(ns);
         self.last_ns = ns.saturating_sub(origin).max(self.last_ns);
+        // The bytes of a COPY are those of its own event; its result counts them again.
+        let bytes = match &event.body {
+            Some(Body::SqlResult(b)) if b.statement_kind == "copy" => 0,
+            _ => event.bytes().unwrap_or(0),
+        };
         let small = |n: i64| u32::try_from(n.max(0)).unwrap_or(u32::MAX);
         Tick {
             seq: event.seq(),
             at_ns: self.last_ns,
             rows: small(event.rows().unwrap_or(0)),
-            kib: small(event.bytes().unwrap_or(0).saturating_add(1023) / 1024),
+            bytes: bytes.max(0),
             mark: event.mark(),
             step: event.is_step(),
         }

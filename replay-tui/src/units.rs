@@ -75,13 +75,13 @@ pub fn position(ns: i64) -> String {
     format!("{:02}:{:02}:{:02}.{:03}", ms / 3_600_000, ms / 60_000 % 60, ms / 1000 % 60, ms % 1000)
 }
 
-/// A position as short as it can be: `+12:31.2`.
+/// A position to the millisecond, as short as it can be: `+12:31.204`, `+2:12:31.204`.
 pub fn offset(ns: i64) -> String {
-    let tenths = ns.max(0) / 100_000_000;
-    let (hours, minutes, seconds) = (tenths / 36_000, tenths / 600 % 60, tenths / 10 % 60);
+    let ms = ns.max(0) / 1_000_000;
+    let (hours, minutes, seconds) = (ms / 3_600_000, ms / 60_000 % 60, ms / 1000 % 60);
     match hours {
-        0 => format!("+{minutes:02}:{seconds:02}.{}", tenths % 10),
-        _ => format!("+{hours}:{minutes:02}:{seconds:02}.{}", tenths % 10),
+        0 => format!("+{minutes:02}:{seconds:02}.{:03}", ms % 1000),
+        _ => format!("+{hours}:{minutes:02}:{seconds:02}.{:03}", ms % 1000),
     }
 }
 
@@ -148,8 +148,8 @@ mod tests {
         assert_eq!(duration(245 * SECOND), "4m 05s");
         assert_eq!(duration(7_380 * SECOND), "2h 03m");
         assert_eq!(position(751_204_000_000), "00:12:31.204");
-        assert_eq!(offset(751_204_000_000), "+12:31.2");
-        assert_eq!(offset(4_351_900_000_000), "+1:12:31.9");
+        assert_eq!(offset(751_204_000_000), "+12:31.204");
+        assert_eq!(offset(4_351_900_000_000), "+1:12:31.900");
         assert_eq!(moment(1_795_255_200_000_000_000), "2026-11-21 10:00:00");
         assert_eq!(instant(1_795_255_200_123_456_789), "2026-11-21T10:00:00.123Z");
         assert_eq!(moment(i64::MIN).len(), moment(i64::MAX).len());

@@ -35,6 +35,7 @@ pub fn update(state: &mut State, msg: Msg) -> Vec<Cmd> {
         Msg::Wheel(lines) => lists::wheel(state, lines),
         Msg::Tick => playback::tick(state),
         Msg::Quit => navigate::quit(state, &Args::default()),
+        Msg::Suspend => navigate::suspend(state, &Args::default()),
         Msg::Refreshed => refreshed(state),
         Msg::Sessions { generation, sessions, truncated } if generation == state.sessions.generation => {
             state.sessions.loading = false;

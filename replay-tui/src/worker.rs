@@ -14,8 +14,8 @@ use crate::source::{EventInSession, SessionItem, Source, each_window};
 
 /// Threads that read.
 const THREADS: usize = 3;
-/// Events that a scan reads at a time: the first screen does not wait for the whole session.
-const SCAN_WINDOW: i64 = 8192;
+/// Events that a scan reads first: the first screen does not wait for the whole session.
+const SCAN_WINDOW: i64 = 2048;
 /// Events that a search reads at a time, with their texts.
 const MATCH_WINDOW: i64 = 1024;
 /// Sessions of the first answer: enough for any screen, and quick in any lake.

@@ -5,7 +5,7 @@
     check.py --lake DIR        recompute hashes, chains, checkpoints, seals and ledgers from the Parquet columns
 
 Exit code 0: everything agrees; 1: something does not (each mismatch is printed).
-Needs: pip install blake3 cryptography zstandard (and pyarrow for --lake).
+Needs: pip install -r requirements.txt (pyarrow for --lake only).
 """
 
 import argparse

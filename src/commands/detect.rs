@@ -1,6 +1,7 @@
 //! `bodycam detect …`.
 
 use std::io::Write;
+use std::path::Path;
 use std::process::ExitCode;
 
 use anyhow::Result;
@@ -26,13 +27,26 @@ pub fn run(command: Detect) -> Result<ExitCode> {
         }
         Detect::Watch { json, lake } => {
             let options = from_lake(&lake)?;
-            let stop = async { drop(tokio::signal::ctrl_c().await) };
+            let stop = stopped();
             let summary = runtime()?.block_on(detect::watch(options, &mut |news| tell(news, json), stop))?;
             conclude(&summary, json);
             Ok(ExitCode::SUCCESS)
         }
-        Detect::Test { dir } => test(&DetectConfig { rules_dir: dir, ..DetectConfig::default() }),
+        Detect::Test { dir } => test(dir.as_deref()),
         Detect::Ls { rules } => list(&DetectConfig { rules_dir: rules, ..DetectConfig::default() }),
+    }
+}
+
+/// Ends at SIGINT or SIGTERM.
+async fn stopped() {
+    match tokio::signal::unix::signal(tokio::signal::unix::SignalKind::terminate()) {
+        Ok(mut terminate) => {
+            tokio::select! {
+                _ = tokio::signal::ctrl_c() => {}
+                _ = terminate.recv() => {}
+            }
+        }
+        Err(_) => drop(tokio::signal::ctrl_c().await),
     }
 }
 
@@ -89,8 +103,8 @@ fn conclude(summary: &Summary, json: bool) {
     }
 }
 
-fn test(config: &DetectConfig) -> Result<ExitCode> {
-    let outcomes = runtime()?.block_on(detect::test(config))?;
+fn test(dir: Option<&Path>) -> Result<ExitCode> {
+    let outcomes = runtime()?.block_on(detect::test(dir))?;
     let mut failed = 0;
     for outcome in &outcomes {
         match &outcome.failure {

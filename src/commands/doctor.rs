@@ -23,6 +23,7 @@ use bodycam_proxy::postgres::survey::{ServerSession, Survey};
 use bodycam_proxy::recording::Rows;
 use bodycam_proxy::state::SqliteState;
 use bodycam_record::shown;
+use bodycam_record::shown::shown_json;
 use serde::Serialize;
 
 use super::{moment, now_ns, runtime};
@@ -118,7 +119,7 @@ impl Report {
             let value = serde_json::json!({
                 "checks": self.checks, "not_through_the_gateway": self.bypass, "warned": warned, "failed": failed,
             });
-            return writeln!(out, "{value}");
+            return writeln!(out, "{}", shown_json(&value.to_string()));
         }
         for check in &self.checks {
             let state = match check.state {

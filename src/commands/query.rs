@@ -1,7 +1,7 @@
 //! `bodycam query`.
 
 use std::io::{BufWriter, IsTerminal, Write};
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 use std::time::Duration;
 
@@ -39,7 +39,9 @@ pub fn run(
     };
     let store = Store::open(&at.url)?;
     let terminal = std::io::stderr().is_terminal();
-    let mut out: Box<dyn Write + Send> = match &output {
+    // A file appears whole or not at all; what is no plain file (a pipe, a device) is written as it comes.
+    let whole = output.as_ref().filter(|path| path.is_file() || !path.exists()).map(|path| partial(path));
+    let mut out: Box<dyn Write + Send> = match whole.as_ref().or(output.as_ref()) {
         Some(path) => {
             let file =
                 std::fs::File::create(path).with_context(|| format!("cannot write {}", path.display()))?;
@@ -55,10 +57,26 @@ pub fn run(
     if terminal {
         eprint!("\r\x1b[K");
     }
-    let outcome = outcome?;
-    out.flush()?;
+    let written = outcome.map_err(anyhow::Error::from).and_then(|outcome| {
+        out.flush()?;
+        if let (Some(from), Some(to)) = (&whole, &output) {
+            std::fs::rename(from, to).with_context(|| format!("cannot write {}", to.display()))?;
+        }
+        Ok(outcome)
+    });
+    if let (Err(_), Some(partial)) = (&written, &whole) {
+        let _ = std::fs::remove_file(partial);
+    }
+    let outcome = written?;
     if terminal {
         eprintln!("{} rows in {:.2} s", outcome.rows, outcome.elapsed.as_secs_f64());
     }
     Ok(ExitCode::SUCCESS)
+}
+
+/// Where a result is written until it is whole.
+fn partial(path: &Path) -> PathBuf {
+    let mut name = path.file_name().unwrap_or_default().to_owned();
+    name.push(".partial");
+    path.with_file_name(name)
 }

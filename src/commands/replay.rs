@@ -4,11 +4,10 @@ use std::io::BufWriter;
 use std::process::ExitCode;
 
 use anyhow::{Result, bail};
-use bodycam_record::{SessionId, shown};
 use bodycam_replay_tui::text::{
     self, EventsOptions, Format, ListOptions, Outcome, ReplayFormat as TextFormat, ReplayText,
 };
-use bodycam_replay_tui::{Ended, LakeSource, ReplayError, ReplayOptions, Source, no_terminal_hint};
+use bodycam_replay_tui::{Ended, LakeSource, ReplayError, ReplayOptions, no_terminal_hint};
 
 use super::{LakeAt, lake_at, now_ns};
 use crate::cli::{Events, Findings, LakeArg, ListFormat, ReplayFormat, Sessions};
@@ -41,27 +40,13 @@ pub fn open(session: Option<&str>, at: Option<String>, lake: LakeAt) -> Result<E
     let LakeAt { url, tenant_key, config } = lake;
     let session = match session {
         None => None,
-        Some(text) => Some(session_of(&LakeSource::open(&url, tenant_key.clone())?, text)?),
+        Some(text) => Some(text::find(&LakeSource::open(&url, tenant_key.clone())?, text)?.row.session_id),
     };
     let config = config.map(|c| c.replay).unwrap_or_default();
     let options = ReplayOptions { lake: url, tenant_key, session, at, config, ..ReplayOptions::default() };
     match bodycam_replay_tui::run(options)? {
         Ended::Left => Ok(ExitCode::SUCCESS),
         Ended::NoTerminal => bail!("{}", no_terminal_hint(session)),
-    }
-}
-
-/// The session that `text` names: its id, or the beginning of it.
-fn session_of(source: &LakeSource, text: &str) -> Result<SessionId> {
-    if let Ok(session) = text.parse() {
-        return Ok(session);
-    }
-    let ids = source.sessions(usize::MAX)?.into_iter().map(|s| s.row.session_id);
-    let found: Vec<SessionId> = ids.filter(|id| id.to_string().starts_with(text)).take(2).collect();
-    match found.as_slice() {
-        [session] => Ok(*session),
-        [] => bail!("no session begins with '{}'; `bodycam sessions ls` lists them", shown(text)),
-        _ => bail!("several sessions begin with '{}'; give more of the id", shown(text)),
     }
 }
 

@@ -106,7 +106,6 @@ impl Running {
     /// Starts the parts, the ones that are written to first.
     pub fn start(config: &Config, clock: Clock, parts: Parts) -> Result<Self> {
         let runtime = super::runtime()?;
-        let tenant_key = crate::tenant_key::load(&config.gateway.tenant_key, parts.gateway)?;
         let (sender, ended) = mpsc::unbounded_channel();
         let starter = Starter { runtime: &runtime, ended: sender };
         #[cfg_attr(not(feature = "recorder"), expect(unused_mut, reason = "nothing runs in the background"))]
@@ -123,7 +122,7 @@ impl Running {
             probe.metrics.push(Box::new(move || metrics.prometheus()));
         }
         let gateway = match parts.gateway {
-            true => Some(start_gateway(config, clock, tenant_key)?),
+            true => Some(start_gateway(config, clock)?),
             false => None,
         };
         #[cfg(feature = "analyzer")]
@@ -152,6 +151,17 @@ impl Running {
             }
         };
         Ok(Self { runtime, gateway, background, ended, admin, stored })
+    }
+
+    /// Waits until no client is connected; an error after 10 s.
+    #[cfg(feature = "analyzer")]
+    pub fn wait_until_idle(&self) -> Result<()> {
+        let deadline = std::time::Instant::now() + std::time::Duration::from_secs(10);
+        while self.gateway.as_ref().is_some_and(|serving| serving.gateway.connections() > 0) {
+            anyhow::ensure!(std::time::Instant::now() < deadline, "clients stay connected to the gateway");
+            std::thread::sleep(std::time::Duration::from_millis(2));
+        }
+        Ok(())
     }
 
     /// Returns on SIGTERM or SIGINT, or with the error of a part that ended by itself.
@@ -231,7 +241,7 @@ impl Starter<'_> {
         let spool = bodycam_bus::spool::SpoolBus::new(&config.spool);
         let store = bodycam_lake::Store::create(&config.lake.url)?;
         let seed = bodycam_proxy::recording::load_or_create_key_file(&config.recorder.key)?;
-        let key = Arc::new(bodycam_record::EpochKey::from_seed(&*seed));
+        let key = Arc::new(bodycam_record::EpochKey::from_seed(&seed));
         let (stop, mut stopped) = watch::channel(false);
         let config = config.recorder.clone();
         Ok(self.spawn("recorder", stop, async move {
@@ -254,7 +264,8 @@ impl Starter<'_> {
     }
 }
 
-fn start_gateway(config: &Config, clock: Clock, tenant_key: bodycam_record::TenantKey) -> Result<Serving> {
+fn start_gateway(config: &Config, clock: Clock) -> Result<Serving> {
+    let tenant_key = crate::tenant_key::load(&config.gateway.tenant_key, true)?;
     let text = toml::to_string(config).context("the configuration cannot be written down")?;
     let producer = Producer::start(ProducerOptions {
         producer: config.gateway.producer.clone(),
@@ -273,6 +284,7 @@ fn start_gateway(config: &Config, clock: Clock, tenant_key: bodycam_record::Tena
         config.postgres.as_ref().map(|p| p.listen),
         config.http.as_ref().map(|h| h.listen),
         Some(config.admin.listen),
+        Some(config.admin.recorder_listen),
     ]
     .into_iter()
     .flatten()

@@ -7,6 +7,7 @@ use anyhow::Result;
 use bodycam_proxy::identity::{Roster, token};
 use bodycam_proxy::state::{SqliteState, StoredToken};
 use bodycam_record::shown;
+use bodycam_record::shown::shown_json;
 use serde_json::json;
 
 use super::{load, moment, now_ns};
@@ -114,12 +115,14 @@ fn print_tokens(tokens: &[StoredToken], format: ListFormat) -> Result<()> {
                 )?;
             }
         }
-        ListFormat::Json => writeln!(
-            out,
-            "{}",
-            json!({"total": rows.len(), "returned": rows.len(), "truncated": false, "tokens": rows})
-        )?,
-        ListFormat::Jsonl => rows.iter().try_for_each(|row| writeln!(out, "{row}"))?,
+        ListFormat::Json => {
+            let all =
+                json!({"total": rows.len(), "returned": rows.len(), "truncated": false, "tokens": rows});
+            writeln!(out, "{}", shown_json(&all.to_string()))?;
+        }
+        ListFormat::Jsonl => {
+            rows.iter().try_for_each(|row| writeln!(out, "{}", shown_json(&row.to_string())))?
+        }
         ListFormat::Csv => {
             writeln!(out, "id,principal,standing,issued,expires,note")?;
             for t in tokens {

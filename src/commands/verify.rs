@@ -1,12 +1,13 @@
 //! `bodycam verify`: brings the bytes and the threads; the verdict is `bodycam_verify`'s.
 
-use std::io::{IsTerminal, Write};
+use std::io::{ErrorKind, IsTerminal, Read, Write};
 use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 use std::sync::atomic::{AtomicUsize, Ordering};
 
 use anyhow::{Context, Result};
 use bodycam_record::TenantKey;
+use bodycam_record::shown::shown_lines;
 use bodycam_verify::{Files, Options, Pool, Progress, Report, Trust};
 use bytes::Bytes;
 
@@ -16,21 +17,21 @@ use crate::cli::LakeArg;
 pub fn run(json: bool, as_of: Option<String>, trust: Option<PathBuf>, lake: &LakeArg) -> Result<ExitCode> {
     match verdict(as_of.as_deref(), trust.as_deref(), lake) {
         Ok(report) => {
-            let mut out = std::io::stdout().lock();
-            if json {
-                serde_json::to_writer_pretty(&mut out, &report)?;
-                writeln!(out)?;
-            } else {
-                write!(out, "{}", report.to_text())?;
+            let text = if json { serde_json::to_string_pretty(&report)? + "\n" } else { report.to_text() };
+            match std::io::stdout().lock().write_all(text.as_bytes()) {
+                // A reader that has seen enough changes nothing about the verdict.
+                Err(error) if error.kind() != ErrorKind::BrokenPipe => could_not_run(&error.into()),
+                _ => Ok(ExitCode::from(report.exit_code)),
             }
-            Ok(ExitCode::from(report.exit_code))
         }
-        // 1 = could not run; every other failure of the binary is 2, which here means tampered.
-        Err(error) => {
-            eprintln!("bodycam verify: could not run: {}", bodycam_record::shown(&format!("{error:#}")));
-            Ok(ExitCode::from(1))
-        }
+        Err(error) => could_not_run(&error),
     }
+}
+
+/// 1 = could not run; every other failure of the binary is 2, which here means tampered.
+fn could_not_run(error: &anyhow::Error) -> Result<ExitCode> {
+    eprintln!("bodycam verify: could not run: {}", shown_lines(&format!("{error:#}")));
+    Ok(ExitCode::from(1))
 }
 
 fn verdict(as_of: Option<&str>, trust: Option<&Path>, lake: &LakeArg) -> Result<Report> {
@@ -76,38 +77,76 @@ fn progress(terminal: bool, p: Progress) {
     }
 }
 
+/// Largest object that is read: each is held in memory as a whole.
+const MAX_OBJECT: u64 = 4 << 30;
+
 /// A lake in a directory.
 struct Directory(PathBuf);
 
 impl Directory {
     fn open(url: &str) -> Result<Self> {
         let path = PathBuf::from(url.strip_prefix("file://").unwrap_or(url));
-        let is_directory =
-            path.metadata().with_context(|| format!("cannot open the lake {}", path.display()))?.is_dir();
-        anyhow::ensure!(is_directory, "the lake {} is not a directory", path.display());
+        let path = path.canonicalize().with_context(|| format!("cannot open the lake {}", path.display()))?;
+        anyhow::ensure!(path.is_dir(), "the lake {} is not a directory", path.display());
         Ok(Self(path))
     }
 
-    /// Paths come from commits that anyone may have written: nothing outside the lake is read.
-    fn inside(&self, path: &str) -> Option<PathBuf> {
+    /// Paths come from commits that anyone may have written, and so may symbolic links: nothing outside the lake
+    /// is read. None when there is no such object.
+    fn inside(&self, path: &str) -> std::io::Result<Option<PathBuf>> {
         let plain = path.split('/').all(|part| !matches!(part, "" | "." | "..")) && !path.contains('\0');
-        plain.then(|| self.0.join(path))
+        if !plain {
+            return Err(std::io::Error::other("not a path inside the lake"));
+        }
+        match self.0.join(path).canonicalize() {
+            Ok(real) if real.starts_with(&self.0) => Ok(Some(real)),
+            Ok(_) => Err(std::io::Error::other("a symbolic link leads out of the lake")),
+            // A file where a folder should be: what should lie in that folder is missing.
+            Err(e) if matches!(e.kind(), ErrorKind::NotFound | ErrorKind::NotADirectory) => Ok(None),
+            Err(e) => Err(e),
+        }
+    }
+
+    fn object(&self, path: &str, limit: u64) -> std::io::Result<Option<Bytes>> {
+        let Some(path) = self.inside(path)? else { return Ok(None) };
+        // Before it is opened: opening a pipe would wait for its writer.
+        let length = match path.metadata()? {
+            metadata if metadata.is_file() => metadata.len(),
+            _ => return Err(std::io::Error::other("not a regular file")),
+        };
+        let wanted = length.min(limit.saturating_add(1));
+        if wanted > MAX_OBJECT {
+            return Err(std::io::Error::other(format!(
+                "{wanted} bytes are more than can be checked at once"
+            )));
+        }
+        let mut bytes = Vec::with_capacity(usize::try_from(wanted).unwrap_or(0));
+        std::fs::File::open(path)?.take(wanted).read_to_end(&mut bytes)?;
+        Ok(Some(bytes.into()))
+    }
+
+    /// Adds the objects below `folder`. Links are not followed, so that it ends.
+    fn list_into(&self, folder: &Path, found: &mut Vec<String>) {
+        for entry in std::fs::read_dir(folder).into_iter().flatten().flatten() {
+            let path = entry.path();
+            if entry.file_type().is_ok_and(|t| t.is_dir()) {
+                self.list_into(&path, found);
+            } else if let Some(name) = path.strip_prefix(&self.0).ok().and_then(Path::to_str) {
+                found.push(name.to_owned());
+            }
+        }
     }
 }
 
 impl Files for Directory {
-    fn read(&self, path: &str) -> Result<Option<Bytes>, String> {
-        let Some(path) = self.inside(path) else { return Err("not a path inside the lake".to_owned()) };
-        match std::fs::read(path) {
-            Ok(bytes) => Ok(Some(bytes.into())),
-            Err(e) if e.kind() == std::io::ErrorKind::NotFound => Ok(None),
-            Err(e) => Err(e.to_string()),
-        }
+    fn read(&self, path: &str, limit: u64) -> Result<Option<Bytes>, String> {
+        self.object(path, limit).map_err(|e| e.to_string())
     }
 
     fn list(&self, folder: &str) -> Option<Vec<String>> {
-        let entries = std::fs::read_dir(self.inside(folder.trim_end_matches('/'))?).ok()?;
-        Some(entries.flatten().filter_map(|e| e.file_name().into_string().ok()).collect())
+        let mut found = Vec::new();
+        self.list_into(&self.inside(folder.trim_end_matches('/')).ok()??, &mut found);
+        Some(found)
     }
 }
 

@@ -38,7 +38,7 @@ impl Default for TenantKeyAt {
 impl Config {
     /// Reads the file and applies the environment.
     pub fn load(path: &Path) -> Result<Self> {
-        let mut config: Self = parse(&read(path)?, std::env::vars())
+        let mut config: Self = parse(&read(path)?, std::env::vars_os())
             .with_context(|| format!("the configuration {} is not usable", path.display()))?;
         let base = path.parent().unwrap_or(Path::new("."));
         config.lake.rebase(base);

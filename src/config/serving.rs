@@ -88,20 +88,20 @@ impl Default for StateConfig {
 impl Config {
     /// Reads the file, applies the environment, checks everything.
     pub fn load(path: &Path) -> Result<Self> {
-        let config = Self::parse(&read(path)?, std::env::vars())
-            .with_context(|| format!("the configuration {} is not usable", path.display()))?;
-        Ok(config.resolved(path.parent().unwrap_or(Path::new("."))))
-    }
-
-    /// The configuration in `text`, with `BODYCAM__…` variables applied.
-    pub fn parse(text: &str, env: impl Iterator<Item = (String, String)>) -> Result<Self> {
-        let config: Self = parse(text, env)?;
-        config.check()?;
-        Ok(config)
+        let usable = || {
+            let config: Self = parse(&read(path)?, std::env::vars_os())?;
+            let config = config.resolved(path.parent().unwrap_or(Path::new(".")));
+            config.check()?;
+            Ok::<_, anyhow::Error>(config)
+        };
+        usable().with_context(|| format!("the configuration {} is not usable", path.display()))
     }
 
     /// What no section can see alone.
     fn check(&self) -> Result<()> {
+        self.gateway.check()?;
+        self.spool.check()?;
+        self.record.check()?;
         if self.postgres.is_none() && self.http.is_none() {
             bail!("nothing to listen on: add a [postgres] or an [http] section");
         }
@@ -114,6 +114,7 @@ impl Config {
         if self.principals.is_empty() {
             bail!("nobody could log in: add [[principals]]");
         }
+        self.check_places()?;
         for principal in &self.principals {
             if self.http.is_none() && !principal.egress.is_empty() {
                 bail!("principal '{}': egress would do nothing without an [http] section", principal.name);
@@ -143,6 +144,47 @@ impl Config {
         Ok(())
     }
 
+    /// Addresses that are taken once, and files that must be where they are said to be.
+    fn check_places(&self) -> Result<()> {
+        let listeners = [
+            ("[postgres] listen", self.postgres.as_ref().map(|p| p.listen)),
+            ("[http] listen", self.http.as_ref().map(|h| h.listen)),
+            ("[admin] listen", Some(self.admin.listen)),
+            ("[admin] recorder_listen", Some(self.admin.recorder_listen)),
+        ];
+        let listeners: Vec<_> = listeners.iter().filter_map(|(name, at)| Some((name, (*at)?))).collect();
+        for (n, (name, at)) in listeners.iter().enumerate() {
+            if let Some((other, _)) =
+                listeners.iter().take(n).find(|(_, before)| before == at && at.port() != 0)
+            {
+                bail!("{other} and {name} are both {at}: give each an address of its own");
+            }
+        }
+        match self.gateway.tenant_key.split_once(':') {
+            Some(("file", path)) if !path.is_empty() => {}
+            Some(("env", name)) if !name.is_empty() => {
+                if std::env::var_os(name).is_none() {
+                    bail!("[gateway] tenant_key: the environment variable {name} is not set");
+                }
+            }
+            // What stands there may be the key itself: it is not repeated.
+            _ => bail!("[gateway] tenant_key: want a reference, file:PATH or env:NAME, not the key"),
+        }
+        if self.lake.url.is_empty() {
+            bail!("[lake] url: name a directory, or a file:// URL");
+        }
+        if let Some((scheme, _)) = self.lake.url.split_once("://")
+            && scheme != "file"
+        {
+            bail!("[lake] url: '{scheme}://' is not supported; name a directory, or a file:// URL");
+        }
+        #[cfg(feature = "analyzer")]
+        if let Some(dir) = self.detect.rules_dir.as_ref().filter(|dir| !dir.is_dir()) {
+            bail!("[detect] rules_dir: {} is no directory", dir.display());
+        }
+        Ok(())
+    }
+
     /// Relative paths are relative to the configuration file.
     fn resolved(mut self, base: &Path) -> Self {
         let join = |path: &Path| base.join(path);
@@ -160,6 +202,9 @@ impl Config {
         self.gateway.tenant_key = rebased_reference(&self.gateway.tenant_key, base);
         if let Some(postgres) = &mut self.postgres {
             postgres.rebase(base);
+        }
+        if let Some(http) = &mut self.http {
+            http.rebase(base);
         }
         self.targets.iter_mut().for_each(|target| target.rebase(base));
         self

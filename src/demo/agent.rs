@@ -20,7 +20,7 @@ pub struct Login {
 }
 
 /// One ordinary session: a handful of statements, a few rows each.
-pub async fn ordinary_session(gateway: SocketAddr, login: &Login, seed: u32) -> Result<()> {
+pub async fn ordinary_session(gateway: SocketAddr, login: &Login, seed: u32) -> Result<usize> {
     let mut config = tokio_postgres::Config::new();
     config.host("127.0.0.1").port(gateway.port()).user(&login.name).password(&login.token).dbname("shop");
     config.application_name("helpdesk").connect_timeout(Duration::from_secs(10));
@@ -29,11 +29,13 @@ pub async fn ordinary_session(gateway: SocketAddr, login: &Login, seed: u32) -> 
         .await
         .with_context(|| format!("{} could not log in at the gateway", login.name))?;
     let driver = tokio::spawn(connection);
-    for sql in company::ordinary_work(seed) {
-        client.query(sql.as_str(), &[]).await.with_context(|| format!("{}: {sql}", login.name))?;
+    let work = company::ordinary_work(seed);
+    for sql in &work {
+        client.query(sql, &[]).await.with_context(|| format!("{}: {sql}", login.name))?;
     }
     drop(client);
-    driver.await?.context("the session did not end well")
+    driver.await?.context("the session did not end well")?;
+    Ok(work.len())
 }
 
 /// psql through the gateway.

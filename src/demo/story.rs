@@ -41,19 +41,22 @@ pub fn tell(dir: &Path, offer_replay: bool) -> Result<ExitCode> {
 
     let runtime = runtime()?;
     step(&format!("{DAYS} days of ordinary work go over the wire: tickets, orders, a customer at a time"));
-    let mut seed = 7;
+    let (mut seed, mut sessions, mut statements) = (7, 0, 0);
     for day in (1..=DAYS).rev() {
         for (hour, login) in
             [(8, &scene.agent), (10, &scene.colleague), (13, &scene.agent), (15, &scene.agent)]
         {
             clock.set(now - day * DAY_NS - now.rem_euclid(DAY_NS) + hour * DAY_NS / 24);
             seed += 1;
-            runtime.block_on(agent::ordinary_session(scene.gateway, login, seed))?;
+            statements += runtime.block_on(agent::ordinary_session(scene.gateway, login, seed))?;
+            sessions += 1;
+            // The clock moves on only when the session is over, or the session would last until then.
+            running.wait_until_idle()?;
         }
         progress(DAYS - day + 1, DAYS);
     }
     clock.set(now);
-    done(&format!("{} sessions, {} statements", DAYS * 4, DAYS * 4 * 6));
+    done(&format!("{sessions} sessions, {statements} statements"));
 
     step("Today: the agent works as usual, with psql and curl");
     let stock =
@@ -104,7 +107,7 @@ pub fn tell(dir: &Path, offer_replay: bool) -> Result<ExitCode> {
     say(&format!("  {replay}"));
     say(&format!("  bodycam findings ls --config {}", scene.config.display()));
     say(&format!("  bodycam verify --config {}", scene.config.display()));
-    say(&format!("({findings} findings; in the replay press ? for help, g a for the findings, q to leave)"));
+    say(&format!("({findings} findings; in the replay press ? for help, g f for the findings, q to leave)"));
     if offer_replay && std::io::stdout().is_terminal() && std::io::stdin().is_terminal() {
         print!("\nOpen the replay now? [Y/n] ");
         std::io::stdout().flush()?;

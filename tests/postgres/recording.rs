@@ -272,6 +272,25 @@ fn copy_is_counted_digested_and_stored_in_both_directions() {
 }
 
 #[test]
+fn a_copy_to_the_client_has_the_rows_of_its_tag_in_every_format_and_what_was_sent_when_it_fails() {
+    let (gateway, _, mut wire) = wired(|_| ());
+    assert_eq!(wire.query("COPY people (id) TO STDOUT (FORMAT csv, HEADER)"), "H d d d d c C(COPY 3) ZI");
+    wire.send(&query("COPY people (id) TO STDOUT (FORMAT binary)"));
+    wire.until_ready();
+    wire.send(&query("COPY (SELECT 1 / (4 - n) FROM generate_series(1, 9) n) TO STDOUT"));
+    wire.until_ready();
+    assert_eq!(wire.query("SELECT 1"), "T D(1) C(SELECT 1) ZI");
+    drop(wire);
+    gateway.wait_closed();
+    let results: Vec<_> = gateway.statements().into_iter().flat_map(|(_, _, results)| results).collect();
+    let sent: Vec<_> = results.iter().map(|(_, r)| (r.outcome.as_str(), r.rows, r.bytes > 0)).collect();
+    assert_eq!(
+        sent,
+        [("complete", 3, true), ("complete", 3, true), ("error", 3, true), ("complete", 1, true)]
+    );
+}
+
+#[test]
 fn copy_in_the_extended_protocol_ignores_the_sync_sent_into_it() {
     let (gateway, _, mut wire) = wired(|_| ());
     let begin = [parse("", "COPY people FROM STDIN"), bind("", "", &[]), execute("", 0), sync()].concat();

@@ -613,4 +613,27 @@ fn a_spool_that_is_full_closes_both_sides_and_lets_nothing_through() {
         stored >= acknowledged && usize::try_from(stored).unwrap() <= recorded,
         "{stored} {acknowledged} {recorded}"
     );
+    let mut late = Wire::connect(gateway.port);
+    late.hello(Version::V3_0, &[("user", "ada"), ("database", &database)]);
+    assert_eq!(late.read().unwrap().0, b'R');
+    let mut out = Vec::new();
+    bodycam_proxy::postgres::codec::frontend::put_password(&mut out, gateway.token("ada").as_bytes());
+    late.send(&out);
+    assert!(late.until_end().ends_with("E(58030)"), "who comes while nothing can be recorded is told so");
+}
+
+#[test]
+fn silent_connections_keep_nobody_out() {
+    let mut setup = Setup::new(shared());
+    setup.postgres.auth = ClientAuth::Token;
+    setup.max_connections = 4;
+    let gateway = setup.start();
+    let database = shared().database();
+    let mut first = Wire::log_in(gateway.port, "ada", &gateway.token("ada"), &database);
+    let silent: Vec<_> = (0..20).map(|_| Wire::connect(gateway.port)).collect();
+    let mut second = Wire::log_in(gateway.port, "ada", &gateway.token("ada"), &database);
+    for wire in [&mut first, &mut second] {
+        assert!(wire.query("SELECT 1").contains("C(SELECT 1)"));
+    }
+    drop(silent);
 }

@@ -86,6 +86,11 @@ impl Tmux {
         }
     }
 
+    /// Gives the terminal this many columns and rows.
+    fn resize(&self, width: &str, height: &str) {
+        assert!(self.tmux(&["resize-window", "-x", width, "-y", height]).status.success());
+    }
+
     /// Process id of the program in the terminal.
     fn program(&self) -> u32 {
         let shell = String::from_utf8(self.tmux(&["list-panes", "-F", "#{pane_pid}"]).stdout).unwrap();
@@ -148,6 +153,17 @@ fn an_analyst_finds_a_bulk_pull_replays_it_and_follows_it_to_where_it_left() {
     terminal.shows(&["EXF-014: evidence 1 of 3", "customers-db", "event 5/9"]);
     terminal.text("}");
     terminal.shows(&["support-copilot → egress", "url: files.example.net:443", "EXF-014: evidence 2 of 3"]);
+
+    // A terminal that is made small says so, and comes back, without a key.
+    terminal.resize("50", "12");
+    terminal.shows(&["60x16 needed, 50x12 here"]);
+    terminal.resize("60", "16");
+    terminal.shows(&["support-copilot → egress", "EXF-014: evidence 2 of 3"]);
+    terminal.resize("120", "40");
+    terminal.shows(&["support-copilot → egress", "url: files.example.net:443"]);
+    // What something else wrote over the screen goes away by a key.
+    terminal.keys(&["C-l"]);
+    terminal.shows(&["support-copilot → egress"]);
 
     // The lake grows while an open session is followed.
     terminal.text(&format!(":open {}", company.live.session()));
@@ -224,6 +240,27 @@ fn a_terminal_is_given_back_when_the_replay_is_told_to_end() {
     crate::support::stack::signal(terminal.program(), "TERM");
     let screen = terminal.shows(&["left with 0", "icanon"]);
     assert!(!screen.contains("4 sessions"), "the alternate screen is left:\n{screen}");
+}
+
+#[test]
+fn a_terminal_is_given_back_while_the_replay_is_stopped() {
+    let dir = tempfile::tempdir().unwrap();
+    let lake = dir.path().join("lake");
+    runtime().block_on(Company::record(&lake));
+    let replay = format!("'{}' replay --lake '{}'", env!("CARGO_BIN_EXE_bodycam"), lake.display());
+    // With job control the shell goes on when its child stops.
+    let stopped = "echo \"stopped with $?\"; stty -a | grep -o ' icanon'; read -r again; fg >/dev/null";
+    let terminal = Tmux::run(dir.path(), "stop", &format!("--help >/dev/null; set -m; {replay}; {stopped}"));
+    terminal.shows(&["4 sessions", "~"]);
+    terminal.keys(&["C-z"]);
+    let screen = terminal.shows(&["stopped with", "icanon"]);
+    assert!(!screen.contains("4 sessions"), "the alternate screen is left:\n{screen}");
+    terminal.resize("100", "30");
+    terminal.keys(&["Enter"]);
+    terminal.shows(&["4 sessions", "~"]);
+    crate::support::stack::signal(terminal.program(), "TSTP");
+    // The second stop went back to the shell, which has no more to do with it.
+    terminal.shows(&["left with"]);
 }
 
 #[test]

@@ -23,6 +23,8 @@ pub struct Cluster {
     dir: tempfile::TempDir,
     port: u16,
     child: Child,
+    /// Removes the directory when the test process ends: nothing that is shared is ever dropped.
+    _sweeper: Child,
 }
 
 /// What is not default.
@@ -87,7 +89,13 @@ impl Cluster {
         let child = spawn_for_good(
             as_server("postgres").arg("-D").arg(&data).stdout(log.try_clone().unwrap()).stderr(log),
         );
-        let cluster = Self { dir, port, child };
+        let sweeper = Command::new("sh")
+            .args(["-c", "read -r _; sleep 2; rm -rf \"$0\""])
+            .arg(dir.path())
+            .stdin(Stdio::piped())
+            .spawn()
+            .unwrap();
+        let cluster = Self { dir, port, child, _sweeper: sweeper };
         cluster.wait();
         cluster.sql("postgres", &format!("CREATE ROLE {ROLE} LOGIN PASSWORD '{ROLE_PASSWORD}' CREATEDB"));
         cluster.sql("postgres", &format!("CREATE ROLE {DIRECT} LOGIN IN ROLE {ROLE}"));

@@ -394,11 +394,28 @@ fn grafted(truth: &Bytes, lied: &Bytes, parts: &[&str]) -> Bytes {
         }
         groups.push(builder.build().unwrap());
     }
+    let mut offsets = good.offset_index().cloned();
+    if parts.contains(&"offsets") {
+        offsets = bad.offset_index().cloned();
+    }
+    if parts.contains(&"first rows") {
+        for column in offsets.iter_mut().flatten().flatten() {
+            // Each page but the first is said to begin a row later than it does.
+            let pages = column.page_locations().clone();
+            let mut builder = parquet::file::metadata::OffsetIndexBuilder::new();
+            for (n, page) in pages.iter().enumerate() {
+                let next = pages.get(n + 1).map_or(page.first_row_index + 1, |p| p.first_row_index);
+                builder.append_row_count(next - page.first_row_index + i64::from(n == 0));
+                builder.append_offset_and_size(page.offset, page.compressed_page_size);
+            }
+            *column = builder.build();
+        }
+    }
     let index = if parts.contains(&"pages") { bad.column_index() } else { good.column_index() };
     let metadata = ParquetMetaData::new(good.file_metadata().clone(), groups)
         .into_builder()
         .set_column_index(index.cloned())
-        .set_offset_index(good.offset_index().cloned())
+        .set_offset_index(offsets)
         .build();
     let mut whole = Vec::new();
     let mut tracked = TrackedWrite::new(&mut whole);
@@ -465,6 +482,47 @@ fn false_statistics_are_found_wherever_readers_would_believe_them() {
     for part in ["statistics", "pages"] {
         only(&verify(&lying(nulls, paged().build(), &[part])), Class::Statistics);
     }
+}
+
+#[test]
+fn a_page_index_that_leads_to_other_rows_is_found() {
+    // Pages of two rows, against an index made for pages of three: the same column, cut elsewhere.
+    let paged = |rows| {
+        let properties =
+            WriterProperties::builder().set_write_batch_size(1).set_data_page_row_count_limit(rows);
+        properties.set_statistics_enabled(EnabledStatistics::Page).set_dictionary_enabled(false).build()
+    };
+    let mut lake = (*clean_lake()).clone();
+    let path = lake.path_of(SQL, recording().sessions()[0], 3);
+    let batch = batch_of(&lake.objects[&path]);
+    let (truth, other) = (write(&batch, paged(2)), write(&batch, paged(3)));
+    for (part, wanted) in [("offsets", "page index of column"), ("first rows", "first row of a page")] {
+        lake.objects.insert(path.clone(), grafted(&truth, &other, &[part]));
+        lake.recommit();
+        let report = verify(&lake);
+        only(&report, Class::Statistics);
+        assert!(report.faults.iter().all(|f| f.detail.contains(wanted)), "{part}\n{}", report.to_text());
+        for column in ["seq", "relations_read"] {
+            let named = |f: &bodycam_verify::Fault| f.detail.contains(&format!("column {column}"));
+            assert!(report.faults.iter().any(named), "{part} {column}\n{}", report.to_text());
+        }
+    }
+}
+
+#[test]
+fn rows_that_are_not_in_the_stated_order_are_found() {
+    let reversed = |batch: &RecordBatch| {
+        let order: arrow::array::UInt32Array = (0..batch.num_rows() as u32).rev().collect();
+        arrow::compute::take_record_batch(batch, &order).unwrap()
+    };
+    let mut lake = (*clean_lake()).clone();
+    let path = lake.path_of(SQL, recording().sessions()[0], 3);
+    let batch = reversed(&batch_of(&lake.objects[&path]));
+    lake.objects.insert(path.clone(), write(&batch, file::properties(SQL)));
+    lake.recommit();
+    let report = verify(&lake);
+    only(&report, Class::Statistics);
+    assert!(report.faults[0].detail.contains("not in the order"), "{}", report.to_text());
 }
 
 #[test]
@@ -551,8 +609,9 @@ fn an_empty_place_and_an_unreadable_object_cannot_be_verified() {
     assert_eq!((report.exit_code, report.has(Class::Unreadable)), (1, true));
     struct Broken(Lake, String);
     impl bodycam_verify::Files for Broken {
-        fn read(&self, path: &str) -> Result<Option<Bytes>, String> {
-            if path == self.1 { Err("permission denied \u{1b}[31m".to_owned()) } else { self.0.read(path) }
+        fn read(&self, path: &str, limit: u64) -> Result<Option<Bytes>, String> {
+            let denied = || Err("permission denied \u{1b}[31m".to_owned());
+            if path == self.1 { denied() } else { self.0.read(path, limit) }
         }
         fn list(&self, _: &str) -> Option<Vec<String>> {
             None

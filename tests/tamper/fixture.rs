@@ -57,7 +57,7 @@ pub struct Lake {
 }
 
 impl Files for Lake {
-    fn read(&self, path: &str) -> Result<Option<Bytes>, String> {
+    fn read(&self, path: &str, _limit: u64) -> Result<Option<Bytes>, String> {
         Ok(self.objects.get(path).cloned())
     }
 

@@ -310,6 +310,45 @@ fn a_declared_crash_that_nobody_declared() {
 }
 
 #[test]
+fn a_session_left_open_at_stop_is_the_next_starts_to_declare() {
+    // The crashed recording, with a STOP of the first epoch before the START of the second.
+    let clean = crashed_recording();
+    let eve = clean.sessions()[2];
+    let epoch_key = |seed| EpochKey::from_seed(&[seed; 32]);
+    let (long_term, first) = (ProducerKey::from_seed(&[4; 32]), &clean.ledger);
+    let start = |inherited: Vec<String>| Start {
+        config_digest: Digest::ZERO,
+        inherited,
+        simulated_clock: true,
+        software: "x".to_owned(),
+    };
+    let (mut ledger, started) = Ledger::start(PRODUCER, &long_term, epoch_key(5), None, start(vec![]), 1);
+    let mut records = vec![started];
+    let of_first = first.iter().skip(1).take_while(|r| r.epoch == 1).map(|r| r.decode_body().unwrap());
+    // Only the session in question: seals of the others are signed with a key that is gone.
+    let only = of_first.filter(|body| matches!(body, Body::LedgerOpen(open) if open.session_id == eve));
+    records.extend(only.collect::<Vec<_>>().into_iter().map(|body| ledger.append(body, 2)));
+    let stop =
+        bodycam_record::kinds::ledger::LedgerStop { reason: "drain".to_owned(), events: 0, accepted: 1 };
+    records.push(ledger.append(stop.into(), 3));
+    let mut altered = clean.clone();
+    altered.events.retain(|e| e.envelope.session == eve);
+    altered.chunks.retain(|c| c.session == eve);
+    altered.ledger.clone_from(&records);
+    let classes_of = |recording: &Recording| classes(&verify(&recording.lake()));
+    assert!(classes_of(&altered).contains(&Class::NoSeal), "nothing follows the STOP");
+    let last = records.last().unwrap();
+    let end = LedgerEnd { epoch: 1, next_seq: last.seq + 1, head: last.hash };
+    let (mut second, started) =
+        Ledger::start(PRODUCER, &long_term, epoch_key(6), Some(end), start(vec![eve.to_string()]), 4);
+    altered.ledger.push(started);
+    let crash = clean.ledger.iter().find(|r| r.kind == 105).unwrap().decode_body().unwrap();
+    altered.ledger.push(second.append(crash, 5));
+    let found = classes_of(&altered);
+    assert!(!found.contains(&Class::NoSeal) && found.contains(&Class::Crashed), "{found:?}");
+}
+
+#[test]
 fn row_27_events_signed_by_a_newer_epoch() {
     // The crash record names epoch 1 for a session of epoch 1; moved to epoch 2, its events do not fit.
     let clean = crashed_recording();

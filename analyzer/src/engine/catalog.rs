@@ -19,7 +19,6 @@ use datafusion::functions::expr_fn::{concat, date_trunc};
 use datafusion::functions_aggregate::expr_fn::{count, max, min, sum};
 use datafusion::functions_window::expr_fn::row_number;
 use datafusion::logical_expr::{Expr, ExprFunctionExt, LogicalPlan, LogicalPlanBuilder, cast, lit};
-use datafusion::scalar::ScalarValue;
 
 use super::content::{CLEAR, ContentTable};
 use super::files::FilesTable;
@@ -65,7 +64,7 @@ enum Shape {
     Kinds(Family, &'static [&'static str]),
     /// The envelopes of all events.
     Events,
-    /// Rows that left a target: results and COPY streams.
+    /// Rows that left a target.
     Pulls,
     /// Requests and tunnels that were let out.
     Egress,
@@ -111,7 +110,7 @@ const TABLES: &[(&str, Shape, &str)] = &[
     ("findings", Shape::Newest(Table::Findings, "id"), "findings, the newest revision of each"),
     ("templates", Shape::Templates, "literal-free statement text by fingerprint"),
     ("content", Shape::Content, "content; the columns text and bytes open it with the tenant key"),
-    ("pulls", Shape::Pulls, "rows that left a target: results and COPY streams"),
+    ("pulls", Shape::Pulls, "results that sent something, COPY to the client included"),
     ("egress", Shape::Egress, "requests and tunnels that were let out"),
     (HOURLY_PULLS, Shape::HourlyPulls, "pulls by hour, principal, target and relation"),
     (HOURLY_DESTINATIONS, Shape::HourlyDestinations, "egress by hour, principal and destination"),
@@ -248,17 +247,22 @@ impl LakeSchema {
 
     /// Events of some kinds of a family.
     fn kinds(&self, family: Family, kinds: &[&str]) -> Result<LogicalPlanBuilder> {
-        let table = Table::Events(family);
-        let mut plan = self.scan(table)?;
         let known = || kinds.iter().filter_map(|name| KindTable::named(name));
-        if !kinds.is_empty() {
-            let codes = known().map(|kind| lit(kind.code)).collect();
-            plan = plan.filter(name("kind").in_list(codes, false))?;
-        }
         let of_family: Vec<&str> = family.tables().flat_map(|t| t.fields).map(|f| f.name).collect();
-        let of_kinds: Vec<&str> = known().flat_map(|t| t.fields).map(|f| f.name).collect();
-        let shown = |name: &str| kinds.is_empty() || !of_family.contains(&name) || of_kinds.contains(&name);
-        plan.project([event_id()].into_iter().chain(columns(table, shown)))
+        let of_these: Vec<&str> = known().flat_map(|t| t.fields).map(|f| f.name).collect();
+        let shown = |name: &str| kinds.is_empty() || !of_family.contains(&name) || of_these.contains(&name);
+        let table = columns(Table::Events(family), shown);
+        self.of_kinds(family, kinds)?.project([event_id()].into_iter().chain(table))
+    }
+
+    /// The rows of some kinds of a family as they rest; all of the family when there are none.
+    fn of_kinds(&self, family: Family, kinds: &[&str]) -> Result<LogicalPlanBuilder> {
+        let plan = self.scan(Table::Events(family))?;
+        if kinds.is_empty() {
+            return Ok(plan);
+        }
+        let codes = kinds.iter().filter_map(|name| KindTable::named(name)).map(|kind| lit(kind.code));
+        plan.filter(name("kind").in_list(codes.collect(), false))
     }
 
     /// The envelopes of all families.
@@ -277,28 +281,21 @@ impl LakeSchema {
         all.map_or_else(|| LogicalPlanBuilder::empty(false).build(), LogicalPlanBuilder::build)
     }
 
+    /// A COPY to the client has a result as well, with the same rows and bytes and the statement's correlation
+    /// id: its `sql.copy` event must not count again.
     fn pulls(&self) -> Result<LogicalPlanBuilder> {
-        let null_id = lit(ScalarValue::Utf8(None));
-        let common = || PULL_COLUMNS.map(name).to_vec();
-        let results = self
-            .kinds(Family::Sql, &["sql.result"])?
-            .filter(name("verdict").eq(lit("allow")).and(name("rows").gt(lit(0i64))))?
-            .project([common(), vec![name("rows"), name("bytes"), name("correlation")]].concat())?;
-        // A COPY stream has a data message for each row in text and CSV form.
-        let copies = self
-            .kinds(Family::Sql, &["sql.copy"])?
-            .filter(name("direction").eq(lit("out")).and(name("messages").gt(lit(0i64))))?
-            .project(
-                [common(), vec![name("messages").alias("rows"), name("bytes"), null_id.alias("correlation")]]
-                    .concat(),
-            )?;
-        results.union(copies.build()?)
+        let sent = name("rows").gt(lit(0i64)).or(name("bytes").gt(lit(0i64)));
+        let seen = columns(Table::Events(Family::Sql), |name| PULL_COLUMNS.contains(&name));
+        self.of_kinds(Family::Sql, &["sql.result"])?
+            .filter(name("verdict").eq(lit("allow")).and(sent))?
+            .project([event_id()].into_iter().chain(seen))
     }
 
     fn egress(&self) -> Result<LogicalPlanBuilder> {
-        self.kinds(Family::Http, &["http.request", "http.tunnel_opened"])?
+        let seen = columns(Table::Events(Family::Http), |name| EGRESS_COLUMNS.contains(&name));
+        self.of_kinds(Family::Http, &["http.request", "http.tunnel_opened"])?
             .filter(name("verdict").eq(lit("allow")))?
-            .project(EGRESS_COLUMNS.map(name))
+            .project([event_id()].into_iter().chain(seen))
     }
 
     fn hourly_pulls(&self) -> Result<LogicalPlan> {
@@ -345,24 +342,25 @@ impl LakeSchema {
     }
 }
 
-/// What `pulls` takes from results and COPY streams alike.
-const PULL_COLUMNS: [&str; 9] = [
-    "event_id",
+/// What `pulls` and `egress` show beside `event_id`: names as they rest.
+const PULL_COLUMNS: [&str; 11] = [
     "session_id",
     "seq",
-    "ts",
+    "ts_wall_ns",
     "principal_ref",
     "target",
     "statement_no",
     "main_relation",
     "fingerprint",
+    "rows",
+    "bytes",
+    "correlation",
 ];
 
-const EGRESS_COLUMNS: [&str; 11] = [
-    "event_id",
+const EGRESS_COLUMNS: [&str; 10] = [
     "session_id",
     "seq",
-    "ts",
+    "ts_wall_ns",
     "principal_ref",
     "target",
     "kind_name",

@@ -1,15 +1,18 @@
 //! A result in the form that was asked for: a table or CSV with everything hostile made visible, JSON lines
 //! with it escaped, or Parquet with it as it is.
 
+use std::collections::BTreeSet;
 use std::io::{self, Write};
 use std::str::FromStr;
 
 use arrow::array::{Array, ArrayRef, AsArray, RecordBatch, StringBuilder};
 use arrow::compute::cast;
 use arrow::datatypes::{DataType, Field, Schema, SchemaRef};
+use arrow::json::WriterBuilder;
+use arrow::json::writer::LineDelimited;
 use arrow::util::display::{ArrayFormatter, DurationFormat, FormatOptions};
 use bodycam_record::shown;
-use bodycam_record::shown::{is_hostile, shown_limit};
+use bodycam_record::shown::{shown_json, shown_limit};
 use parquet::arrow::ArrowWriter;
 use std::sync::Arc;
 
@@ -82,6 +85,13 @@ impl<'a> Output<'a> {
 
     pub(super) fn start(&mut self, schema: SchemaRef) -> Result<(), AnalyzerError> {
         self.schema = schema.clone();
+        if matches!(self.form, Form::Json | Form::Parquet(_)) {
+            let mut seen = BTreeSet::new();
+            if let Some(field) = schema.fields().iter().find(|f| !seen.insert(f.name())) {
+                let reason = format!("two columns are named {}: rename one with AS", shown(field.name()));
+                return Err(AnalyzerError::Refused(reason));
+            }
+        }
         let names = || schema.fields().iter().map(|f| shown(f.name()));
         match &mut self.form {
             Form::Table { widths, right, .. } => {
@@ -241,12 +251,12 @@ fn text_rows(batch: &RecordBatch) -> Result<Vec<Vec<Option<String>>>, AnalyzerEr
 fn write_json(out: &mut Option<&mut (dyn Write + Send)>, batch: &RecordBatch) -> Result<(), AnalyzerError> {
     let failed = |err: arrow::error::ArrowError| AnalyzerError::Output(io::Error::other(err.to_string()));
     let batch = plain_columns(batch).map_err(failed)?;
-    let mut writer = arrow::json::LineDelimitedWriter::new(Vec::new());
+    let mut writer = WriterBuilder::new().with_explicit_nulls(true).build::<_, LineDelimited>(Vec::new());
     writer.write(&batch).map_err(failed)?;
     writer.finish().map_err(failed)?;
     let text = String::from_utf8(writer.into_inner()).map_err(|e| io::Error::other(e.to_string()))?;
     for line in text.lines() {
-        writeln(out, &escaped(line))?;
+        writeln(out, &shown_json(line))?;
     }
     Ok(())
 }
@@ -282,23 +292,80 @@ fn plain_columns(batch: &RecordBatch) -> Result<RecordBatch, arrow::error::Arrow
     )
 }
 
-/// `json` with hostile characters as escapes. Outside of strings JSON has none of them.
-pub(crate) fn escaped(json: &str) -> String {
-    if !json.chars().any(is_hostile) {
-        return json.to_owned();
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use arrow::array::{BinaryArray, Float64Array, Int64Array, StringArray};
+    use bodycam_record::shown::is_hostile;
+
+    /// ESC, C1, CR, NUL, an OSC 52, a bidi override, a tag character.
+    const HOSTILE: &str = "a\u{1b}[2J\u{9b}31m\r\0\u{1b}]52;c;x\u{7}\u{202e}\u{e0041}\n,\"b";
+
+    fn batch() -> RecordBatch {
+        let columns: Vec<(&str, ArrayRef)> = vec![
+            ("text\u{1b}[0m", Arc::new(StringArray::from(vec![Some(HOSTILE), None]))),
+            ("whole", Arc::new(Int64Array::from(vec![i64::MAX, i64::MIN]))),
+            ("real", Arc::new(Float64Array::from(vec![f64::NAN, f64::INFINITY]))),
+            ("bytes", Arc::new(BinaryArray::from(vec![HOSTILE.as_bytes(), b""]))),
+        ];
+        RecordBatch::try_from_iter_with_nullable(columns.into_iter().map(|(n, c)| (n, c, true))).unwrap()
     }
-    let mut out = String::with_capacity(json.len() + 16);
-    for c in json.chars() {
-        match is_hostile(c) {
-            true => {
-                let mut units = [0; 2];
-                for unit in c.encode_utf16(&mut units) {
-                    use std::fmt::Write as _;
-                    let _ = write!(out, "\\u{unit:04x}");
-                }
+
+    fn written(format: Format, batch: &RecordBatch) -> Result<Vec<u8>, AnalyzerError> {
+        let mut out = Vec::new();
+        let mut output = Output::new(format, &mut out);
+        output.start(batch.schema())?;
+        output.write(batch)?;
+        assert_eq!(output.finish()?, batch.num_rows() as u64);
+        Ok(out)
+    }
+
+    #[test]
+    fn nothing_hostile_is_written_raw_and_json_is_strict() {
+        for format in [Format::Table, Format::Csv, Format::Json] {
+            let text = String::from_utf8(written(format, &batch()).unwrap()).unwrap();
+            assert!(!text.replace('\n', "").chars().any(is_hostile), "{format:?}: {text:?}");
+            if format == Format::Json {
+                let rows: Vec<serde_json::Value> =
+                    text.lines().map(|line| serde_json::from_str(line).unwrap()).collect();
+                assert_eq!(rows.len(), 2);
+                assert_eq!(rows[0]["text\u{1b}[0m"], HOSTILE, "the same text to a parser");
+                assert_eq!(rows[0]["whole"], i64::MAX);
+                assert!(rows[0]["real"].is_null() && rows[1]["real"].is_null(), "JSON has no NaN");
+                assert!(rows[1].as_object().unwrap().contains_key("text\u{1b}[0m"), "NULL is null");
+                assert!(rows[0]["bytes"].as_str().unwrap().starts_with("611b5b"));
             }
-            false => out.push(c),
         }
     }
-    out
+
+    #[test]
+    fn a_csv_field_with_a_line_break_stays_one_line() {
+        let text = String::from_utf8(written(Format::Csv, &batch()).unwrap()).unwrap();
+        assert_eq!(text.lines().count(), 3, "{text:?}");
+    }
+
+    #[test]
+    fn parquet_keeps_every_value_as_it_is() {
+        use parquet::arrow::arrow_reader::ParquetRecordBatchReaderBuilder;
+        let bytes = bytes::Bytes::from(written(Format::Parquet, &batch()).unwrap());
+        let mut reader = ParquetRecordBatchReaderBuilder::try_new(bytes).unwrap().build().unwrap();
+        let read = reader.next().unwrap().unwrap();
+        assert_eq!(read.column(0), batch().column(0));
+        assert_eq!(read.column(3), batch().column(3));
+    }
+
+    #[test]
+    fn two_columns_of_one_name_are_refused_where_names_are_keys() {
+        let schema = Arc::new(Schema::new(vec![
+            Field::new("n", DataType::Int64, false),
+            Field::new("n", DataType::Int64, false),
+        ]));
+        let column: ArrayRef = Arc::new(Int64Array::from(vec![1]));
+        let batch = RecordBatch::try_new(schema, vec![column.clone(), column]).unwrap();
+        for format in [Format::Json, Format::Parquet] {
+            let message = written(format, &batch).unwrap_err().to_string();
+            assert!(message.contains("two columns are named n"), "{message}");
+        }
+        assert_eq!(written(Format::Csv, &batch).unwrap(), b"n,n\n1,1\n");
+    }
 }

@@ -107,56 +107,109 @@ struct Scene {
     last_ns: i64,
 }
 
+/// A fixture whose events are encoded: it can be run on a rule, and on what is left of the rule, again and again.
+#[derive(Clone)]
+pub(crate) struct Prepared {
+    batches: BTreeMap<Table, Vec<arrow::array::RecordBatch>>,
+    expected: std::sync::Arc<Vec<Want>>,
+    params: BTreeMap<String, ParamValue>,
+    sensitive: Vec<Sensitive>,
+    first_ns: i64,
+    last_ns: i64,
+}
+
 /// Runs a rule on one of its fixtures; gives what is wrong.
 pub async fn run(rule: &LoadedRule, fixture: &Fixture) -> Result<Result<(), String>, AnalyzerError> {
-    let bound;
-    let rule = match fixture.params.is_empty() {
-        true => rule,
-        false => {
-            bound = rule.with(&fixture.params).await?;
-            &bound
-        }
-    };
-    let scene = match Scene::of(&fixture.events) {
-        Ok(scene) => scene,
+    let prepared = match Prepared::of(rule, fixture)? {
+        Ok(prepared) => prepared,
         Err(reason) => return Ok(Err(reason)),
     };
-    let expected = match scene.expected(rule, &fixture.expect) {
-        Ok(expected) => expected,
-        Err(reason) => return Ok(Err(reason)),
-    };
-    let batches = scene.batches()?;
-    let (rule, sensitive) = (rule.clone(), fixture.sensitive.clone());
-    let (first, last) = (rule.rule.window_start(scene.first_ns), rule.rule.window_start(scene.last_ns));
-    spawn(async move {
-        let engine = Engine::without_store()?;
-        let window = rule.rule.window.nanos();
-        let found = async |from_ns: i64, to_ns: i64| {
-            let batch = Batch { from_ns, to_ns, sensitive: &sensitive };
-            evaluate(&engine, Scope::memory(batches.clone(), MEMORY), &rule, &batch).await
+    let engine = Engine::without_store()?;
+    match prepared.together(&engine, rule).await? {
+        Ok(together) => prepared.one_by_one(&engine, rule, together).await,
+        Err(reason) => Ok(Err(reason)),
+    }
+}
+
+impl Prepared {
+    /// `fixture` for `rule`, or what is wrong with it.
+    pub(crate) fn of(rule: &LoadedRule, fixture: &Fixture) -> Result<Result<Self, String>, AnalyzerError> {
+        let scene = match Scene::of(&fixture.events) {
+            Ok(scene) => scene,
+            Err(reason) => return Ok(Err(reason)),
         };
-        let together = found(first, last.saturating_add(window)).await?;
-        if let Err(reason) = compare(&expected, &together) {
-            return Ok(Err(reason));
-        }
+        let expected = match scene.expected(rule, &fixture.expect) {
+            Ok(expected) => std::sync::Arc::new(expected),
+            Err(reason) => return Ok(Err(reason)),
+        };
+        Ok(Ok(Self {
+            batches: scene.batches()?,
+            expected,
+            params: fixture.params.clone(),
+            sensitive: fixture.sensitive.clone(),
+            first_ns: scene.first_ns,
+            last_ns: scene.last_ns,
+        }))
+    }
+
+    /// What the rule finds in all windows together, if that is what it must find.
+    pub(crate) async fn together(
+        &self,
+        engine: &Engine,
+        rule: &LoadedRule,
+    ) -> Result<Result<Vec<Hit>, String>, AnalyzerError> {
+        let first = rule.rule.window_start(self.first_ns);
+        let last = rule.rule.window_start(self.last_ns);
+        let all = (first, last.saturating_add(rule.rule.window.nanos()));
+        let found = self.found(engine, rule, vec![all]).await?;
+        Ok(compare(&self.expected, &found).map(|()| found))
+    }
+
+    /// Whether its windows give the findings of `together` one by one as well.
+    pub(crate) async fn one_by_one(
+        &self,
+        engine: &Engine,
+        rule: &LoadedRule,
+        together: Vec<Hit>,
+    ) -> Result<Result<(), String>, AnalyzerError> {
+        let window = rule.rule.window.nanos();
+        let first = rule.rule.window_start(self.first_ns);
+        let last = rule.rule.window_start(self.last_ns);
         let mut starts: BTreeSet<i64> = together.iter().map(|hit| hit.window_start_ns).collect();
         starts.extend((0..SINGLE_WINDOWS).map(|back| last - back * window).filter(|start| *start >= first));
-        let mut alone = Vec::new();
-        for start in starts {
-            alone.extend(found(start, start.saturating_add(window)).await?);
-        }
-        if alone != together {
+        let alone = starts.into_iter().map(|start| (start, start.saturating_add(window))).collect();
+        if self.found(engine, rule, alone).await? != together {
             let reason = "its windows give other findings one by one than together: \
                           compare times with window_start and $lookback, not with $from alone";
             return Ok(Err(reason.to_owned()));
         }
         Ok(Ok(()))
-    })?
-    .await
+    }
+
+    /// What the rule finds in some ranges of windows, one after the other.
+    async fn found(
+        &self,
+        engine: &Engine,
+        rule: &LoadedRule,
+        ranges: Vec<(i64, i64)>,
+    ) -> Result<Vec<Hit>, AnalyzerError> {
+        let rule = if self.params.is_empty() { rule.clone() } else { rule.with(&self.params)? };
+        let (engine, batches, sensitive) = (engine.clone(), self.batches.clone(), self.sensitive.clone());
+        spawn(async move {
+            let mut found = Vec::new();
+            for (from_ns, to_ns) in ranges {
+                let batch = Batch { from_ns, to_ns, sensitive: &sensitive };
+                let scope = Scope::memory(batches.clone(), MEMORY);
+                found.extend(evaluate(&engine, scope, &rule, &batch).await?);
+            }
+            Ok(found)
+        })?
+        .await
+    }
 }
 
 /// What must be found, as the rule would say it.
-struct Want {
+pub(crate) struct Want {
     key: (i64, Vec<Option<String>>),
     expected: Expected,
 }
@@ -335,6 +388,12 @@ impl Scene {
             (_, other) => Some(other.to_string()),
         }
     }
+}
+
+/// The events that fixture events stand for.
+#[cfg(test)]
+pub(crate) fn events(events: &[FixtureEvent]) -> Vec<Event> {
+    Scene::of(events).unwrap().events.into_values().flatten().collect()
 }
 
 /// The session that a name stands for.

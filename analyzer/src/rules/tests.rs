@@ -6,21 +6,34 @@ use datafusion::sql::sqlparser::ast::{
     BinaryOperator, Expr, JoinConstraint, JoinOperator, Select, Value, VisitMut, VisitorMut,
 };
 
+use super::fixtures::Prepared;
 use super::*;
+use crate::engine::Engine;
 
 async fn shipped() -> Vec<Arc<LoadedRule>> {
     load(&RuleSource::default()).await.unwrap()
 }
 
-/// What is wrong with the first fixture that fails.
-async fn first_failure(rule: &LoadedRule, fixtures: &[Fixture]) -> Option<String> {
-    for fixture in fixtures {
-        let outcome = fixtures::run(rule, fixture).await.unwrap_or_else(|err| Err(err.to_string()));
-        if let Err(reason) = outcome {
-            return Some(format!("{}: {reason}", fixture.name));
+/// Whether a fixture fails. Those that have caught the most come first, and windows are looked at one by one only
+/// when all fixtures pass otherwise: most faults are seen at once.
+async fn is_caught(engine: &Engine, rule: &LoadedRule, fixtures: &mut [(usize, Prepared)]) -> bool {
+    fixtures.sort_by_key(|(caught, _)| std::cmp::Reverse(*caught));
+    let mut passed = Vec::new();
+    for (caught, fixture) in fixtures.iter_mut() {
+        match fixture.together(engine, rule).await {
+            Ok(Ok(found)) => passed.push(found),
+            _ => {
+                *caught += 1;
+                return true;
+            }
         }
     }
-    None
+    for ((_, fixture), found) in fixtures.iter().zip(passed) {
+        if !matches!(fixture.one_by_one(engine, rule, found).await, Ok(Ok(()))) {
+            return true;
+        }
+    }
+    false
 }
 
 #[tokio::test]
@@ -30,8 +43,9 @@ async fn every_shipped_rule_passes_its_fixtures() {
         assert!(rule.fixtures.iter().any(|f| !f.expect.is_empty()), "{} never fires", rule.rule.id);
         assert!(rule.fixtures.iter().any(|f| f.expect.is_empty()), "{} always fires", rule.rule.id);
         for fixture in &rule.fixtures {
-            let failure = first_failure(&rule, std::slice::from_ref(fixture)).await;
-            failures.extend(failure.map(|reason| format!("{}, {reason}", rule.rule.id)));
+            if let Err(reason) = fixtures::run(&rule, fixture).await.unwrap() {
+                failures.push(format!("{}, {}: {reason}", rule.rule.id, fixture.name));
+            }
         }
     }
     assert!(failures.is_empty(), "{}", failures.join("\n"));
@@ -121,18 +135,18 @@ impl VisitorMut for Remove {
 }
 
 async fn survivors_of(rule: &LoadedRule) -> (usize, Vec<String>) {
+    let engine = Engine::without_store().unwrap();
+    let prepared = rule.fixtures.iter().map(|f| (0, Prepared::of(rule, f).unwrap().unwrap()));
+    let mut prepared: Vec<_> = prepared.collect();
+    let whole = LoadedRule { fixtures: Vec::new(), ..rule.clone() };
     let mut survivors = Vec::new();
     for target in 0.. {
         let Statement::Statement(mut statement) = rule.statement.clone() else { unreachable!() };
         let mut remove = Remove { target, seen: 0, removed: None };
         let _ = statement.visit(&mut remove);
         let Some(removed) = remove.removed else { return (target, survivors) };
-        let broken = Rule { query: statement.to_string(), ..rule.rule.clone() };
-        let caught = match LoadedRule::of("broken", broken, rule.values.clone(), Vec::new()).await {
-            Err(_) => true,
-            Ok(broken) => first_failure(&broken, &rule.fixtures).await.is_some(),
-        };
-        if !caught {
+        let broken = LoadedRule { statement: Statement::Statement(statement), ..whole.clone() };
+        if !is_caught(&engine, &broken, &mut prepared).await {
             survivors.push(removed);
         }
     }

@@ -11,6 +11,7 @@ use tokio::time::Duration;
 
 use super::Service;
 use super::codec::head::{Framing, RequestHead};
+use crate::admission::Admission;
 use crate::recording::Lane;
 
 mod answer;
@@ -34,6 +35,7 @@ pub(super) async fn serve(
     peer: SocketAddr,
     lane: &Lane,
     mut drain: watch::Receiver<bool>,
+    admission: &Admission,
 ) {
     let begun = async {
         let mut client = Client::accept(stream, service).await?;
@@ -46,6 +48,7 @@ pub(super) async fn serve(
         begun = begun => begun,
     };
     if let Some((mut client, login, head)) = begun {
+        admission.logged_in();
         let mut session = Session::start(service, login, drain);
         let reason = run(&mut session, &mut client, head).await;
         session.close(reason, &client).await;

@@ -20,6 +20,7 @@ use tokio::time::{Instant, Sleep};
 use super::Service;
 use super::codec::{backend, frontend};
 use super::socket::Socket;
+use crate::admission::Admission;
 use crate::recording::Lane;
 
 mod answers;
@@ -55,6 +56,7 @@ pub(super) async fn serve(
     peer: SocketAddr,
     lane: &Lane,
     drain: watch::Receiver<bool>,
+    admission: &Admission,
 ) {
     super::tune(&stream);
     let patience = Duration::from_secs(service.config.startup_timeout_seconds);
@@ -71,6 +73,7 @@ pub(super) async fn serve(
         Ok(Outcome::Refused(why)) => return refused(lane, peer, why),
         Err(_) => return refused(lane, peer, "startup-timeout"),
     };
+    admission.logged_in();
     match open::open(service, client, peer, lane).await {
         Ok(None) => {}
         Ok(Some(opened)) => Relay::new(service, opened, drain).run().await,
@@ -99,6 +102,8 @@ struct Relay<'a> {
     client_unflushed: bool,
     server_unflushed: bool,
     more: bool,
+    /// How much of what may leave for the client is recorded and ends with a whole message, when that is known.
+    recorded: Option<usize>,
     sleep: Pin<Box<Sleep>>,
     draining: Pin<Box<dyn Future<Output = ()> + 'a>>,
 }
@@ -145,6 +150,7 @@ impl<'a> Relay<'a> {
             client_unflushed: false,
             server_unflushed: false,
             more: true,
+            recorded: None,
         }
     }
 
@@ -170,6 +176,7 @@ impl<'a> Relay<'a> {
         };
         loop {
             let Opened { session, up, down, .. } = &mut self.opened;
+            self.recorded = session.at_boundary().then(|| down.outgoing().len());
             let client = session.walk_client(up).await?;
             let target = session.walk_target(down)?;
             if session.dirty {
@@ -309,44 +316,58 @@ impl<'a> Relay<'a> {
         let Opened { mut client, mut server, up, mut down, mut session, cancel_key, cancel, slot, listed } =
             self.opened;
         let reason = end.reason();
-        let running = !session.is_quiet();
+        let left = matches!(end, End::Client | End::Server);
+        // The target must not go on with what nobody records any more, however long recording the end takes.
+        if !session.is_quiet() && !left {
+            let _ = tokio::time::timeout(LAST_BYTES, cancel.cancel()).await;
+        }
+        drop(cancel_key);
         let recorded = async {
             session.conclude()?;
             session.explain(&end)?;
             session.pen.persist().await
         };
-        if let Err(error) = recorded.await {
-            tracing::error!(event = "end_not_recorded", session = %session.pen.session(), error = %error, "the session is closed all the same");
-        }
+        // The session's pen holds once: when recording has failed before, this is one more try.
+        let failed = match recorded.await {
+            Ok(()) => false,
+            Err(error) => {
+                tracing::error!(event = "end_not_recorded", session = %session.pen.session(), error = %error, "the session is closed all the same");
+                true
+            }
+        };
         if let End::Recording(error) = &end {
             tracing::error!(event = "session_not_recorded", session = %session.pen.session(), error = %error, "closing both sides");
         }
-        drop(cancel_key);
-        if !matches!(end, End::Client | End::Server) {
+        if !left {
             tracing::info!(event = "session_closed", session = %session.pen.session(), reason, end = ?end, "the gateway closed a session");
         }
-        if matches!(end, End::Client | End::Server) || !session.at_boundary() {
-            if !matches!(end, End::Client) {
+        // What was recorded and passed belongs to the client; what was not never leaves.
+        let (due, farewell) = match failed || matches!(end, End::Recording(_)) {
+            true => (self.recorded, End::unrecorded()),
+            false => (session.at_boundary().then_some(usize::MAX), end.farewell()),
+        };
+        match (due, farewell) {
+            (Some(mut due), Some((sqlstate, message, hint))) if !left => {
+                let mut last = Vec::new();
+                backend::put_error(&mut last, "FATAL", sqlstate, &message, hint);
+                let sent = async {
+                    while due > 0 && !down.outgoing().is_empty() {
+                        let out = down.outgoing();
+                        let out = out.get(..due).unwrap_or(out);
+                        let sent = poll_fn(|cx| Pin::new(&mut client).poll_write(cx, out)).await?;
+                        down.sent(sent);
+                        due -= sent;
+                    }
+                    Ok::<(), io::Error>(())
+                };
+                if let Ok(Ok(())) = tokio::time::timeout(LAST_BYTES, sent).await {
+                    client.farewell(&last).await;
+                }
+            }
+            _ if matches!(end, End::Client) => {}
+            _ => {
                 let _ = tokio::time::timeout(LAST_BYTES, poll_fn(|cx| poll_shutdown(&mut client, cx))).await;
             }
-        } else if let Some((sqlstate, message, hint)) = end.farewell() {
-            let mut last = Vec::new();
-            backend::put_error(&mut last, "FATAL", sqlstate, &message, hint);
-            let left = async {
-                // What was recorded and passed belongs to the client, unless recording itself has failed.
-                while !down.outgoing().is_empty() && !matches!(end, End::Recording(_)) {
-                    let sent = poll_fn(|cx| Pin::new(&mut client).poll_write(cx, down.outgoing())).await?;
-                    down.sent(sent);
-                }
-                Ok::<bool, io::Error>(down.outgoing().is_empty())
-            };
-            if let Ok(Ok(true)) = tokio::time::timeout(LAST_BYTES, left).await {
-                client.farewell(&last).await;
-            }
-        }
-        // The target must not go on with what nobody records any more.
-        if running && !matches!(end, End::Client | End::Server) {
-            let _ = tokio::time::timeout(LAST_BYTES, cancel.cancel()).await;
         }
         let mut goodbye = Vec::new();
         if up.outgoing().is_empty() && session.at_client_boundary() {

@@ -71,12 +71,12 @@ fn message(state: &State) -> Vec<(String, Role)> {
     }
     let hints = match (state.screen, &state.session) {
         (Screen::Session, Some(_)) => {
-            "space play  j k events  J K steps  } evidence  t goto  f filter  / search  tab pane  q back  ? help"
+            "? help  space play  j k events  J K steps  tab pane  } evidence  t goto  f filter  / search  q back"
         }
         (Screen::Findings, _) => {
-            "enter evidence  f filter  / search  g s sessions  q back  ? help  : command"
+            "? help  enter evidence  f filter  / search  g s sessions  : command  q back"
         }
-        _ => "enter open  f filter  / search  s sort  g f findings  ? help  : command  q quit",
+        _ => "? help  enter open  f filter  / search  s sort  g f findings  : command  q quit",
     };
     vec![(format!(" {hints}"), Role::Dim)]
 }

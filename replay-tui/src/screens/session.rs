@@ -14,6 +14,9 @@ use crate::units;
 use crate::view::{put, select_row};
 use crate::widgets::{details, timeline};
 
+/// Columns of a time.
+const TIME: usize = 12;
+
 /// Draws the screen.
 pub fn draw(state: &State, session: &SessionState, layout: &Layout, buf: &mut Buffer) {
     header(state, session, layout.header, buf);
@@ -21,7 +24,7 @@ pub fn draw(state: &State, session: &SessionState, layout: &Layout, buf: &mut Bu
     if layout.list.width > 0 {
         events(state, session, layout.list, buf);
     }
-    if layout.list.width > 0 && layout.detail.width > 0 {
+    if layout.list.width > 0 && layout.detail.x > 0 {
         let bar = state.theme.sign("│", "|");
         for y in layout.list.y..layout.list.y + layout.list.height {
             buf.set_string(layout.detail.x - 1, y, bar, state.theme.style(Role::Dim));
@@ -55,25 +58,16 @@ fn header(state: &State, session: &SessionState, area: Rect, buf: &mut Buffer) {
             ),
             Role::Title,
         ),
+        // The chain comes before what a narrow terminal cuts off.
+        ("  chain ".to_owned(), Role::Dim),
+        (session.chain.label(row.events, state.theme.ascii), chain_role),
         (
             format!("  {}, {}{policy}", Shown::limit(&row.principal_kind, 20), Shown::limit(&end, 40)),
             Role::Plain,
         ),
-        ("  chain ".to_owned(), Role::Dim),
-        (session.chain.label(row.events, state.theme.ascii), chain_role),
     ];
     put(buf, area, 0, &first, state);
-    let mut second = vec![(
-        format!(
-            "   {} UTC  {}  {}, {}, {} out",
-            units::moment(row.started_ns),
-            row.session_id.to_string().get(..13).unwrap_or_default(),
-            units::plural(row.statements, "step", "steps"),
-            units::plural(row.rows, "row", "rows"),
-            units::size(row.bytes_out)
-        ),
-        Role::Dim,
-    )];
+    let mut second = vec![(format!("   {} UTC", units::moment(row.started_ns)), Role::Dim)];
     if row.denies > 0 {
         second.push((format!("  {} denied", units::count(row.denies)), Role::Deny));
     }
@@ -85,6 +79,16 @@ fn header(state: &State, session: &SessionState, area: Rect, buf: &mut Buffer) {
     for rule in rules.iter().take(8) {
         second.push((format!("  !{}", Shown::limit(rule, 40)), Role::Alert));
     }
+    second.push((
+        format!(
+            "  {}, {}, {} out  {}",
+            units::plural(row.statements, "step", "steps"),
+            units::plural(row.rows, "row", "rows"),
+            units::size(item.bytes_left()),
+            row.session_id.to_string().get(..13).unwrap_or_default(),
+        ),
+        Role::Dim,
+    ));
     put(buf, area, 1, &second, state);
 }
 
@@ -95,7 +99,8 @@ fn fit_at_most(text: &Shown, width: usize) -> String {
 fn events(state: &State, session: &SessionState, area: Rect, buf: &mut Buffer) {
     let focus = if session.pane == Pane::Events { Role::Title } else { Role::Dim };
     let time = if state.absolute_time { "UTC" } else { "time" };
-    let head = format!(" {} {} dir verdict event", fit_right("seq", 6), fit(time, 12));
+    let wide = seq_width(session);
+    let head = format!(" {} {}   verdict event", fit_right("seq", wide), fit(time, TIME));
     put(buf, area, 0, &[(head, focus)], state);
     let cursor_row = session.row_of_cursor();
     for line in 0..usize::from(area.height.saturating_sub(1)) {
@@ -105,7 +110,7 @@ fn events(state: &State, session: &SessionState, area: Rect, buf: &mut Buffer) {
         };
         let item = session.pages.event(tick.seq);
         let y = u16::try_from(line + 1).unwrap_or(u16::MAX);
-        put(buf, area, y, &event_line(state, session, tick, item), state);
+        put(buf, area, y, &event_line(state, session, wide, tick, item), state);
         if row == cursor_row {
             select_row(buf, area, y, state);
         }
@@ -120,9 +125,15 @@ fn events(state: &State, session: &SessionState, area: Rect, buf: &mut Buffer) {
     }
 }
 
+/// Columns that the numbers of the events take.
+fn seq_width(session: &SessionState) -> usize {
+    session.timeline.ticks().last().map_or(3, |t| t.seq.to_string().len().max(3))
+}
+
 fn event_line(
     state: &State,
     session: &SessionState,
+    seq_width: usize,
     tick: &Tick,
     item: Option<&EventItem>,
 ) -> Vec<(String, Role)> {
@@ -145,12 +156,14 @@ fn event_line(
         Mark::Allow | Mark::None => ("", Role::Plain),
     };
     let mut pieces = vec![
-        (format!("{marked}{} {} ", fit_right(&tick.seq.to_string(), 6), fit(&time, 12)), Role::Dim),
-        (format!(" {arrow}  "), Role::Plain),
+        (format!("{marked}{} {} ", fit_right(&tick.seq.to_string(), seq_width), fit(&time, TIME)), Role::Dim),
+        (format!("{arrow} "), Role::Plain),
         (format!("{} ", fit(verdict, 7)), role),
     ];
-    for (rule, _) in session.evidence.get(&tick.seq).into_iter().flatten().take(3) {
-        pieces.push((format!("!{} ", Shown::limit(rule, 30)), Role::Alert));
+    // One rule leaves room for what happened; the details name them all.
+    if let Some([(rule, _), others @ ..]) = session.evidence.get(&tick.seq).map(Vec::as_slice) {
+        let others = if others.is_empty() { String::new() } else { format!("+{}", others.len()) };
+        pieces.push((format!("!{}{others} ", Shown::limit(rule, 30)), Role::Alert));
     }
     pieces.push(match item {
         Some(item) => (item.summary().into(), Role::Plain),

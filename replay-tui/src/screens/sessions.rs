@@ -74,7 +74,7 @@ const COLUMNS: [Column; 10] = [
         narrow: 8,
         from: 70,
         right: true,
-        text: |s| Shown::of(&units::size(s.row.bytes_out)),
+        text: |s| Shown::of(&units::size(s.bytes_left())),
     },
     Column { name: "deny", width: 4, narrow: 4, from: 0, right: true, text: denies },
     Column { name: "findings", width: 16, narrow: 8, from: 60, right: false, text: findings },

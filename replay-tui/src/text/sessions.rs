@@ -34,7 +34,7 @@ pub struct ListOptions {
 
 pub(crate) const SESSIONS_ONLY: &str = "the sessions index; open a session, or use `bodycam events grep`";
 
-fn columns() -> [Column<SessionItem>; 15] {
+fn columns() -> [Column<SessionItem>; 16] {
     [
         Column::left("session", |s| Shown::of(&s.row.session_id.to_string()), |s| json!(s.row.session_id)),
         Column::left("state", |s| Shown::of(&s.row.state), |s| json!(s.row.state)),
@@ -57,6 +57,7 @@ fn columns() -> [Column<SessionItem>; 15] {
         Column::right("events", |s| count(s.row.events), |s| json!(s.row.events)),
         Column::right("statements", |s| count(s.row.statements), |s| json!(s.row.statements)),
         Column::right("rows", |s| count(s.row.rows), |s| json!(s.row.rows)),
+        Column::right("bytes_in", |s| Shown::of(&units::size(s.row.bytes_in)), |s| json!(s.row.bytes_in)),
         Column::right("bytes_out", |s| Shown::of(&units::size(s.row.bytes_out)), |s| json!(s.row.bytes_out)),
         Column::right("denies", |s| count(s.row.denies), |s| json!(s.row.denies)),
         Column::right("errors", |s| count(s.row.errors), |s| json!(s.row.errors)),
@@ -97,7 +98,7 @@ pub fn sessions(
 }
 
 /// The session that `text` names, with its findings: an id, or the beginning of one that names one session.
-pub(crate) fn find(source: &dyn Source, text: &str) -> Result<SessionItem, ReplayError> {
+pub fn find(source: &dyn Source, text: &str) -> Result<SessionItem, ReplayError> {
     let mut found = [named(source, text)?];
     attach(&mut found, &source.findings()?);
     let [found] = found;
@@ -109,14 +110,16 @@ fn named(source: &dyn Source, text: &str) -> Result<SessionItem, ReplayError> {
     if let Ok(id) = text.parse::<SessionId>() {
         return source.session(id)?.ok_or_else(missing);
     }
+    let many = || ReplayError::ManySessions(Shown::limit(text, 100).into());
     if text.len() < 4 {
-        return Err(missing());
+        return Err(many());
     }
     let all = source.sessions(usize::MAX)?;
     let mut named = all.into_iter().filter(|s| s.row.session_id.to_string().starts_with(text));
     match (named.next(), named.next()) {
         (Some(only), None) => Ok(only),
-        _ => Err(missing()),
+        (None, _) => Err(missing()),
+        _ => Err(many()),
     }
 }
 

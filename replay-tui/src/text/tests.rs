@@ -39,7 +39,10 @@ fn sessions_are_listed_in_every_format_with_totals() {
     assert_eq!(json["items"][0]["bytes_out"], 4096 * 2);
 
     let (csv, _) = printed(|out| sessions(source, &list("findings>0", Format::Csv), out));
-    assert!(csv.contains("filter: there is no field 'findings'; did you mean 'finding'?"), "{csv}");
+    assert!(
+        csv.contains("filter 'findings>0': there is no field 'findings'; did you mean 'finding'?"),
+        "{csv}"
+    );
     let (csv, _) = printed(|out| sessions(source, &list("has:finding target:customers", Format::Csv), out));
     assert_eq!(csv.lines().count(), 2, "{csv}");
     assert!(
@@ -71,10 +74,16 @@ fn a_session_is_shown_with_the_state_of_its_chain() {
     let (json, _) = printed(|out| show(source, &broken, Format::Json, out));
     let json: Value = serde_json::from_str(&json).unwrap();
     assert_eq!((&json["chain"]["fault"]["seq"], &json["chain"]["verified"]), (&json!(2), &json!(2)));
-    for missing in ["", "019", "nonsense", &id[..4], "00000000-0000-7000-8000-000000000000"] {
-        let (text, code) = printed(|out| show(source, missing, Format::Table, out));
-        assert_eq!(code, 2, "{missing}");
-        assert!(text.contains("there is no session"), "{text}");
+    for (name, said) in [
+        ("", "'' does not name one session"),
+        ("019", "'019' does not name one session; give more of its id"),
+        (&id[..4], "does not name one session"),
+        ("nonsense\x1b", "there is no session nonsense\\x1b in this lake"),
+        ("00000000-0000-7000-8000-000000000000", "there is no session 00000000-0000-7000"),
+    ] {
+        let (text, code) = printed(|out| show(source, name, Format::Table, out));
+        assert_eq!(code, 2, "{name}");
+        assert!(text.contains(said), "{text}");
     }
 }
 

@@ -11,7 +11,7 @@ fn timeline(steps: &[(i64, u32, u8)]) -> Timeline {
             seq: seq as i64,
             at_ns,
             rows: *rows,
-            kib: rows / 2,
+            bytes: i64::from(*rows) * 512,
             mark: [Mark::None, Mark::Allow, Mark::Deny, Mark::Error, Mark::Gap][usize::from(mark % 5)],
             step: mark % 2 == 1,
         });

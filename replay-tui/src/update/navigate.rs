@@ -101,6 +101,11 @@ pub fn interrupt(state: &mut State, _: &Args) -> Vec<Cmd> {
     Vec::new()
 }
 
+pub fn suspend(state: &mut State, _: &Args) -> Vec<Cmd> {
+    state.suspend = true;
+    Vec::new()
+}
+
 pub fn redraw(state: &mut State, _: &Args) -> Vec<Cmd> {
     state.redraw = true;
     Vec::new()
@@ -119,7 +124,7 @@ pub fn open_selected(state: &mut State, _: &Args) -> Vec<Cmd> {
 }
 
 /// Opens a session, at an event where one is named.
-pub(crate) fn open(state: &mut State, item: SessionItem, seq: Option<i64>) -> Vec<Cmd> {
+pub fn open(state: &mut State, item: SessionItem, seq: Option<i64>) -> Vec<Cmd> {
     let same = state.session.as_ref().is_some_and(|s| s.item.row.session_id == item.row.session_id);
     if same {
         go(state, Screen::Session);

@@ -7,8 +7,9 @@ use crate::layout::list_height;
 use crate::timeline::{Goto, Tick};
 
 const SECOND: i64 = 1_000_000_000;
-/// A result of this many rows or KiB is a large one.
-const BULK: u32 = 1000;
+/// A result of this many rows or bytes is a large one.
+const BULK_ROWS: u32 = 1000;
+const BULK_BYTES: i64 = 1024 * 1024;
 
 /// Puts the cursor on tick `index`. `stop` when a person did it: the player then stands there too.
 pub(crate) fn put_cursor(state: &mut State, index: usize, stop: bool) {
@@ -76,7 +77,8 @@ pub fn play(state: &mut State, _: &Args) -> Vec<Cmd> {
         session.follow = false;
         session.player.advance(&session.timeline, now, true);
     }
-    Vec::new()
+    // From the end it starts anew: the cursor goes with it.
+    tick(state)
 }
 
 fn by_events(state: &mut State, forward: bool) -> Vec<Cmd> {
@@ -137,7 +139,7 @@ pub fn previous_bulk(state: &mut State, _: &Args) -> Vec<Cmd> {
 }
 
 fn is_bulk(_: &SessionState, tick: &Tick) -> bool {
-    tick.rows >= BULK || tick.kib >= BULK
+    tick.rows >= BULK_ROWS || tick.bytes >= BULK_BYTES
 }
 
 pub fn next_mark(state: &mut State, _: &Args) -> Vec<Cmd> {

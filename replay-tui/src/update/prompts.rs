@@ -141,7 +141,7 @@ fn complete(state: &State, prompt: &mut Prompt) {
 fn check(state: &State, kind: PromptKind, text: &str) -> Option<(String, usize)> {
     let error = |result: Result<Matcher, ReplayError>| match result {
         Ok(_) => None,
-        Err(ReplayError::Filter { source, .. }) => Some((source.message.clone(), source.column)),
+        Err(ReplayError::Filter { fault, .. }) => Some((fault.message.clone(), fault.column)),
         Err(other) => Some((other.to_string(), 0)),
     };
     match kind {

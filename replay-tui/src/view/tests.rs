@@ -44,14 +44,17 @@ fn a_session_shows_header_timeline_events_and_the_statement_with_its_rows() {
     s.stage.keys("enter");
     let lines = s.stage.lines();
     let text = lines.join("\n");
-    assert!(lines[0].contains("support-copilot → customers-db/shop  agent, sealed (client)"), "{}", lines[0]);
-    assert!(lines[0].contains("chain ✔ 9/9"), "{}", lines[0]);
+    assert!(
+        lines[0].contains("support-copilot → customers-db/shop  chain ✔ 9/9  agent, sealed (client)"),
+        "{}",
+        lines[0]
+    );
     assert!(lines[1].contains("1 denied  !EXF-002  !EXF-001") || lines[1].contains("!EXF"), "{}", lines[1]);
     assert!(lines[2].contains('█'), "heat: {}", lines[2]);
     assert!(lines[3].contains('D') && lines[3].contains('!'), "marks: {}", lines[3]);
     assert!(lines[4].contains("●") && lines[4].contains("⋯10m"), "axis with the idle gap: {}", lines[4]);
     assert!(lines[5].contains("00:10:00.15") && lines[5].contains("event 4/9"), "{}", lines[5]);
-    assert!(lines[5].contains("so far 2 steps, 1 rows"), "{}", lines[5]);
+    assert!(lines[5].contains("so far 2 steps, 1 row,"), "{}", lines[5]);
     for part in [
         "ALLOW   !EXF-001 SELECT id, email, card",
         "DENY    DROP TABLE customers",
@@ -222,4 +225,39 @@ fn no_screen_panics_at_any_size() {
             Ok(())
         })
         .unwrap();
+}
+
+#[test]
+fn panes_stand_side_by_side_one_below_the_other_or_alone_as_the_terminal_has_room() {
+    let mut s = CompanyStage::new((120, 36));
+    let bulk = s.company.bulk.session();
+    s.stage.type_text(&format!(":open {bulk}#3"));
+    s.stage.keys("enter");
+    let line_of = |s: &CompanyStage, part: &str| s.stage.lines().iter().position(|l| l.contains(part));
+    let (events, detail) = ("verdict event", "content ✔");
+    assert_eq!(line_of(&s, events), line_of(&s, detail), "side by side");
+    s.stage.tell(Msg::Resize(80, 24));
+    assert!(line_of(&s, events).unwrap() < line_of(&s, detail).unwrap(), "one below the other");
+    s.stage.tell(Msg::Resize(60, 16));
+    assert!(line_of(&s, events).is_some() && line_of(&s, detail).is_none(), "{}", s.stage.text());
+    assert!(s.stage.lines()[0].contains("chain ✔ 9/9"), "{}", s.stage.lines()[0]);
+    s.stage.keys("tab");
+    assert!(line_of(&s, events).is_none() && line_of(&s, detail).is_some(), "{}", s.stage.text());
+    s.stage.keys("q");
+    assert!(line_of(&s, events).is_some(), "{}", s.stage.text());
+    s.stage.tell(Msg::Resize(59, 16));
+    assert_eq!(s.stage.lines()[0], "60x16 needed, 59x16 here");
+}
+
+#[test]
+fn a_result_table_ends_with_its_last_row() {
+    let mut s = CompanyStage::new((120, 60));
+    let bulk = s.company.bulk.session();
+    s.stage.type_text(&format!(":open {bulk}#3"));
+    s.stage.keys("enter enter G");
+    let text = s.stage.text();
+    assert!(text.contains("person299@example.org"), "{text}");
+    s.stage.tell(Msg::Resize(120, 400));
+    let caption = "300 of 48,200 rows stored, truncated";
+    assert_eq!(s.stage.text().matches(caption).count(), 2, "above the rows and below them");
 }

@@ -47,12 +47,15 @@ pub fn draw(state: &State, session: &SessionState, area: Rect, buf: &mut Buffer)
 fn pretty(state: &State, session: &SessionState, detail: &Detail, area: Rect, buf: &mut Buffer) {
     let width = usize::from(area.width.saturating_sub(1)).max(1);
     let height = usize::from(area.height);
-    let head = lines(state, detail, width);
+    let head = lines(state, session, detail, width);
     let table_lines = detail.table.as_ref().map_or(0, |t| t.rows() + 2);
     let total = head.len() + table_lines;
     let top = session.detail_scroll.0.min(total.saturating_sub(height));
     for y in 0..height {
         let line = top + y;
+        if line >= total {
+            break;
+        }
         let pieces = match (head.get(line), &detail.table) {
             (Some(pieces), _) => pieces.clone(),
             (None, Some(table)) => {
@@ -71,7 +74,7 @@ fn pretty(state: &State, session: &SessionState, detail: &Detail, area: Rect, bu
 }
 
 /// Everything above the result's rows.
-fn lines(state: &State, detail: &Detail, width: usize) -> Vec<Pieces> {
+fn lines(state: &State, session: &SessionState, detail: &Detail, width: usize) -> Vec<Pieces> {
     let mut out: Vec<Pieces> = Vec::new();
     if let Some(decision) = &detail.decision {
         let denied = decision.verdict.as_str() == "deny";
@@ -82,6 +85,13 @@ fn lines(state: &State, detail: &Detail, width: usize) -> Vec<Pieces> {
         }
         card.push((format!("  policy {}", decision.policy), Role::Dim));
         out.push(card);
+    }
+    let evidence: Vec<String> =
+        session.evidence.get(&detail.seq).into_iter().flatten().map(|(rule, _)| format!("!{rule}")).collect();
+    if !evidence.is_empty() {
+        let rules = Shown::limit(&evidence.join(" "), 400);
+        let lines = wrap(&format!("evidence of {rules}"), width);
+        out.extend(lines.into_iter().map(|l| vec![(format!(" {l}"), Role::Alert)]));
     }
     for note in &detail.notes {
         out.extend(wrap(note, width).into_iter().map(|l| vec![(format!(" {l}"), Role::Error)]));

@@ -95,10 +95,10 @@ fn position(state: &State, session: &SessionState) -> Vec<(String, Role)> {
         ),
         (
             format!(
-                "  so far {} steps, {} rows, {}",
-                units::count(totals.steps),
-                units::count(totals.rows),
-                units::size(totals.kib.saturating_mul(1024))
+                "  so far {}, {}, {}",
+                units::plural(totals.steps, "step", "steps"),
+                units::plural(totals.rows, "row", "rows"),
+                units::size(totals.bytes)
             ),
             Role::Dim,
         ),

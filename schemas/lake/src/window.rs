@@ -30,9 +30,11 @@ pub struct WindowRecord {
     pub n: u64,
     /// Whether the watermark had passed the window and the allowed lateness; otherwise its findings are early.
     pub closed: bool,
-    /// Digest over the sums of the rows that the evaluation could see. The same rows give the same digest, in
-    /// whatever files they rest.
+    /// Digest over the sums of the events that the evaluation could see one by one: those of the window and of
+    /// the reach before it. The same rows give the same digest, in whatever files they rest.
     pub input: Digest,
+    /// The same of the events that it saw rolled up.
+    pub history: Digest,
     /// How far each stream was read.
     pub read: Vec<ReadPosition>,
     /// The findings files of the window.

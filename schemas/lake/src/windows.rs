@@ -292,6 +292,7 @@ mod tests {
             n,
             closed: true,
             input: Digest([2; 32]),
+            history: Digest([3; 32]),
             read: Vec::new(),
             files: Vec::new(),
             findings: findings

@@ -10,6 +10,9 @@ use std::fmt::Write as _;
 /// Longest text that [`shown`] lets through, in characters.
 const LIMIT: usize = 4096;
 
+/// Most lines that [`shown_lines`] lets through.
+const MAX_LINES: usize = 200;
+
 /// `text` on one line, safe for a terminal, at most 4,096 characters.
 pub fn shown(text: &str) -> String {
     shown_limit(text, LIMIT)
@@ -42,6 +45,35 @@ pub fn shown_limit(text: &str, limit: usize) -> String {
             out
         }
     }
+}
+
+/// `text` safe for a terminal with its line ends kept, such as a message that shows an excerpt. Further lines are
+/// set in, so that none passes for a message of its own.
+pub fn shown_lines(text: &str) -> String {
+    let mut lines = text.trim_end().lines();
+    let mut out: Vec<String> = lines.by_ref().take(MAX_LINES).map(shown).collect();
+    let more = lines.count();
+    if more > 0 {
+        out.push(format!("… ({more} more lines)"));
+    }
+    out.join("\n    ")
+}
+
+/// JSON text with the same meaning, safe for a terminal: what is hostile becomes `\\uNNNN`. Line feeds between
+/// values stay.
+pub fn shown_json(json: &str) -> String {
+    let mut out = String::with_capacity(json.len());
+    for c in json.chars() {
+        // JSON itself escapes C0 within strings: a line feed here is layout.
+        if c == '\n' || !is_hostile(c) {
+            out.push(c);
+            continue;
+        }
+        for unit in c.encode_utf16(&mut [0; 2]) {
+            let _ = write!(out, "\\u{unit:04x}");
+        }
+    }
+    out
 }
 
 /// Whether a character must not reach a terminal as it is.
@@ -80,6 +112,23 @@ mod tests {
         assert!(safe.chars().all(|c| !is_hostile(c)), "{safe:?}");
         assert!(safe.ends_with("é€漢"));
         assert_eq!(shown_bytes(b"ok\xff\x1b"), "ok\\xff\\x1b");
+    }
+
+    #[test]
+    fn several_lines_stay_lines_and_none_passes_for_another_message() {
+        assert_eq!(shown_lines("a\n\u{1b}[31mb\r\nc\n\n"), "a\n    \\x1b[31mb\n    c");
+        let many = shown_lines(&"x\n".repeat(1000));
+        assert_eq!(many.lines().count(), MAX_LINES + 1);
+        assert!(many.ends_with("… (800 more lines)"));
+        assert_eq!(shown_lines(""), "");
+    }
+
+    #[test]
+    fn json_keeps_its_meaning() {
+        let value = serde_json::json!({"a": "\u{9b}31m \u{202e} \u{e0041} é\n"});
+        let safe = shown_json(&serde_json::to_string_pretty(&value).unwrap());
+        assert!(safe.chars().all(|c| c == '\n' || !is_hostile(c)), "{safe:?}");
+        assert_eq!(serde_json::from_str::<serde_json::Value>(&safe).unwrap(), value);
     }
 
     #[test]

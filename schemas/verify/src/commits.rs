@@ -4,6 +4,7 @@
 use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::sync::Arc;
 
+use bodycam_lake::commit::MAX_BYTES;
 use bodycam_lake::file::RowSum;
 use bodycam_lake::{Commit, FileEntry, LakeError, LedgerState, StreamEntry, StreamName, Table, layout};
 use bodycam_record::{Digest, SessionId};
@@ -81,7 +82,7 @@ fn order(entry: &FileEntry) -> (String, u8, String) {
 }
 
 fn read(files: &dyn Files, path: &str, out: &mut Walk) -> Option<Bytes> {
-    files.read(path).unwrap_or_else(|why| {
+    files.read(path, MAX_BYTES as u64).unwrap_or_else(|why| {
         out.faults.push(unreadable(path, &why));
         None
     })
@@ -89,6 +90,8 @@ fn read(files: &dyn Files, path: &str, out: &mut Walk) -> Option<Bytes> {
 
 fn streams(files: &dyn Files, out: &mut Walk) -> Option<Vec<StreamEntry>> {
     let mut streams = Vec::new();
+    // Before the streams are read: a recorder that is at work lists a stream before it writes to it.
+    let commits = files.list("commits/").unwrap_or_default();
     let listed = files.list("streams/");
     let listed: BTreeSet<u64> = listed.iter().flatten().filter_map(|name| number(name)).collect();
     let mut n = 0;
@@ -112,16 +115,15 @@ fn streams(files: &dyn Files, out: &mut Walk) -> Option<Vec<StreamEntry>> {
     if n == 0 && out.faults.is_empty() {
         return None;
     }
-    unlisted(files, &streams, out);
+    unlisted(&commits, &streams, out);
     Some(streams)
 }
 
 /// Commits of streams that the list of streams does not know.
-fn unlisted(files: &dyn Files, streams: &[StreamEntry], out: &mut Walk) {
+fn unlisted(names: &[String], streams: &[StreamEntry], out: &mut Walk) {
     let folder = |path: &str| path.rsplit_once('/').map(|(folder, _)| folder.to_owned());
     let known: BTreeSet<String> =
         streams.iter().filter_map(|s| folder(&layout::commit(&s.stream, s.generation, 0))).collect();
-    let names = files.list("commits/").unwrap_or_default();
     let found: BTreeSet<String> =
         names.iter().filter(|n| number(n).is_some()).filter_map(|n| folder(n)).collect();
     for stray in found.difference(&known) {
@@ -157,8 +159,14 @@ fn walk_stream(
     let mut previous = Some(None);
     loop {
         let path = layout::commit(name, *generation, position);
-        let Some(bytes) = read(files, &path, out) else {
-            match later(files, name, *generation, position) {
+        let mut bytes = read(files, &path, out);
+        let next = if bytes.is_none() { later(files, name, *generation, position) } else { None };
+        if next.is_some() {
+            // A recorder that is at work may have written it, and more, since it was looked for.
+            bytes = read(files, &path, out);
+        }
+        let Some(bytes) = bytes else {
+            match next {
                 Some(next) => {
                     let detail = format!("missing; the stream goes on at position {next}");
                     out.faults.push(Fault::new(Class::CommitGap, detail).at(&path));

@@ -118,7 +118,7 @@ fn identity_fault(file: &DataFile, bytes: &Bytes) -> Fault {
     let (want, got) = (file.entry.bytes, bytes.len() as u64);
     let how = match got.cmp(&want) {
         std::cmp::Ordering::Less => format!("{got} bytes of {want}: it was cut or replaced"),
-        std::cmp::Ordering::Greater => format!("{got} bytes instead of {want}: it was replaced or added to"),
+        std::cmp::Ordering::Greater => format!("more than its {want} bytes: it was replaced or added to"),
         std::cmp::Ordering::Equal => "its SHA-256 is another: it was changed or replaced".to_owned(),
     };
     Fault::new(Class::Manifest, format!("not the file that {} names: {how}", file.named_by))

@@ -223,6 +223,11 @@ impl Walk<'_> {
             self.producer.next_seq = expected;
             self.producer.last_ns = record.ts_wall_ns;
         }
+        // A session whose seal the spool refused is left to the next START; here there is none.
+        if self.producer.stopped {
+            self.inherited.clear();
+            self.abandon("its producer stopped without sealing it");
+        }
     }
 
     fn gap(&mut self, from: i64, to: i64, holes: &BTreeSet<i64>) {
@@ -305,7 +310,6 @@ impl Walk<'_> {
             }
             Body::LedgerStop(_) => {
                 self.producer.stopped = true;
-                self.abandon("its producer stopped without sealing it");
             }
             _ => {}
         }

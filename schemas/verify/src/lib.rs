@@ -42,15 +42,20 @@ use ledger::{Ledgers, Placed};
 use sessions::{Sessions, Settled};
 use verdict::{Checked, KeyReport, Parts, ProducerReport, TrustReport};
 
+/// Largest wrapped key that is read.
+const MAX_KEY: u64 = 4096;
+
 /// Rows of suspect sessions that are held at once.
 const ROWS_AT_ONCE: u64 = 1_000_000;
 
 /// The objects of a lake, by their path from its root.
 pub trait Files: Sync {
-    /// The bytes of an object; none when there is no such object. The error says why it cannot be read.
-    fn read(&self, path: &str) -> Result<Option<Bytes>, String>;
+    /// The bytes of an object; none when there is no such object. The error says why it cannot be read. Of an
+    /// object longer than `limit` no more is needed than `limit` bytes and one, which tells that it is longer.
+    fn read(&self, path: &str, limit: u64) -> Result<Option<Bytes>, String>;
 
-    /// The paths of all objects below a folder (which ends in `/`), when the store can say so. It is only used
+    /// The paths, from the root, of all objects below a folder (which ends in `/`), in folders of it too, when the
+    /// store can say so. It is only used
     /// to tell a gap from an end; a store that lists nothing hides nothing that the ledgers would not show.
     fn list(&self, folder: &str) -> Option<Vec<String>>;
 }
@@ -168,7 +173,7 @@ struct Run<'a> {
 impl Run<'_> {
     /// Reads a data file; a fault when it is not there.
     fn read(&self, file: &DataFile) -> Result<Bytes, Box<Fault>> {
-        match self.files.read(&file.entry.path) {
+        match self.files.read(&file.entry.path, file.entry.bytes) {
             Ok(Some(bytes)) => Ok(bytes),
             Ok(None) => Err(Box::new(files::missing(file))),
             Err(why) => Err(Box::new(files::unreadable(&file.entry.path, &why))),
@@ -329,7 +334,7 @@ impl Run<'_> {
     fn session_key(&self, session: SessionId, ledgers: &Ledgers) -> Result<Option<SessionKey>, Box<Fault>> {
         let Some(tenant) = &self.options.tenant_key else { return Ok(None) };
         let path = layout::session_key(session);
-        let wrapped = match self.files.read(&path) {
+        let wrapped = match self.files.read(&path, MAX_KEY) {
             Ok(Some(wrapped)) => wrapped,
             Ok(None) => return Ok(None),
             Err(why) => return Err(Box::new(files::unreadable(&path, &why).of(session))),

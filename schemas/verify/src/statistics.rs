@@ -13,6 +13,7 @@ use parquet::basic::Type as Physical;
 use parquet::bloom_filter::Sbbf;
 use parquet::column::page::PageReader;
 use parquet::file::page_index::column_index::ColumnIndexMetaData;
+use parquet::file::page_index::offset_index::PageLocation;
 use parquet::file::serialized_reader::SerializedPageReader;
 use parquet::file::statistics::Statistics;
 
@@ -41,6 +42,8 @@ struct Column {
     bloom: Option<Sbbf>,
     bloom_last: Option<Vec<u8>>,
     pages: Vec<Page>,
+    /// The row with which each page begins, as the offset index states it, whatever else is stated of pages.
+    first_rows: Vec<u64>,
     /// Levels (values, nulls and empty lists) before each page after the first, as the pages' own headers count them.
     breaks: Vec<u64>,
     /// Levels so far, and breaks that were passed.
@@ -101,11 +104,14 @@ impl Claims {
             let physical = chunk.column_type();
             let nested = chunk.column_descr().max_rep_level() > 0;
             let end = rows.map_or(0, |r| u64::try_from(r.num_rows()).unwrap_or_default());
+            let mut pages = pages(builder, group, leaf, end);
             let breaks = page_breaks(builder, bytes, group, leaf, end).unwrap_or_else(|why| {
                 let detail = format!(
                     "row group {group}: the page index of column {name} is not that of its pages: {why}"
                 );
                 faults.push(Fault::new(Class::Statistics, detail).at(path));
+                // What it says of single pages is said of others, and that has just been told.
+                pages.clear();
                 Vec::new()
             });
             columns.push(Column {
@@ -117,7 +123,8 @@ impl Claims {
                 nulls_seen: 0,
                 bloom,
                 bloom_last: None,
-                pages: pages(builder, group, leaf, end),
+                pages,
+                first_rows: first_rows(builder, group, leaf),
                 breaks,
                 levels: 0,
                 passed: 0,
@@ -126,10 +133,8 @@ impl Claims {
         }
         for column in columns.iter_mut().filter(|c| !c.nested) {
             // A level is a row here: what the pages hold says at once which rows they begin with.
-            let stated = column.pages.iter().skip(1).map(|p| p.from);
-            // A column without a column index states nothing about its pages.
             let breaks = std::mem::take(&mut column.breaks);
-            if !column.pages.is_empty() && !breaks.is_empty() && !stated.eq(breaks) {
+            if !breaks.is_empty() && column.first_rows.get(1..) != Some(breaks.as_slice()) {
                 column.denied("the first row of a page", group, path, faults);
             }
         }
@@ -256,7 +261,7 @@ impl Column {
         };
         for row in 0..array.len() {
             while let Some(at) = self.breaks.get(self.passed).filter(|at| **at <= self.levels) {
-                let first = self.pages.get(self.passed + 1).map(|p| p.from);
+                let first = self.first_rows.get(self.passed + 1).copied();
                 if *at != self.levels || first != Some(from + row as u64) {
                     return false;
                 }
@@ -321,19 +326,17 @@ fn bound(bytes: &[u8], physical: Physical) -> Option<Bound> {
     })
 }
 
+fn first_rows(builder: &ParquetRecordBatchReaderBuilder<Bytes>, group: usize, leaf: usize) -> Vec<u64> {
+    let offsets = builder.metadata().offset_index().and_then(|i| i.get(group)).and_then(|g| g.get(leaf));
+    let first = |p: &PageLocation| u64::try_from(p.first_row_index).unwrap_or(u64::MAX);
+    offsets.map(|o| o.page_locations().iter().map(first).collect()).unwrap_or_default()
+}
+
 fn pages(builder: &ParquetRecordBatchReaderBuilder<Bytes>, group: usize, leaf: usize, end: u64) -> Vec<Page> {
     let metadata = builder.metadata();
     let index = metadata.column_index().and_then(|i| i.get(group)).and_then(|g| g.get(leaf));
-    let offsets = metadata.offset_index().and_then(|i| i.get(group)).and_then(|g| g.get(leaf));
-    let (Some(index), Some(offsets)) = (index, offsets) else { return Vec::new() };
-    if matches!(index, ColumnIndexMetaData::NONE) {
-        return Vec::new();
-    }
-    let starts: Vec<u64> = offsets
-        .page_locations()
-        .iter()
-        .map(|p| u64::try_from(p.first_row_index).unwrap_or_default())
-        .collect();
+    let Some(index) = index.filter(|i| !matches!(i, ColumnIndexMetaData::NONE)) else { return Vec::new() };
+    let starts = first_rows(builder, group, leaf);
     let known = usize::try_from(index.num_pages()).unwrap_or_default();
     let mut pages = Vec::new();
     for (n, from) in starts.iter().enumerate().take(known) {
@@ -472,4 +475,70 @@ fn values(array: &ArrayRef) -> Vec<Vec<u8>> {
 
 fn to_usize(n: u64) -> usize {
     usize::try_from(n).unwrap_or(usize::MAX)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use arrow::array::{FixedSizeBinaryBuilder, Int64Array, ListBuilder, StringBuilder};
+    use parquet::arrow::ArrowWriter;
+    use parquet::arrow::arrow_reader::ArrowReaderOptions;
+    use parquet::file::metadata::PageIndexPolicy;
+    use parquet::file::properties::{EnabledStatistics, WriterProperties};
+
+    /// Ten thousand rows, nulls and lists among them.
+    fn batch() -> RecordBatch {
+        let (mut digests, mut lists) =
+            (FixedSizeBinaryBuilder::new(32), ListBuilder::new(StringBuilder::new()));
+        for i in 0..10_000u32 {
+            digests.append_value([i as u8; 32]).unwrap();
+            for n in 0..i % 4 {
+                lists.values().append_value(format!("{i}-{n}"));
+            }
+            lists.append(i % 5 != 0);
+        }
+        let ints: Int64Array = (0..10_000i64).map(|i| (i % 7 != 0).then_some(i * i)).collect();
+        let columns: Vec<(&str, ArrayRef, bool)> = vec![
+            ("hash", Arc::new(digests.finish()), false),
+            ("rows", Arc::new(ints), true),
+            ("relations", Arc::new(lists.finish()), true),
+        ];
+        RecordBatch::try_from_iter_with_nullable(columns).unwrap()
+    }
+
+    fn faults(properties: WriterProperties, batch_rows: usize) -> Vec<Fault> {
+        let mut writer = ArrowWriter::try_new(Vec::new(), batch().schema(), Some(properties)).unwrap();
+        writer.write(&batch()).unwrap();
+        let bytes: Bytes = writer.into_inner().unwrap().into();
+        let options = ArrowReaderOptions::new().with_page_index_policy(PageIndexPolicy::Optional);
+        let open =
+            || ParquetRecordBatchReaderBuilder::try_new_with_options(bytes.clone(), options.clone()).unwrap();
+        let mut faults = Vec::new();
+        for group in 0..open().metadata().num_row_groups() {
+            let mut claims = Claims::of(&open(), &bytes, group, "f", &mut faults);
+            for batch in open().with_row_groups(vec![group]).with_batch_size(batch_rows).build().unwrap() {
+                claims.check(&batch.unwrap(), "f", &mut faults);
+            }
+            claims.finish("f", &mut faults);
+        }
+        faults
+    }
+
+    #[test]
+    fn what_honest_writers_state_is_believed_whatever_they_leave_out() {
+        for statistics in [EnabledStatistics::Page, EnabledStatistics::Chunk, EnabledStatistics::None] {
+            for (pages, groups) in [(37, 10_000), (1000, 3001), (20_000, 20_000)] {
+                let properties = WriterProperties::builder()
+                    .set_statistics_enabled(statistics)
+                    .set_column_statistics_enabled("hash".into(), EnabledStatistics::None)
+                    .set_column_bloom_filter_enabled("rows".into(), true)
+                    .set_write_batch_size(13)
+                    .set_data_page_row_count_limit(pages)
+                    .set_max_row_group_row_count(Some(groups))
+                    .build();
+                let found = faults(properties, 777);
+                assert!(found.is_empty(), "{statistics:?} {pages} {groups}: {found:?}");
+            }
+        }
+    }
 }

@@ -146,6 +146,9 @@ impl Scanner {
         let empty = self.at == self.line_start;
         self.at += 2;
         self.line_start = self.at;
+        if self.at > limits.bytes {
+            return Err(HeadError::TooLarge);
+        }
         if empty && (self.lines > 0 || self.kind == Section::Trailers) {
             return Ok(Some(self.at));
         }

@@ -355,6 +355,19 @@ mod tests {
     }
 
     #[test]
+    fn a_head_is_refused_from_the_first_byte_beyond_the_limit() {
+        let head = |length: usize| {
+            let start = "GET http://a.example/ HTTP/1.1\r\nHost: a.example\r\nX: ";
+            format!("{start}{}\r\n\r\n", "y".repeat(length - start.len() - 4)).into_bytes()
+        };
+        let longest = request(&head(LIMITS.bytes)).unwrap().unwrap();
+        assert_eq!(longest.bytes, LIMITS.bytes);
+        for beyond in 1..4 {
+            assert_eq!(request(&head(LIMITS.bytes + beyond)), Err(HeadError::TooLarge), "{beyond}");
+        }
+    }
+
+    #[test]
     fn hostile_request_heads_are_refused() {
         use HeadError::*;
         let flood = "X: y\r\n".repeat(17);

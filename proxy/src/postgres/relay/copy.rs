@@ -126,21 +126,15 @@ impl Session {
         done.map(|()| true)
     }
 
-    /// The statement `recorded` has ended: so has its COPY, if it had one. `failed` says that it ended in an
-    /// error. Gives whether there was a COPY in.
+    /// The statement `recorded` has ended: so has its COPY, if it had one. `tag` is what the target said at the
+    /// end; none when that was an error. Gives whether there was a COPY in.
     pub(super) fn copy_ended(
         &mut self,
         recorded: &Rc<Recorded>,
-        failed: bool,
+        tag: Option<&[u8]>,
     ) -> Result<bool, RecordingError> {
-        let outcome = if failed { "failed" } else { "done" };
-        if let Some(out) = self.copy_out.take() {
-            let (bytes, digest) = (out.stream.bytes, Digest(*out.stream.hasher.finalize().as_bytes()));
-            self.current.bytes = bytes;
-            self.current.copied = (bytes > 0).then_some(digest);
-            self.current.rows = if out.format == 0 { out.stream.messages } else { 0 };
-            self.copy_event(out.stream, Some((&out.recorded, out.format)), "out", outcome)?;
-        }
+        let outcome = if tag.is_none() { "failed" } else { "done" };
+        self.copy_out_ended(outcome, tag)?;
         let reader = |c: &CopyIn| c.reader.as_ref().is_some_and(|(r, _)| Rc::ptr_eq(r, recorded));
         let Some(at) = self.copies.streams.iter().position(reader) else { return Ok(false) };
         if let Some(copy) = self.copies.streams.remove(at) {
@@ -150,11 +144,21 @@ impl Session {
         Ok(true)
     }
 
+    /// Data towards the client has ended: it has its event, and is what the statement's result sent as well.
+    pub(super) fn copy_out_ended(&mut self, outcome: &str, tag: Option<&[u8]>) -> Result<(), RecordingError> {
+        let Some(out) = self.copy_out.take() else { return Ok(()) };
+        let (bytes, digest) = (out.stream.bytes, Digest(*out.stream.hasher.finalize().as_bytes()));
+        // A header line and the ends of the binary form are messages as well: only the tag tells rows exactly.
+        let sent = if out.format == 0 { out.stream.messages } else { 0 };
+        self.current.rows = tag.and_then(copied_rows).unwrap_or(sent);
+        self.current.bytes = bytes;
+        self.current.copied = (bytes > 0).then_some(digest);
+        self.copy_event(out.stream, Some((&out.recorded, out.format)), "out", outcome)
+    }
+
     /// Nothing reads what is left, or the session is over: `outcome` says which.
     pub(super) fn end_copies(&mut self, outcome: &str) -> Result<(), RecordingError> {
-        if let Some(out) = self.copy_out.take() {
-            self.copy_event(out.stream, Some((&out.recorded, out.format)), "out", outcome)?;
-        }
+        self.copy_out_ended(outcome, None)?;
         for copy in std::mem::take(&mut self.copies.streams) {
             let reader = copy.reader.as_ref().map(|(r, f)| (&**r, *f));
             self.copy_event(copy.stream, reader, "in", outcome)?;
@@ -235,4 +239,9 @@ impl Session {
         self.dirty = true;
         Ok(())
     }
+}
+
+/// The rows that the tag of a COPY names.
+fn copied_rows(tag: &[u8]) -> Option<i64> {
+    std::str::from_utf8(tag.strip_prefix(b"COPY ")?).ok()?.parse().ok().filter(|rows| *rows >= 0)
 }

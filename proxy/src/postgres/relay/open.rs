@@ -110,7 +110,10 @@ pub(super) async fn open(
     catalog.first_reading(FIRST_CATALOG).await;
     let opening = Opening { upstream_tls: upstream.socket.is_tls(), ..opening };
     let correlation = opening.correlation.as_deref().map(|id| lane.producer().tenant_key().correlation(id));
-    let pen = lane.open_session(opening)?;
+    let pen = match lane.open_session(opening) {
+        Ok(pen) => pen,
+        Err(error) => return Err(unrecorded(client.socket, client.greeting, error).await),
+    };
     let Client { socket, inbox, startup, version, principal, mut greeting, .. } = *client;
     let Upstream {
         socket: server,
@@ -144,12 +147,9 @@ pub(super) async fn open(
         correlation_fixed: startup_correlation(&startup).is_some_and(|(_, fixed)| fixed),
         correlation,
     });
-    for notice in notices {
-        let digest = session.digest(&notice);
-        session.side_message("notice", &notice, notice.len(), digest)?;
+    if let Err(error) = record_opening(&mut session, &notices).await {
+        return Err(unrecorded(socket, greeting, error).await);
     }
-    session.pen.persist().await?;
-    session.dirty = false;
     greeting.extend_from_slice(&told);
     if let Some(key) = &cancel_key {
         backend::put_key_data(&mut greeting, process, &key.key);
@@ -160,6 +160,32 @@ pub(super) async fn open(
     down.append(&rest);
     let up = Pipe::with(inbox.into_bytes());
     Ok(Some(Opened { client: socket, server, up, down, session, cancel_key, cancel, slot, listed }))
+}
+
+async fn record_opening(session: &mut Session, notices: &[Vec<u8>]) -> Result<(), RecordingError> {
+    for notice in notices {
+        let digest = session.digest(notice);
+        session.side_message("notice", notice, notice.len(), digest)?;
+    }
+    session.pen.persist().await?;
+    session.dirty = false;
+    Ok(())
+}
+
+/// Tells a client that its session cannot be recorded and so is not opened.
+async fn unrecorded(socket: Socket, greeting: Vec<u8>, error: RecordingError) -> RecordingError {
+    let (sqlstate, message, hint) = match error {
+        RecordingError::Stopping => ("57P01", "bodycam: the gateway is stopping", "connect again"),
+        _ => (
+            "58030",
+            "bodycam: no session can be recorded now, so none is opened",
+            "try again later; the gateway's log says why",
+        ),
+    };
+    let mut out = greeting;
+    backend::put_error(&mut out, "FATAL", sqlstate, message, Some(hint));
+    socket.farewell(&out).await;
+    error
 }
 
 async fn opening(
@@ -274,7 +300,10 @@ async fn refuse(
     lane: &Lane,
 ) -> Result<Option<Opened>, RecordingError> {
     lane.producer().counters().refused.fetch_add(1, std::sync::atomic::Ordering::Relaxed);
-    let mut pen = lane.open_session(opening)?;
+    let mut pen = match lane.open_session(opening) {
+        Ok(pen) => pen,
+        Err(error) => return Err(unrecorded(client.socket, client.greeting, error).await),
+    };
     let event: Body = match refused.limit {
         Some((limit_value, observed)) => ControlLimit {
             limit_name: refused.reason.to_owned(),
@@ -293,7 +322,9 @@ async fn refuse(
         .into(),
     };
     record_refusal(&mut pen, event, &refused)?;
-    pen.persist().await?;
+    if let Err(error) = pen.persist().await {
+        return Err(unrecorded(client.socket, client.greeting, error).await);
+    }
     let mut out = client.greeting;
     match &refused.verbatim {
         Some(error) => crate::postgres::codec::frame(&mut out, b'E', |out| out.extend_from_slice(error)),

@@ -377,11 +377,7 @@ impl Session {
         if self.current.columns.is_none() && ends {
             self.expect_rows()?;
         }
-        let copies_out = self.copy_out.is_some();
-        let copied_in = self.copy_ended(&recorded, false)?;
-        if copies_out && let Some(rows) = rows_copied(ending.tag) {
-            self.current.rows = rows;
-        }
+        let copied_in = self.copy_ended(&recorded, Some(ending.tag))?;
         let changes = [&b"CREATE"[..], b"ALTER", b"DROP", b"IMPORT"];
         self.catalog_changed |= recorded.facts.statement_kind == "ddl"
             || changes.iter().any(|change| ending.tag.starts_with(change));
@@ -493,6 +489,7 @@ impl Session {
 
     fn ready(&mut self) -> Result<(), End> {
         let Some(owed) = self.answers.ready() else { return Err(self.unasked(Kind::ReadyForQuery)) };
+        self.copy_out_ended("failed", None)?;
         match owed {
             Owed::Query(run) => {
                 self.statements.settle(b"", true);
@@ -567,7 +564,7 @@ impl Session {
         match recorded {
             Some(recorded) => {
                 let recorded = if stays { recorded } else { self.again(recorded)? };
-                self.copy_ended(&recorded, true)?;
+                self.copy_ended(&recorded, None)?;
                 self.result(&recorded, ending, started)?;
             }
             None => {
@@ -631,11 +628,6 @@ impl Refusal {
         backend::put_error(&mut out, "ERROR", self.sqlstate, &self.message, Some(self.hint));
         out
     }
-}
-
-/// The number of rows in the tag `COPY n`.
-fn rows_copied(tag: &[u8]) -> Option<i64> {
-    std::str::from_utf8(tag.strip_prefix(b"COPY ")?).ok()?.parse().ok()
 }
 
 fn target_error(error: FrameError) -> End {

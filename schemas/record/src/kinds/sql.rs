@@ -79,9 +79,9 @@ kind! {
         sqlstate: Option<String>,
         /// Command tag as the server gave it, e.g. `SELECT 3`.
         tag: String,
-        /// Rows sent to the client.
+        /// Rows sent to the client, by COPY as well.
         rows: i64,
-        /// Bytes of the row messages sent to the client.
+        /// Bytes of the row messages sent to the client, or of the COPY data.
         bytes: i64,
         /// Table OID of each column, 0 for expressions; empty when no description was seen.
         column_tables: Vec<i64>,

@@ -8,6 +8,7 @@ use proptest::prelude::*;
 
 use super::super::catalog::tests::shop;
 use super::super::lexer::{Kind, Lexer};
+use super::super::settings::SearchPath;
 use super::super::shape::shape;
 use super::*;
 

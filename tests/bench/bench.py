@@ -1,0 +1,433 @@
+#!/usr/bin/env python3
+"""The numbers of docs/benchmarks.md: `make bench`.
+
+Ratios come from one run: every path to the same PostgreSQL is measured in the same rounds, in an order that
+changes each round, and the median round counts. Each server has a session of its own (setsid), because the kernel
+shares processor time by session. Everything lies in one temporary directory that is removed in the end.
+
+  tests/bench/bench.py --bin DIR [--seconds 5] [--rounds 3] [--events 2000000] [--only NAME,…] [--json FILE]
+"""
+
+import argparse
+import glob
+import json
+import os
+import pathlib
+import pwd
+import random
+import re
+import shutil
+import signal
+import socket
+import statistics
+import subprocess
+import sys
+import tempfile
+import threading
+import time
+
+TICK = os.sysconf("SC_CLK_TCK")
+ROWS = 1_000_000
+
+
+def free_port():
+    with socket.socket() as s:
+        s.bind(("127.0.0.1", 0))
+        return s.getsockname()[1]
+
+
+def postgres_bin():
+    found = sorted(glob.glob("/usr/lib/postgresql/*/bin"), key=lambda p: int(p.split("/")[4]))
+    if not found:
+        sys.exit("PostgreSQL is missing: make prerequisites")
+    return found[-1]
+
+
+def cpu_seconds(pids):
+    """User and system time of processes, all their threads, and of children that are gone."""
+    total = 0
+    for pid in pids:
+        fields = pathlib.Path(f"/proc/{pid}/stat").read_text().rsplit(")", 1)[1].split()
+        total += sum(int(fields[i]) for i in (11, 12))
+    return total / TICK
+
+
+def memory(pid, what):
+    text = pathlib.Path(f"/proc/{pid}/status").read_text()
+    return int(re.search(rf"^{what}:\s+(\d+) kB", text, re.M).group(1)) * 1024
+
+
+class Server:
+    """A process in a session of its own."""
+
+    def __init__(self, name, args, port, directory, env=None, user=None):
+        self.name, self.port = name, port
+        self.log = open(directory / f"{name}.log", "wb")
+        if user and os.geteuid() == 0:
+            args = ["setpriv", f"--reuid={user}", f"--regid={user}", "--clear-groups", "--", *args]
+        self.process = subprocess.Popen(
+            args, stdout=self.log, stderr=self.log, stdin=subprocess.DEVNULL,
+            env={**os.environ, **(env or {})}, cwd=directory, start_new_session=True)
+        deadline = time.time() + 30
+        while True:
+            if self.process.poll() is not None:
+                sys.exit(f"{name} ended: {pathlib.Path(self.log.name).read_text()[-2000:]}")
+            try:
+                socket.create_connection(("127.0.0.1", port), timeout=0.5).close()
+                return
+            except OSError:
+                if time.time() > deadline:
+                    sys.exit(f"{name} does not listen on {port}")
+                time.sleep(0.05)
+
+    @property
+    def pid(self):
+        return self.process.pid
+
+    def stop(self, how=signal.SIGTERM):
+        if self.process.poll() is None:
+            self.process.send_signal(how)
+            try:
+                self.process.wait(30)
+            except subprocess.TimeoutExpired:
+                self.process.kill()
+                self.process.wait()
+
+
+class Awake:
+    """Keeps the cores from sleeping, at idle priority: waking one costs more than any proxy."""
+
+    def __enter__(self):
+        loop = "while :; do :; done"
+        self.spinners = [
+            subprocess.Popen(["chrt", "--idle", "0", "sh", "-c", loop], start_new_session=True)
+            for _ in range(os.cpu_count())
+        ]
+
+    def __exit__(self, *_):
+        for spinner in self.spinners:
+            spinner.kill()
+            spinner.wait()
+
+
+class Bench:
+    def __init__(self, options):
+        self.options = options
+        self.bin = pathlib.Path(options.bin).resolve()
+        self.dir = pathlib.Path(tempfile.mkdtemp(prefix="bodycam-bench-"))
+        self.dir.chmod(0o755)
+        self.servers = []
+        self.results = {}
+
+    def close(self):
+        for server in reversed(self.servers):
+            server.stop(signal.SIGINT if server.name == "postgres" else signal.SIGTERM)
+        shutil.rmtree(self.dir, ignore_errors=True)
+
+    def serve(self, *args, **kwargs):
+        server = Server(*args, directory=self.dir, **kwargs)
+        self.servers.append(server)
+        return server
+
+    # The servers
+
+    def start_postgres(self):
+        pg = postgres_bin()
+        data, password = self.dir / "pg", self.dir / "password"
+        password.write_text("bench-password")
+        user = "postgres" if os.geteuid() == 0 else pwd.getpwuid(os.geteuid()).pw_name
+        as_user = []
+        if os.geteuid() == 0:
+            data.mkdir()
+            shutil.chown(data, user, user)
+            password.chmod(0o644)
+            as_user = ["setpriv", f"--reuid={user}", f"--regid={user}", "--clear-groups", "--"]
+        subprocess.run([*as_user, f"{pg}/initdb", "-D", data, "-U", "app", "-A", "scram-sha-256", "--pwfile", password,
+                        "--no-sync", "--locale=C", "-E", "UTF8"], check=True, stdout=subprocess.DEVNULL, cwd=self.dir)
+        port = free_port()
+        settings = ["fsync=off", "shared_buffers=512MB", "max_connections=200", f"unix_socket_directories={data}",
+                    "listen_addresses=127.0.0.1", "autovacuum=off"]
+        self.postgres = self.serve("postgres", [f"{pg}/postgres", "-D", str(data), "-p", str(port),
+                                                *[x for s in settings for x in ("-c", s)]], port=port, user=user)
+        self.pgbench = f"{pg}/pgbench"
+        deadline = time.time() + 30
+        while self.psql("SELECT 1", check=False).returncode:
+            if time.time() > deadline:
+                sys.exit("PostgreSQL takes no connections")
+            time.sleep(0.1)
+        self.psql("CREATE DATABASE bench")
+        self.run([self.pgbench, "-i", "-q", "-s", "10", *self.at(self.postgres.port, "app"), "bench"],
+                 "bench-password")
+        self.psql(f"""CREATE TABLE big AS SELECT i AS id, 'customer ' || i AS name, (i * 7919 % 100000)::numeric / 100
+                      AS amount, now() - i * interval '1 second' AS since, md5(i::text) AS note
+                      FROM generate_series(1, {ROWS}) i; VACUUM ANALYZE big""", database="bench")
+
+    def start_relay(self):
+        port = free_port()
+        self.relay = self.serve("relay", [str(self.bin / "examples/relay"), f"127.0.0.1:{port}",
+                                          f"127.0.0.1:{self.postgres.port}"], port=port)
+
+    def start_pgbouncer(self):
+        program = shutil.which("pgbouncer") or shutil.which("pgbouncer", path="/usr/sbin")
+        if not program:
+            sys.exit("pgbouncer is missing: apt-get install pgbouncer")
+        port = free_port()
+        (self.dir / "users.txt").write_text('"app" "bench-password"\n')
+        (self.dir / "pgbouncer.ini").write_text(f"""
+[databases]
+bench = host=127.0.0.1 port={self.postgres.port} dbname=bench
+[pgbouncer]
+listen_addr = 127.0.0.1
+listen_port = {port}
+unix_socket_dir =
+auth_type = scram-sha-256
+auth_file = {self.dir}/users.txt
+pool_mode = session
+default_pool_size = 64
+max_client_conn = 500
+ignore_startup_parameters = extra_float_digits
+log_connections = 0
+log_disconnections = 0
+""")
+        self.pgbouncer = self.serve("pgbouncer", [program, str(self.dir / "pgbouncer.ini")], port=port,
+                                    user="postgres")
+
+    def start_bodycam(self):
+        port, admin, recorder = free_port(), free_port(), free_port()
+        home = self.dir / "bodycam"
+        home.mkdir()
+        (home / "role.password").write_text("bench-password")
+        (home / "role.password").chmod(0o600)
+        config = home / "bodycam.toml"
+        config.write_text(f"""
+[spool]
+max_bytes = 17179869184
+[postgres]
+listen = "127.0.0.1:{port}"
+[[targets]]
+name = "bench"
+databases = ["bench"]
+address = "127.0.0.1:{self.postgres.port}"
+role = "app"
+password = "file:role.password"
+tls = "disable"
+[[principals]]
+name = "bench"
+kind = "person"
+targets = ["*"]
+[admin]
+listen = "127.0.0.1:{admin}"
+recorder_listen = "127.0.0.1:{recorder}"
+""")
+        bodycam = str(self.bin / "bodycam")
+        issued = subprocess.run([bodycam, "token", "issue", "--principal", "bench", "--ttl", "1d", "-c", config],
+                                check=True, capture_output=True, text=True)
+        self.token = issued.stdout.strip()
+        self.gateway = self.serve("gateway", [bodycam, "gateway", "-c", str(config)], port=port,
+                                  env={"BODYCAM_LOG": "warn"})
+        self.recorder_args = ([bodycam, "recorder", "-c", str(config)], recorder)
+
+    # Clients
+
+    def at(self, port, user):
+        return ["-h", "127.0.0.1", "-p", str(port), "-U", user]
+
+    def run(self, args, password, check=True):
+        done = subprocess.run([str(a) for a in args], capture_output=True, text=True, cwd=self.dir,
+                              env={**os.environ, "PGPASSWORD": password, "PGSSLMODE": "disable"})
+        if check and done.returncode:
+            sys.exit(f"{args}: {done.stderr[-2000:]}")
+        return done
+
+    def psql(self, sql, database="postgres", check=True):
+        return self.run(["psql", "-X", "-q", "-v", "ON_ERROR_STOP=1", *self.at(self.postgres.port, "app"), "-d",
+                         database, "-c", sql], "bench-password", check)
+
+    def paths(self):
+        return {
+            "direct": (self.postgres.port, "app", "bench-password", []),
+            "relay": (self.relay.port, "app", "bench-password", [self.relay.pid]),
+            "pgbouncer": (self.pgbouncer.port, "app", "bench-password", [self.pgbouncer.pid]),
+            "bodycam": (self.gateway.port, "bench", self.token, [self.gateway.pid]),
+        }
+
+    def round(self, path, args):
+        """One pgbench run: transactions per second, latencies in µs, proxy CPU in µs a transaction."""
+        port, user, password, pids = self.paths()[path]
+        for old in self.dir.glob("pgbench_log*"):
+            old.unlink()
+        before = cpu_seconds(pids)
+        done = self.run([self.pgbench, "-n", "-l", *args, *self.at(port, user), "bench"], password)
+        cpu = cpu_seconds(pids) - before
+        latencies = []
+        for log in self.dir.glob("pgbench_log*"):
+            latencies += [int(line.split()[2]) for line in log.read_text().splitlines()]
+        latencies.sort()
+        count = len(latencies)
+        if not count:
+            sys.exit(f"pgbench logged nothing through {path}: {done.stdout} {done.stderr}")
+        return {
+            "tps": float(re.search(r"^tps = ([0-9.]+)", done.stdout, re.M).group(1)),
+            "p50_us": latencies[count // 2],
+            "p99_us": latencies[min(count - 1, count * 99 // 100)],
+            "cpu_us": cpu * 1e6 / count if pids else None,
+        }
+
+    def compare(self, name, args, rows=None):
+        rounds = {path: [] for path in self.paths()}
+        for _ in range(self.options.rounds):
+            order = list(rounds)
+            random.shuffle(order)
+            for path in order:
+                rounds[path].append(self.round(path, args))
+        relay = statistics.median(r["tps"] for r in rounds["relay"])
+        table = {}
+        for path, taken in rounds.items():
+            middle = {k: statistics.median(r[k] for r in taken) if taken[0][k] is not None else None for k in taken[0]}
+            middle["of_relay"] = middle["tps"] / relay
+            middle["spread"] = (max(r["tps"] for r in taken) - min(r["tps"] for r in taken)) / middle["tps"]
+            if rows and middle["cpu_us"] is not None:
+                middle["cpu_ns_row"] = middle["cpu_us"] * 1000 / rows
+            table[path] = middle
+        self.results[name] = table
+        print(f"\n{name}  (pgbench {' '.join(args)}; median of {self.options.rounds})")
+        print(f"  {'path':<10} {'tps':>10} {'of relay':>9} {'p50 µs':>9} {'p99 µs':>9} {'proxy CPU':>16}  spread")
+        for path, m in table.items():
+            unit = f"{m['cpu_ns_row']:.0f} ns/row" if "cpu_ns_row" in m else (
+                f"{m['cpu_us']:.1f} µs/tx" if m["cpu_us"] is not None else "")
+            print(f"  {path:<10} {m['tps']:>10.1f} {m['of_relay']:>9.3f} {m['p50_us']:>9} {m['p99_us']:>9} {unit:>16}"
+                  f"  {m['spread']:.0%}", flush=True)
+
+    # What is measured
+
+    def point(self):
+        seconds = str(self.options.seconds)
+        for protocol in ("simple", "prepared"):
+            with Awake():
+                self.compare(f"point_c1_{protocol}", ["-S", "-M", protocol, "-c", "1", "-T", seconds])
+            self.compare(f"point_c8_{protocol}", ["-S", "-M", protocol, "-c", "8", "-j", "2", "-T", seconds])
+        self.compare("connect", ["-S", "-C", "-c", "2", "-j", "2", "-T", seconds])
+
+    def recorder_beside(self):
+        """The same with a recorder that takes its share of the cores."""
+        recorder = self.serve("recorder", self.recorder_args[0], port=self.recorder_args[1],
+                              env={"BODYCAM_LOG": "warn"})
+        self.compare("point_c8_prepared_with_recorder",
+                     ["-S", "-M", "prepared", "-c", "8", "-j", "2", "-T", str(self.options.seconds)])
+        recorder.stop()
+        self.servers.remove(recorder)
+
+    def bulk(self):
+        (self.dir / "bulk.sql").write_text("SELECT * FROM big;\n")
+        self.compare("bulk", ["-f", "bulk.sql", "-c", "1", "-t", "3"], rows=ROWS)
+
+    def memory(self):
+        """A row of 1 GB, and a client that stops reading: resident memory of the gateway."""
+        port, user = self.gateway.port, "bench"
+        peak, stop = [memory(self.gateway.pid, "VmRSS")], threading.Event()
+
+        def watch():
+            while not stop.wait(0.02):
+                peak.append(memory(self.gateway.pid, "VmRSS"))
+
+        at_rest = peak[0]
+        watcher = threading.Thread(target=watch)
+        watcher.start()
+        conninfo = f"host=127.0.0.1 port={port} user={user} dbname=bench sslmode=disable"
+        env = {**os.environ, "PGPASSWORD": self.token}
+        big = "SELECT repeat('x', 1000000000)"
+        done = subprocess.run(["psql", "-X", "-q", "-A", "-t", "-c", big, "-o", "/dev/null", conninfo], env=env,
+                              capture_output=True, text=True)
+        if done.returncode:
+            sys.exit(f"the row of 1 GB: {done.stderr[-500:]}")
+        row_peak = max(peak)
+        peak[:] = [memory(self.gateway.pid, "VmRSS")]
+        copy = "COPY (SELECT repeat('x', 1000) FROM generate_series(1, 3000000)) TO STDOUT"
+        reader = subprocess.Popen(["psql", "-X", "-q", "-c", copy, conninfo], env=env, stdout=subprocess.PIPE,
+                                  start_new_session=True)
+        reader.stdout.read(1 << 20)
+        os.killpg(reader.pid, signal.SIGSTOP)
+        time.sleep(self.options.seconds)
+        os.killpg(reader.pid, signal.SIGKILL)
+        reader.wait()
+        stop.set()
+        watcher.join()
+        stalled_peak = max(peak)
+        self.results["memory"] = {"at_rest": at_rest, "row_1gb_peak": row_peak, "stopped_reader_peak": stalled_peak}
+        print(f"\nmemory  gateway RSS: {at_rest >> 20} MiB before, {row_peak >> 20} MiB peak with a row of 1 GB, "
+              f"{stalled_peak >> 20} MiB peak with a client that stopped reading for {self.options.seconds} s")
+
+    def tool(self, name, args):
+        done = subprocess.run([str(a) for a in args], capture_output=True, text=True)
+        if done.returncode:
+            sys.exit(f"{name}: {done.stdout[-1000:]} {done.stderr[-1000:]}")
+        text = done.stdout.strip()
+        self.results[name] = text
+        print(f"\n{name}  {text}", flush=True)
+
+    def spool(self):
+        self.tool("spool", [self.bin / "examples/spool_bench", self.options.events, self.dir])
+
+    def recorder(self):
+        self.tool("recorder", [self.bin / "examples/bench_recorder", self.options.events, self.dir / "lake-bench"])
+        shutil.rmtree(self.dir / "lake-bench" / "spool")
+
+    def verify(self):
+        lake = self.dir / "lake-bench" / "lake"
+        if not lake.exists():
+            self.recorder()
+        began = time.time()
+        done = subprocess.run([self.bin / "bodycam", "verify", "--lake", lake, "--tenant-key", "none", "--json"],
+                              capture_output=True, text=True)
+        seconds = time.time() - began
+        if done.returncode not in (0, 3, 4):
+            sys.exit(f"verify: {done.stdout[-2000:]} {done.stderr[-1000:]}")
+        rate = self.options.events / seconds
+        self.results["verify"] = {"events": self.options.events, "seconds": seconds, "exit": done.returncode}
+        print(f"\nverify  {self.options.events} bench events in {seconds:.1f} s on {os.cpu_count()} cores: "
+              f"{rate:,.0f}/s, 10 M in {1e7 / rate:.0f} s (exit {done.returncode})", flush=True)
+
+    def replay(self):
+        # One session holds a tenth of the events: opening it is measured, too.
+        events, place = self.options.replay_events, self.dir / "lake-replay"
+        subprocess.run([self.bin / "examples/bench_recorder", str(events), place, str(events // 10)],
+                       check=True, stdout=subprocess.DEVNULL)
+        self.tool("replay", [self.bin / "examples/bench_replay", place / "lake"])
+        shutil.rmtree(place)
+
+
+WIRE = ["point", "recorder_beside", "bulk", "memory"]
+STORE = ["spool", "recorder", "verify", "replay"]
+
+
+def main():
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("--bin", required=True, help="directory of the release binaries, with examples/ below it")
+    parser.add_argument("--seconds", type=int, default=5)
+    parser.add_argument("--rounds", type=int, default=3)
+    parser.add_argument("--events", type=int, default=2_000_000)
+    parser.add_argument("--replay-events", type=int, default=10_000_000, help="needs 5 GB of disk")
+    parser.add_argument("--only", default=",".join(WIRE + STORE))
+    parser.add_argument("--json", help="write the raw results here, too")
+    options = parser.parse_args()
+    wanted = options.only.split(",")
+    unknown = set(wanted) - set(WIRE + STORE)
+    if unknown:
+        sys.exit(f"unknown: {', '.join(sorted(unknown))}; there are {', '.join(WIRE + STORE)}")
+    bench = Bench(options)
+    try:
+        if set(wanted) & set(WIRE):
+            bench.start_postgres()
+            bench.start_relay()
+            bench.start_pgbouncer()
+            bench.start_bodycam()
+        for name in wanted:
+            getattr(bench, name)()
+    finally:
+        bench.close()
+    if options.json:
+        pathlib.Path(options.json).write_text(json.dumps(bench.results, indent=1) + "\n")
+
+
+if __name__ == "__main__":
+    main()
