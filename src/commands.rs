@@ -39,17 +39,17 @@ pub fn run(cli: Cli) -> Result<ExitCode> {
         Command::Demo { dir, no_replay } => demo::run(dir, !no_replay),
         #[cfg(feature = "analyzer")]
         Command::Up(arg) => service::run(
-            &load(&arg)?,
+            &arg.config,
             Parts { gateway: true, recorder: true, detect: true, admin: Some(AdminAt::Listen) },
         ),
         #[cfg(feature = "gateway")]
         Command::Gateway(arg) => service::run(
-            &load(&arg)?,
+            &arg.config,
             Parts { gateway: true, admin: Some(AdminAt::Listen), ..Parts::default() },
         ),
         #[cfg(feature = "recorder")]
         Command::Recorder(arg) => service::run(
-            &load(&arg)?,
+            &arg.config,
             Parts { recorder: true, admin: Some(AdminAt::RecorderListen), ..Parts::default() },
         ),
         #[cfg(feature = "analyzer")]

@@ -2,4 +2,5 @@
 
 mod clients;
 mod requests;
+mod tls;
 mod tunnels;

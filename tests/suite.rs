@@ -18,9 +18,11 @@ mod doctor;
 mod facts;
 mod fuzz_seeds;
 mod http;
+mod identity;
 mod pipeline;
 mod postgres;
 mod replay;
+mod service;
 mod support;
 mod tamper;
 

@@ -18,7 +18,7 @@ use tokio::sync::watch;
 use tokio_rustls::TlsAcceptor;
 
 use crate::admission::Admission;
-use crate::identity::{Directory, PrincipalConfig};
+use crate::identity::{Directory, PrincipalConfig, Refusals};
 use crate::recording::Lane;
 use crate::slots::SessionSlots;
 
@@ -118,6 +118,11 @@ pub enum HttpConfigError {
     /// In `[[principals]]`.
     #[error("principal '{principal}': {source}")]
     Rule { principal: String, source: HostRuleError },
+    /// An agent that could reach nothing.
+    #[error(
+        "principal '{agent}', field 'egress': no host in it is also in that of its owner '{owner}'; an agent reaches what both may"
+    )]
+    Disjoint { agent: String, owner: String },
 }
 
 /// What the forward proxy has done since it started.
@@ -146,6 +151,7 @@ pub struct Service {
     drain: Duration,
     tls: Option<TlsAcceptor>,
     counters: Counters,
+    refusals: Refusals,
     open: AtomicUsize,
 }
 
@@ -160,12 +166,25 @@ impl HttpConfig {
 
     /// Whether every setting, and every egress rule of the principals, can be meant.
     pub fn check(&self, principals: &[PrincipalConfig]) -> Result<(), HttpConfigError> {
+        let mut lists: HashMap<&str, Vec<HostRule>> = HashMap::new();
         for principal in principals {
-            for rule in &principal.egress {
-                HostRule::parse(rule).map_err(|source| HttpConfigError::Rule {
-                    principal: bodycam_record::shown(&principal.name),
-                    source,
-                })?;
+            let rules = principal.egress.iter().map(|rule| HostRule::parse(rule));
+            let rules = rules.collect::<Result<Vec<_>, _>>().map_err(|source| HttpConfigError::Rule {
+                principal: bodycam_record::shown(&principal.name),
+                source,
+            })?;
+            lists.insert(&principal.name, rules);
+        }
+        for principal in principals {
+            let (Some(own), Some(owner)) = (lists.get(principal.name.as_str()), principal.owner.as_deref())
+            else {
+                continue;
+            };
+            let theirs = lists.get(owner).map(Vec::as_slice).unwrap_or_default();
+            if !own.is_empty() && !own.iter().any(|rule| theirs.iter().any(|other| rule.meets(other))) {
+                let (agent, owner) = (&principal.name, owner);
+                let (agent, owner) = (bodycam_record::shown(agent), bodycam_record::shown(owner));
+                return Err(HttpConfigError::Disjoint { agent, owner });
             }
         }
         self.check_settings()
@@ -216,6 +235,10 @@ impl HttpConfig {
             let problem = "tokens would travel in clear: set tls, or allow_cleartext = true on a network that nobody else can listen on";
             return fault("listen", problem.to_owned());
         }
+        if self.listen.ip().is_loopback() && self.allow_cleartext {
+            let problem = "does nothing: only this machine reaches the listener; remove it";
+            return fault("allow_cleartext", problem.to_owned());
+        }
         self.known_hosts().map(|_| ())
     }
 
@@ -260,11 +283,11 @@ impl Service {
         let resolve = Duration::from_secs(config.resolve_seconds);
         let connect = Duration::from_secs(config.connect_seconds);
         let dialer = Dialer::new(config.known_hosts()?, own, resolve, connect);
-        let (counters, open) = (Counters::default(), AtomicUsize::new(0));
+        let (counters, refusals, open) = (Counters::default(), Refusals::default(), AtomicUsize::new(0));
         // What goes on until then is cut and recorded in the last second, before the gateway drops it.
         let drain = drain.saturating_sub(Duration::from_secs(1)).max(drain / 2);
         let tls = config.tls.as_ref().map(tls::acceptor).transpose()?;
-        Ok(Self { config, directory, slots, dialer, drain, tls, counters, open })
+        Ok(Self { config, directory, slots, dialer, drain, tls, counters, refusals, open })
     }
 
     /// The settings.
@@ -361,6 +384,7 @@ mod tests {
             ("name = \"a b\"", "name"),
             ("max_head_fields = 0", "max_head_fields"),
             ("listen = \"0.0.0.0:3128\"", "listen"),
+            ("allow_cleartext = true", "allow_cleartext"),
             ("max_head_bytes = 10", "max_head_bytes"),
             ("max_head_bytes = 1024", "max_url_bytes"),
             ("recheck_seconds = 61", "recheck_seconds"),
@@ -381,5 +405,28 @@ mod tests {
         let want =
             "principal 'ada': egress rule '*.com': a wildcard needs at least two labels, as *.example.com";
         assert_eq!(error.to_string(), want);
+    }
+
+    #[test]
+    fn an_agent_that_could_reach_nothing_is_named() {
+        let text = |agent: &str| {
+            format!(
+                "[[p]]\nname = \"ada\"\nkind = \"person\"\negress = [\"*.example.com\"]\n[[p]]\nname = \"robot\"\nkind = \"agent\"\nowner = \"ada\"\negress = {agent}"
+            )
+        };
+        let check = |agent: &str| {
+            let mut parsed: HashMap<String, Vec<PrincipalConfig>> = toml::from_str(&text(agent)).unwrap();
+            HttpConfig::default().check(&parsed.remove("p").unwrap())
+        };
+        for good in ["[]", "[\"api.example.com\"]", "[\"other.test\", \"api.example.com\"]"] {
+            check(good).unwrap();
+        }
+        for bad in ["[\"other.test\"]", "[\"example.com\", \"api.example.com:22\"]"] {
+            let error = check(bad).unwrap_err().to_string();
+            assert!(
+                error.contains("principal 'robot', field 'egress'") && error.contains("'ada'"),
+                "{error}"
+            );
+        }
     }
 }

@@ -4,9 +4,11 @@
 //! moment given; everyone else gets one constant public message, and the record gets the reason.
 
 pub mod login;
+pub mod refusals;
 pub mod roster;
 pub mod scram;
 pub mod token;
 
 pub use login::{ChannelBinding, Directory, Ended, LoginRefused, Principal, ScramLogin};
+pub use refusals::{Refusals, RefusedLogin};
 pub use roster::{PrincipalConfig, PrincipalKind, Roster, RosterError};

@@ -2,13 +2,19 @@
 //!
 //! Invariant: no `Debug`, `Display` or serialised form of anything here shows a secret's value.
 
+use std::collections::BTreeSet;
 use std::fmt;
+use std::os::unix::fs::PermissionsExt;
 use std::path::{Path, PathBuf};
+use std::sync::{Mutex, PoisonError};
 
 use bodycam_record::shown;
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 use zeroize::Zeroizing;
+
+/// Files that others can read and that were logged.
+static WARNED: Mutex<BTreeSet<PathBuf>> = Mutex::new(BTreeSet::new());
 
 /// Longest secret that is read.
 const MAX_SECRET: usize = 64 * 1024;
@@ -47,7 +53,15 @@ impl Secret {
         }
     }
 
-    /// Reads the secret. One line end at the end of a file does not belong to it.
+    /// The file that holds it, and its mode, when others than its owner can read it.
+    pub fn exposed(&self) -> Option<(&Path, u32)> {
+        let Source::File(path) = &self.0 else { return None };
+        let mode = std::fs::metadata(path).ok()?.permissions().mode() & 0o777;
+        (mode & 0o077 != 0).then_some((path.as_path(), mode))
+    }
+
+    /// Reads the secret. One line end at the end of a file does not belong to it. A file that others can read
+    /// is used all the same, because that is how containers mount it, and logged once.
     pub fn read(&self) -> Result<Zeroizing<String>, SecretError> {
         match &self.0 {
             Source::Env(name) => match std::env::var(name).map(Zeroizing::new) {
@@ -55,6 +69,17 @@ impl Secret {
                 _ => Err(SecretError::Variable(shown(name))),
             },
             Source::File(path) => {
+                if let Some((path, mode)) = self.exposed()
+                    && WARNED.lock().unwrap_or_else(PoisonError::into_inner).insert(path.to_owned())
+                {
+                    let path = shown(&path.to_string_lossy());
+                    tracing::warn!(
+                        event = "secret.exposed",
+                        path,
+                        mode = format!("{mode:03o}"),
+                        "others can read this secret: chmod 600"
+                    );
+                }
                 let fault = |why: String| SecretError::File { path: shown(&path.to_string_lossy()), why };
                 let mut value =
                     std::fs::read_to_string(path).map(Zeroizing::new).map_err(|e| fault(e.to_string()))?;
@@ -124,5 +149,18 @@ mod tests {
         std::fs::write(&path, "\n").unwrap();
         let secret = Secret::try_from(format!("file:{}", path.display())).unwrap();
         assert!(secret.read().unwrap_err().to_string().contains("is empty"));
+    }
+
+    #[test]
+    fn a_file_that_others_can_read_is_told() {
+        let dir = tempfile::tempdir().unwrap();
+        let path = dir.path().join("password");
+        std::fs::write(&path, "s3cret").unwrap();
+        let secret = Secret::try_from(format!("file:{}", path.display())).unwrap();
+        for (mode, exposed) in [(0o600, false), (0o400, false), (0o640, true), (0o644, true)] {
+            std::fs::set_permissions(&path, std::fs::Permissions::from_mode(mode)).unwrap();
+            assert_eq!(secret.exposed().map(|(_, mode)| mode), exposed.then_some(mode), "{mode:o}");
+            assert_eq!(secret.read().unwrap().as_str(), "s3cret");
+        }
     }
 }

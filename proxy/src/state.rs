@@ -51,20 +51,37 @@ pub struct ScramSalt {
 #[derive(Debug, thiserror::Error)]
 pub enum StateError {
     /// The file cannot be opened or made.
-    #[error("state store {path}: cannot open: {source}; check the path and its owner")]
-    Open { path: PathBuf, source: std::io::Error },
+    #[error("state store {path}: cannot open: {why}; check the path and its owner")]
+    Open { path: PathBuf, why: std::io::Error },
+    /// There is no file.
+    #[error(
+        "state store {path}: there is no such file; check [state] path, or issue the first token: `bodycam token issue`"
+    )]
+    Missing { path: PathBuf },
     /// Others could read it.
     #[error("state store {path}: readable by others (mode {mode:o}); run: chmod 600 {path}")]
     Exposed { path: PathBuf, mode: u32 },
     /// It was written by a newer version.
     #[error("state store {path}: format {found}, this version reads {known}; upgrade bodycam")]
     Newer { path: PathBuf, found: i64, known: i64 },
+    /// It is a database of somebody else.
+    #[error("state store {path}: it is a database, but not of bodycam; check [state] path")]
+    Foreign { path: PathBuf },
+    /// Another file took its place, beside what belongs to the one that is open.
+    #[error(
+        "state store {path}: another file took its place, and {path}-wal and {path}-shm still belong to the old one; \
+         stop bodycam, remove both, and start it again"
+    )]
+    Replaced { path: PathBuf },
     /// A read or a write failed.
-    #[error("state store: {action} failed: {source}")]
-    Database { action: &'static str, source: rusqlite::Error },
+    #[error("state store {path}: {action} failed: {why}")]
+    Database { path: PathBuf, action: &'static str, why: rusqlite::Error },
     /// No randomness.
     #[error("state store: the system gave no random bytes: {0}")]
     Random(getrandom::Error),
+    /// Nothing looks at the store in the background.
+    #[error("state store: cannot start the thread that reads it: {0}")]
+    Thread(std::io::Error),
     /// A column holds what no version of this code wrote.
     #[error("state store: {what} is malformed; restore the file from a backup")]
     Malformed { what: &'static str },

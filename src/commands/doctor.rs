@@ -190,6 +190,16 @@ fn files(config: &Config, report: &mut Report) {
             "the recorder makes it at its first start",
         ),
     }
+    for target in &config.targets {
+        let Some((path, mode)) = target.password.as_ref().and_then(|secret| secret.exposed()) else {
+            continue;
+        };
+        report.warn(
+            &format!("password of {}", shown(&target.name)),
+            format!("{} can be read by others (mode {mode:03o})", path.display()),
+            "chmod 600 it, unless nobody else is on this machine",
+        );
+    }
     match config.record.rows {
         Rows::Clear => report.warn(
             "record.rows",
@@ -282,7 +292,7 @@ fn identity(config: &Config, report: &mut Report) {
     }
     let read = || {
         let roster = Roster::new(&config.principals)?;
-        let tokens = token::list(&SqliteState::open(&config.state.path)?)?;
+        let tokens = token::list(&SqliteState::open_existing(&config.state.path)?)?;
         Ok::<_, anyhow::Error>((roster, tokens))
     };
     let (roster, tokens) = match read() {
@@ -313,6 +323,15 @@ fn identity(config: &Config, report: &mut Report) {
         report.warn("token", detail, "issue the next one in time");
     }
     for member in roster.members() {
+        if let Some(ends) = member.ends_ns.filter(|ends| *ends <= now) {
+            let detail =
+                format!("that of {} was over at {}: nobody logs in as it", shown(&member.name), moment(ends));
+            report.warn(
+                "contract",
+                detail,
+                "remove the [[principals]] entry, or write another day into `ends`",
+            );
+        }
         let Some(ends) = member.ends_ns.filter(|ends| *ends > now && *ends - now < SOON_NS) else { continue };
         let detail = format!("{} has access until {}", shown(&member.name), moment(ends));
         report.warn("contract", detail, "its sessions are closed then");
@@ -397,6 +416,25 @@ async fn gateway(config: &Config, others: &[SocketAddr], report: &mut Report) ->
             }
         }
         running.push(*address);
+    }
+    let mut fails = None;
+    for address in [config.admin.listen, config.admin.recorder_listen] {
+        let Ok((200, metrics)) = admin::ask(address, "/metrics").await else { continue };
+        let gauge = metrics.lines().find_map(|line| line.strip_prefix("bodycam_recorder_failing "));
+        fails = fails.or(gauge.map(|value| value.trim() != "0"));
+    }
+    match fails {
+        Some(false) => report.ok("recorder", "runs"),
+        Some(true) => report.fail(
+            "recorder",
+            "it fails and starts again",
+            "see its log; the spool holds what it has not stored",
+        ),
+        None => report.warn(
+            "recorder",
+            "none answers on [admin] listen or recorder_listen",
+            "start `bodycam up` or `bodycam recorder`",
+        ),
     }
     running
 }

@@ -32,7 +32,7 @@ pub fn run(command: Token) -> Result<ExitCode> {
         }
         Token::Ls { principal, format, config } => {
             let config = load(&config)?;
-            let state = SqliteState::open(&config.state.path)?;
+            let state = SqliteState::open_existing(&config.state.path)?;
             let mut tokens = token::list(&state)?;
             tokens.retain(|t| principal.as_ref().is_none_or(|p| *p == t.principal));
             print_tokens(&tokens, format)?;
@@ -40,7 +40,7 @@ pub fn run(command: Token) -> Result<ExitCode> {
         }
         Token::Revoke { id, config } => {
             let config = load(&config)?;
-            let state = SqliteState::open(&config.state.path)?;
+            let state = SqliteState::open_existing(&config.state.path)?;
             token::revoke(&state, &id, now_ns())?;
             println!("revoked; open sessions that use it are closed within a minute");
         }

@@ -131,6 +131,7 @@ impl Config {
             }
         }
         bodycam_proxy::identity::Roster::new(&self.principals)?;
+        bodycam_proxy::identity::roster::check_rights(&self.principals)?;
         if let Some(postgres) = &self.postgres {
             postgres.check(&self.targets)?;
         }

@@ -345,9 +345,12 @@ fn floods_are_cut_at_their_limits() {
         let second = format!("{begin}\r\n{bytes}");
         assert_eq!(statuses(&egress, second.as_bytes()), [200, want], "{what} as the second request");
     }
-    let events = egress.closed(4);
-    assert!(close_reasons(&events).iter().all(|r| r == "protocol-violation"));
-    assert_eq!(decisions(&events).len(), 4);
+    // Before a login it is a session of nobody.
+    let events = egress.closed(8);
+    for reason in ["protocol-violation", "refused"] {
+        assert_eq!(close_reasons(&events).iter().filter(|r| *r == reason).count(), 4, "{reason}");
+    }
+    assert_eq!(decisions(&events).len(), 8);
     // Heads without an end, and a hundred connections that say nothing, leave the others alone.
     let silent: Vec<_> = (0..100).map(|_| egress.connect()).collect();
     let mut endless = egress.connect();
@@ -377,4 +380,34 @@ fn bytes_behind_a_response_do_not_answer_the_next_request() {
     let answer = egress.exchange(both.as_bytes());
     assert_eq!(answer.matches("HTTP/1.1 200 OK").count(), 2, "{answer}");
     assert!(!answer.contains(MARK), "{answer}");
+}
+
+#[test]
+fn a_tunnel_is_no_way_around_the_judging_of_requests() {
+    let oracle = Oracle::start();
+    let egress = Egress::with(&["origin.test:*", "127.0.0.1:*"], |c| c.head_seconds = 1);
+    let credential = Egress::credential(&egress.token("robot"));
+    let to = format!("origin.test:{}", oracle.address.port());
+    let tunnel = format!("CONNECT {to} HTTP/1.1\r\nHost: {to}\r\n{credential}\r\n");
+    for (what, inside) in [
+        ("HTTP in clear", format!("GET /{MARK} HTTP/1.1\r\nHost: elsewhere.test\r\n\r\n")),
+        ("a proxy behind the proxy", format!("CONNECT {MARK}.test:443 HTTP/1.1\r\n\r\n")),
+        ("HTTP/2 in clear", format!("PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n{MARK}")),
+        ("SSH", format!("SSH-2.0-{MARK}\r\n")),
+        ("Redis", format!("*1\r\n$4\r\n{MARK}\r\n")),
+        ("SOCKS", format!("\x05\x01\0{MARK}")),
+        ("an alert instead of a hello", format!("\x15\x03\x01\0\x02\x02\x31{MARK}")),
+        ("a record that is no hello", format!("\x16\x03\x01\0\x08\x02\0\0\x04{MARK}")),
+        ("half a hello", format!("\x16\x03\x01\x02\0\x01\0\x01\0\x03\x03{MARK}")),
+    ] {
+        // Behind the head in one write, and after the 200.
+        let answer = egress.exchange((tunnel.clone() + &inside).as_bytes());
+        assert!(answer.starts_with("HTTP/1.1 200 "), "{what}: {answer}");
+        let mut stream = egress.connect();
+        stream.write_all(tunnel.as_bytes()).unwrap();
+        let _ = stream.read(&mut [0; 256]);
+        stream.write_all(inside.as_bytes()).unwrap();
+        crate::support::egress::read_to_end(&mut stream);
+        assert_eq!(oracle.got(), "", "{what} reached the origin");
+    }
 }

@@ -271,7 +271,7 @@ fn a_refusal_says_which_host_and_which_list() {
 }
 
 #[test]
-fn without_a_valid_credential_there_is_407_and_no_session() {
+fn without_a_valid_credential_there_is_407_and_the_record_knows_why() {
     let (origin, _got) = scripted(OK);
     let egress = Egress::start(&["127.0.0.1:*"]);
     let (good, gone) = (egress.token("robot"), egress.token("robot"));
@@ -295,7 +295,27 @@ fn without_a_valid_credential_there_is_407_and_no_session() {
     ] {
         assert_eq!(ask(&field), missing, "the same answer whatever is wrong: {field}");
     }
-    assert!(egress.events().is_empty());
+    // The question is no attempt; each attempt is a session of nobody, with what was presented.
+    let events = egress.closed(5);
+    let malformed = "malformed-credential";
+    let mut reasons = decisions(&events);
+    reasons.sort();
+    assert_eq!(reasons, [malformed, malformed, malformed, "revoked", "revoked"]);
+    assert!(close_reasons(&events).iter().all(|reason| reason == "refused"));
+    let mut credentials = Vec::new();
+    for event in &events {
+        if let Body::SessionOpened(opened) = &event.body {
+            assert_eq!((opened.principal_kind.as_str(), opened.protocol.as_str()), ("unknown", "http"));
+            credentials.push((opened.auth_method.clone(), opened.credential));
+            let facts = event.pairs(ContentKind::SessionFacts);
+            assert!(facts.contains(&("client_address".to_owned(), "127.0.0.1".to_owned())), "{facts:?}");
+            assert!(!facts.iter().any(|(_, value)| value.contains(&gone)), "a token is in the record");
+        }
+    }
+    let id = bodycam_record::TenantKey::new([7; 32]).credential(gone.split('_').nth(1).unwrap());
+    for presented in ["proxy-basic", "token"] {
+        assert!(credentials.contains(&(presented.to_owned(), id)), "{credentials:?}");
+    }
     let bearer = ask(&format!("Proxy-Authorization: Bearer {good}\r\n"));
     assert!(bearer.starts_with("HTTP/1.1 200 OK"), "{bearer}");
     // The challenge leaves the connection open, as git wants it.
@@ -487,7 +507,11 @@ fn a_principal_has_only_so_many_sessions() {
     }
     assert!(egress.exchange(ask.as_bytes()).starts_with("HTTP/1.1 429 "));
     drop(held);
-    egress.closed(2);
+    let events = egress.closed(3);
+    assert_eq!(decisions(&events), ["sessions"]);
+    assert!(close_reasons(&events).contains(&"limit".to_owned()));
+    let limit = |e: &crate::support::egress::Seen| matches!(&e.body, Body::ControlLimit(l) if (l.limit_name.as_str(), l.limit_value, l.observed) == ("sessions", 2, 3));
+    assert!(events.iter().any(limit));
     let again = egress.exchange(ask.replace("\r\n\r\n", "\r\nConnection: close\r\n\r\n").as_bytes());
     assert!(again.starts_with("HTTP/1.1 200 OK"), "{again}");
 }
@@ -528,10 +552,15 @@ fn a_token_in_clear_is_taken_from_loopback_only_unless_the_network_is_trusted() 
     let far = Egress::custom(&["127.0.0.1:*"], |c| c.peer = Some(address));
     let answer = ask(&far);
     assert!(answer.starts_with("HTTP/1.1 403 Forbidden (bodycam: cleartext-credential)"), "{answer}");
-    assert!(far.events().is_empty());
+    let events = far.closed(1);
+    assert_eq!(
+        (decisions(&events), close_reasons(&events)),
+        (vec!["cleartext-credential".to_owned()], vec!["refused".to_owned()])
+    );
     let trusted = Egress::custom(&["127.0.0.1:*"], |c| {
         c.peer = Some(address);
         c.http.allow_cleartext = true;
+        c.http.listen.set_ip([0, 0, 0, 0].into());
     });
     assert!(ask(&trusted).starts_with("HTTP/1.1 200 OK"));
 }

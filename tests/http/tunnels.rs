@@ -41,12 +41,18 @@ fn connect(egress: &Egress, token: &str, to: &str) -> TcpStream {
 
 /// The ClientHello that rustls sends for `name`.
 fn hello(name: &str) -> Vec<u8> {
+    hello_with(name, true)
+}
+
+/// As [`hello`], with or without the name in it.
+fn hello_with(name: &str, named: bool) -> Vec<u8> {
     let provider = rustls::crypto::ring::default_provider();
     let mut config = rustls::ClientConfig::builder_with_provider(provider.into())
         .with_safe_default_protocol_versions()
         .unwrap()
         .with_root_certificates(rustls::RootCertStore::empty())
         .with_no_client_auth();
+    config.enable_sni = named;
     config.alpn_protocols = vec![b"h2".to_vec(), b"http/1.1".to_vec(), b"made-up".to_vec()];
     let name = name.to_owned().try_into().unwrap();
     let mut out = Vec::new();
@@ -54,10 +60,27 @@ fn hello(name: &str) -> Vec<u8> {
     out
 }
 
+/// A ClientHello with one more extension.
+fn extended(mut hello: Vec<u8>, kind: u16, data: &[u8]) -> Vec<u8> {
+    let mut at = 9 + 2 + 32;
+    at += 1 + usize::from(hello[at]);
+    at += 2 + usize::from(u16::from_be_bytes([hello[at], hello[at + 1]]));
+    at += 1 + usize::from(hello[at]);
+    let more = u16::try_from(data.len()).unwrap() + 4;
+    for length in [3, 7, at] {
+        let longer = u16::from_be_bytes([hello[length], hello[length + 1]]) + more;
+        hello[length..length + 2].copy_from_slice(&longer.to_be_bytes());
+    }
+    hello.extend_from_slice(&kind.to_be_bytes());
+    hello.extend_from_slice(&(more - 4).to_be_bytes());
+    hello.extend_from_slice(data);
+    hello
+}
+
 #[test]
 fn a_tunnel_is_recorded_at_both_ends_with_its_bytes_and_its_gap() {
     let echo = echo();
-    let egress = Egress::start(&["origin.test:*", "127.0.0.1:*"]);
+    let egress = Egress::start(&["opaque:origin.test:*", "127.0.0.1:*"]);
     let mut stream = connect(&egress, &egress.token("robot"), &format!("origin.test:{}", echo.port()));
     let opening = egress.wait_for("the opening", |e| !opened(e).is_empty());
     assert_eq!(opening.len(), 2, "it is recorded before the client hears 200");
@@ -111,44 +134,103 @@ fn the_server_name_and_protocols_of_a_tls_client_are_read_in_passing() {
         assert_eq!(close.alpn, ["h2", "http/1.1", "other"]);
     }
     let detail = events.iter().find(|e| matches!(e.body, Body::HttpTunnelClosed(_))).unwrap();
-    assert!(detail.pairs(ContentKind::Detail).contains(&("alpn".to_owned(), "made-up".to_owned())));
+    let pairs = detail.pairs(ContentKind::Detail);
+    for (name, value) in [("alpn", "made-up"), ("first_bytes", "tls")] {
+        assert!(pairs.contains(&(name.to_owned(), value.to_owned())), "{pairs:?}");
+    }
+}
+
+/// A target that tells what arrived on each connection.
+fn listener() -> (SocketAddr, std::sync::mpsc::Receiver<Vec<u8>>) {
+    let (tell, told) = std::sync::mpsc::channel();
+    let address = origin(move |mut stream| {
+        let mut got = Vec::new();
+        let _ = stream.read_to_end(&mut got);
+        let _ = tell.send(got);
+    });
+    (address, told)
 }
 
 #[test]
-fn a_server_name_that_is_not_allowed_never_reaches_the_target() {
-    let (tell, told) = std::sync::mpsc::channel();
-    let target = origin(move |mut stream| {
-        let mut got = Vec::new();
-        let _ = stream.read_to_end(&mut got);
-        tell.send(got).unwrap();
-    });
-    let egress = Egress::start(&["origin.test:*", "other.test:*", "127.0.0.1:*"]);
-    let to = format!("origin.test:{}", target.port());
+fn only_tls_that_names_the_host_in_clear_passes_a_tunnel() {
+    const ALERT: &[u8] = &[21, 3, 1, 0, 2, 2, 49];
+    let (target, told) = listener();
+    let egress = Egress::with(&["origin.test:*", "other.test:*", "127.0.0.1:*"], |c| c.head_seconds = 1);
+    let (name, address) = (format!("origin.test:{}", target.port()), target.to_string());
     let mut garbled = hello("origin.test");
     garbled[6] = 0xff;
-    for (bytes, reason) in [(hello("evil.example"), "sni-not-allowed"), (garbled, "malformed-client-hello")] {
-        let mut stream = connect(&egress, &egress.token("robot"), &to);
+    let ech = extended(hello("origin.test"), 0xfe0d, &[0; 40]);
+    let clear = format!("GET / HTTP/1.1\r\nHost: {name}\r\n\r\n").into_bytes();
+    let inner = format!("CONNECT {name} HTTP/1.1\r\nHost: {name}\r\n\r\n").into_bytes();
+    let half = hello("origin.test")[..100].to_vec();
+    for (what, to, bytes, reason, first, answer) in [
+        ("another name", &name, hello("evil.example"), "sni-not-allowed", "tls", ALERT),
+        (
+            "a name that is listed, but not this one",
+            &name,
+            hello("other.test"),
+            "sni-not-allowed",
+            "tls",
+            ALERT,
+        ),
+        ("no name", &name, hello_with("origin.test", false), "sni-missing", "tls", ALERT),
+        ("a name for an address", &address, hello("origin.test"), "sni-not-allowed", "tls", ALERT),
+        ("an encrypted name", &name, ech, "encrypted-client-hello", "tls", ALERT),
+        ("a garbled hello", &name, garbled, "malformed-client-hello", "tls", ALERT),
+        ("half a hello", &name, half, "hello-timeout", "tls", ALERT),
+        ("HTTP in clear", &name, clear, "not-tls", "http", b"HTTP/1.1 403 "),
+        ("a proxy behind the proxy", &name, inner, "not-tls", "http", b"HTTP/1.1 403 "),
+        ("HTTP/2", &name, b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n".to_vec(), "not-tls", "http2", b""),
+        ("SSH", &name, b"SSH-2.0-x\r\n".to_vec(), "not-tls", "ssh", b""),
+        ("IMAP", &name, b"a1 LOGIN\r\n".to_vec(), "not-tls", "other", b""),
+        ("nothing", &name, Vec::new(), "hello-timeout", "none", b""),
+    ] {
+        let mut stream = connect(&egress, &egress.token("robot"), to);
         stream.write_all(&bytes).unwrap();
-        let mut answer = Vec::new();
-        stream.read_to_end(&mut answer).unwrap();
-        assert_eq!(answer, [21, 3, 1, 0, 2, 2, 49], "a TLS alert: access denied");
-        assert_eq!(told.recv_timeout(PATIENCE).unwrap(), b"");
+        let mut got = Vec::new();
+        stream.read_to_end(&mut got).unwrap();
+        assert!(
+            got.starts_with(answer) && got.is_empty() == answer.is_empty(),
+            "{what}: {}",
+            got.escape_ascii()
+        );
+        assert_eq!(told.recv_timeout(PATIENCE).unwrap(), b"", "{what} reached the target");
         let events = egress.wait_for("the end", |e| close_reasons(e).len() == decisions(e).len());
-        assert_eq!(decisions(&events).last().map(String::as_str), Some(reason));
-        let close = *closed(&events).last().unwrap();
-        assert_eq!((close.outcome.as_str(), close.bytes_out), ("refused", 0));
+        let last = events.iter().rev().find(|e| matches!(e.body, Body::HttpTunnelClosed(_))).unwrap();
+        assert_eq!(decisions(&events).last().map(String::as_str), Some(reason), "{what}");
+        let Body::HttpTunnelClosed(close) = &last.body else { unreachable!() };
+        assert_eq!((close.outcome.as_str(), close.bytes_out, close.bytes_in), ("refused", 0, 0), "{what}");
+        let pairs = last.pairs(ContentKind::Detail);
+        assert!(pairs.contains(&("first_bytes".to_owned(), first.to_owned())), "{what}: {pairs:?}");
     }
-    // Another name that the list allows is the principal's to use.
-    let mut stream = connect(&egress, &egress.token("robot"), &to);
-    let allowed = hello("other.test");
-    stream.write_all(&allowed).unwrap();
+    // An address has no name to say.
+    let mut stream = connect(&egress, &egress.token("robot"), &address);
+    let unnamed = hello_with("origin.test", false);
+    stream.write_all(&unnamed).unwrap();
     stream.shutdown(Shutdown::Write).unwrap();
-    assert_eq!(told.recv_timeout(PATIENCE).unwrap(), allowed);
+    assert_eq!(told.recv_timeout(PATIENCE).unwrap(), unnamed);
+}
+
+#[test]
+fn a_target_is_not_heard_before_its_client_was_unless_a_rule_says_so() {
+    let target = origin(|mut stream| {
+        let _ = stream.write_all(b"220 secret greeting");
+        let _ = stream.read_to_end(&mut Vec::new());
+    });
+    let to = target.to_string();
+    let strict = Egress::with(&["127.0.0.1:*"], |c| c.head_seconds = 1);
+    let mut stream = connect(&strict, &strict.token("robot"), &to);
+    assert_eq!(read_to_end(&mut stream), "");
+    let opened = Egress::with(&["opaque:127.0.0.1:*"], |c| c.head_seconds = 1);
+    let mut stream = connect(&opened, &opened.token("robot"), &to);
+    let mut greeting = [0; 19];
+    stream.read_exact(&mut greeting).unwrap();
+    assert_eq!(&greeting, b"220 secret greeting");
 }
 
 #[test]
 fn each_side_may_end_first() {
-    let egress = Egress::start(&["127.0.0.1:*"]);
+    let egress = Egress::start(&["opaque:127.0.0.1:*"]);
     let token = egress.token("robot");
     let counting = origin(|mut stream| {
         let mut got = Vec::new();
@@ -185,7 +267,7 @@ fn each_side_may_end_first() {
 #[test]
 fn megabytes_pass_both_ways_at_once_unchanged() {
     let echo = echo();
-    let egress = Egress::start(&["127.0.0.1:*"]);
+    let egress = Egress::start(&["opaque:127.0.0.1:*"]);
     let mut stream = connect(&egress, &egress.token("robot"), &echo.to_string());
     let sent: Vec<u8> = (0..8u32 << 20).map(|i| (i.wrapping_mul(2_654_435_761) >> 24) as u8).collect();
     let mut writer = stream.try_clone().unwrap();
@@ -208,7 +290,7 @@ fn megabytes_pass_both_ways_at_once_unchanged() {
 #[test]
 fn an_idle_tunnel_a_revoked_token_an_unlisted_host_and_a_stop_each_end_it() {
     let echo = echo();
-    let mut egress = Egress::with(&["127.0.0.1:*"], |c| c.tunnel_idle_seconds = 3);
+    let mut egress = Egress::with(&["opaque:127.0.0.1:*"], |c| c.tunnel_idle_seconds = 3);
     let begin = |egress: &Egress, token: &str| {
         let mut stream = connect(egress, token, &echo.to_string());
         stream.write_all(b"x").unwrap();
@@ -222,9 +304,9 @@ fn an_idle_tunnel_a_revoked_token_an_unlisted_host_and_a_stop_each_end_it() {
     read_to_end(&mut stream);
 
     let mut stream = begin(&egress, &egress.token("robot"));
-    egress.allow_only(&["127.0.0.1:1"]);
+    egress.allow_only(&["opaque:127.0.0.1:1"]);
     read_to_end(&mut stream);
-    egress.allow_only(&["127.0.0.1:*"]);
+    egress.allow_only(&["opaque:127.0.0.1:*"]);
 
     let mut stream = begin(&egress, &egress.token("robot"));
     read_to_end(&mut stream);
@@ -234,7 +316,8 @@ fn an_idle_tunnel_a_revoked_token_an_unlisted_host_and_a_stop_each_end_it() {
     read_to_end(&mut stream);
     let events = egress.closed(4);
     let outcomes: Vec<_> = closed(&events).iter().map(|c| c.outcome.clone()).collect();
-    assert_eq!(outcomes, ["revoked", "revoked", "timeout", "drain"]);
+    assert_eq!(outcomes, ["revoked", "unlisted", "timeout", "drain"]);
+    assert_eq!(decisions(&events), ["revoked", "unlisted"]);
     assert_eq!(close_reasons(&events), ["revoked", "revoked", "timeout", "drain"]);
 }
 
@@ -242,7 +325,7 @@ fn an_idle_tunnel_a_revoked_token_an_unlisted_host_and_a_stop_each_end_it() {
 fn a_tunnel_that_cannot_be_opened_says_why_and_leaves_the_connection_usable() {
     let echo = echo();
     let free = std::net::TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap();
-    let egress = Egress::start(&["127.0.0.1:*"]);
+    let egress = Egress::start(&["opaque:127.0.0.1:*"]);
     let credential = Egress::credential(&egress.token("robot"));
     let ask = |to: &str| format!("CONNECT {to} HTTP/1.1\r\nHost: {to}\r\n{credential}\r\n");
     let mut stream = egress.connect();
@@ -280,7 +363,7 @@ fn a_tunnel_that_cannot_be_opened_says_why_and_leaves_the_connection_usable() {
 #[test]
 fn an_old_client_opens_a_tunnel_too() {
     let echo = echo();
-    let egress = Egress::start(&["127.0.0.1:*"]);
+    let egress = Egress::start(&["opaque:127.0.0.1:*"]);
     let credential = Egress::credential(&egress.token("robot"));
     let mut stream = egress.connect();
     stream.write_all(format!("CONNECT {echo} HTTP/1.0\r\n{credential}\r\nhi").as_bytes()).unwrap();

@@ -115,10 +115,26 @@ impl Egress {
 
     /// A token of `principal`.
     pub fn token(&self, principal: &str) -> String {
-        let now = Clock::system().wall_ns();
-        let issued =
-            token::issue(&*self.state, &self.directory.roster(), principal, 3_600_000_000_000, "test", now);
+        self.token_for(principal, Duration::from_secs(3600))
+    }
+
+    /// A token of `principal` that expires after `ttl`.
+    pub fn token_for(&self, principal: &str, ttl: Duration) -> String {
+        let (now, ttl) = (Clock::system().wall_ns(), i64::try_from(ttl.as_nanos()).unwrap());
+        let issued = token::issue(&*self.state, &self.directory.roster(), principal, ttl, "test", now);
         issued.unwrap().text.to_string()
+    }
+
+    /// Makes `robot` a contractor of ada whose contract ends after `time`.
+    pub fn contract(&self, egress: &[&str], time: Duration) {
+        let end = i128::from(Clock::system().wall_ns()) + i128::try_from(time.as_nanos()).unwrap();
+        let end = jiff::Timestamp::from_nanosecond(end).unwrap().to_string();
+        let mut entries = roster(egress);
+        let robot = serde_json::json!({
+            "name": "robot", "kind": "contractor", "sponsor": "ada", "ends": end, "egress": egress
+        });
+        entries[1] = serde_json::from_value(robot).unwrap();
+        self.directory.set_roster(Roster::new(&entries).unwrap());
     }
 
     /// Revokes a token.

@@ -17,11 +17,16 @@ use crate::identity::roster::Member;
 /// Ports of a rule that names none.
 const DEFAULT_PORTS: [u16; 2] = [80, 443];
 
-/// One rule: `host`, `*.host`, `address` or `network/bits`, each with or without `:port` or `:*`.
+/// What stands before a rule whose tunnels may carry anything.
+const OPAQUE: &str = "opaque:";
+
+/// One rule: `host`, `*.host`, `address` or `network/bits`, each with or without `:port` or `:*`. With `opaque:`
+/// before it a tunnel there may carry anything; without, only TLS that names the host in clear.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct HostRule {
     destination: Destination,
     ports: Ports,
+    opaque: bool,
 }
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -67,7 +72,11 @@ impl HostRule {
     /// Reads a rule.
     pub fn parse(text: &str) -> Result<Self, HostRuleError> {
         let fault = |problem: &str| HostRuleError { rule: shown(text), problem: problem.to_owned() };
-        let (host, port) = split_port(text);
+        let (opaque, rule) = match text.strip_prefix(OPAQUE) {
+            Some(rule) => (true, rule),
+            None => (false, text),
+        };
+        let (host, port) = split_port(rule);
         let ports = match port {
             None => Ports::Default,
             Some("*") => Ports::Any,
@@ -80,10 +89,15 @@ impl HostRule {
             network(address, bits).map_err(|problem| fault(&problem))?
         } else if let Some(parent) = host.strip_prefix("*.") {
             match Host::parse(parent.as_bytes()) {
-                Ok(Host::Name(name)) if name.contains('.') => Destination::Below(name),
-                Ok(Host::Name(_)) => {
+                Ok(Host::Name(name)) if !name.contains('.') => {
                     return Err(fault("a wildcard needs at least two labels, as *.example.com"));
                 }
+                Ok(Host::Name(name)) if is_public_suffix(&name) => {
+                    return Err(fault(
+                        "anybody can have a name below it; name the hosts, as app.example.co.uk, or *.example.co.uk",
+                    ));
+                }
+                Ok(Host::Name(name)) => Destination::Below(name),
                 _ => return Err(fault("what follows '*.' is not a host name")),
             }
         } else if host.contains('*') {
@@ -101,7 +115,33 @@ impl HostRule {
         {
             return Err(fault("no connection leads to such an address; remove the rule"));
         }
-        Ok(Self { destination, ports })
+        Ok(Self { destination, ports, opaque })
+    }
+
+    /// Whether there is anything that this rule and the other one both open.
+    pub fn meets(&self, other: &Self) -> bool {
+        let ports = match (self.ports, other.ports) {
+            (Ports::Any, _) | (_, Ports::Any) | (Ports::Default, Ports::Default) => true,
+            (Ports::Only(only), _) => other.has_port(only),
+            (_, Ports::Only(only)) => self.has_port(only),
+        };
+        let within = |name: &str, parent: &str| {
+            name.strip_suffix(parent).is_some_and(|rest| rest.is_empty() || rest.ends_with('.'))
+        };
+        ports
+            && match (&self.destination, &other.destination) {
+                (Destination::Name(a), Destination::Name(b)) => a == b,
+                (Destination::Name(name), Destination::Below(parent))
+                | (Destination::Below(parent), Destination::Name(name)) => {
+                    name != parent && within(name, parent)
+                }
+                (Destination::Below(a), Destination::Below(b)) => within(a, b) || within(b, a),
+                (Destination::Network(a, a_bits), Destination::Network(b, b_bits)) => {
+                    let bits = *a_bits.min(b_bits);
+                    a.is_ipv4() == b.is_ipv4() && base(*a, bits) == base(*b, bits)
+                }
+                _ => false,
+            }
     }
 
     fn has_port(&self, port: u16) -> bool {
@@ -159,6 +199,19 @@ impl HostLists {
         })
     }
 
+    /// Whether a tunnel to this destination may carry anything: every list says so.
+    pub fn allow_opaque(&self, destination: &Authority) -> bool {
+        let port = destination.port;
+        let allowed = self.every(|rule| {
+            rule.opaque
+                && match &destination.host {
+                    Host::Name(name) => rule.names(name, port),
+                    Host::Address(address) => rule.holds(*address, port),
+                }
+        });
+        allowed.is_ok()
+    }
+
     /// Whether an address that a listed name leads to may be connected: public, or in every list.
     pub fn allow_address(&self, address: IpAddr, port: u16) -> Result<(), NotListed> {
         if AddressClass::of(address) == AddressClass::Public {
@@ -192,6 +245,11 @@ impl fmt::Display for NotListed {
         }
         Ok(())
     }
+}
+
+/// Whether names below this one belong to different people: a registry's (co.uk), or a service's (workers.dev).
+fn is_public_suffix(name: &str) -> bool {
+    psl::suffix(name.as_bytes()).is_some_and(|suffix| suffix.is_known() && suffix == name)
 }
 
 /// `[v6]:port`, `[v6/bits]:port`, `host:port`, or without a port; bare IPv6 has none.
@@ -327,10 +385,57 @@ mod tests {
             ("0.0.0.0/0", "255.255.255.255:80", false),
             ("example.com", "8.8.8.8:443", false),
             ("8.8.8.8", "example.com:443", false),
+            ("opaque:example.com", "example.com:443", true),
+            ("opaque:*.example.com:22", "git.example.com:22", true),
+            ("opaque:[2001:db8::1]:22", "[2001:db8::1]:22", true),
         ] {
             assert_eq!(allowed(&[rule], destination), want, "{rule} → {destination}");
         }
         assert!(!allowed(&[], "example.com:443"), "nothing is open by default");
+    }
+
+    #[test]
+    fn only_a_rule_that_says_so_makes_a_tunnel_opaque() {
+        for (rules, destination, want) in [
+            (&["git.example.com:22"][..], "git.example.com:22", false),
+            (&["opaque:git.example.com:22"], "git.example.com:22", true),
+            (&["opaque:git.example.com:22"], "git.example.com:443", false),
+            (&["opaque:*.example.com:22", "git.example.com:*"], "git.example.com:22", true),
+            (&["opaque:*.example.com:22", "git.example.com:*"], "git.example.com:443", false),
+            (&["opaque:10.0.0.0/8:5432"], "10.1.2.3:5432", true),
+        ] {
+            let destination = Authority::parse(destination.as_bytes(), Some(443)).unwrap();
+            assert_eq!(lists(rules).allow_opaque(&destination), want, "{rules:?} → {destination}");
+        }
+        let mut agent = person("robot", &["opaque:git.example.com:22"]);
+        (agent.kind, agent.owner) = (PrincipalKind::Agent, Some("ada".to_owned()));
+        let roster = Roster::new(&[person("ada", &["git.example.com:22"]), agent]).unwrap();
+        let lists = HostLists::of(roster.get("robot").unwrap());
+        let git = Authority::parse(b"git.example.com:22", None).unwrap();
+        assert!(lists.allow(&git).is_ok() && !lists.allow_opaque(&git), "the owner's list does not say so");
+    }
+
+    #[test]
+    fn two_rules_meet_where_both_open_something() {
+        for (one, other, want) in [
+            ("a.example.com", "a.example.com", true),
+            ("a.example.com", "b.example.com", false),
+            ("a.example.com", "*.example.com", true),
+            ("example.com", "*.example.com", false),
+            ("*.a.example.com", "*.example.com", true),
+            ("*.aexample.com", "*.example.com", false),
+            ("a.example.com:22", "a.example.com", false),
+            ("a.example.com:443", "a.example.com", true),
+            ("a.example.com:22", "a.example.com:*", true),
+            ("10.0.0.0/8", "10.1.2.3", true),
+            ("10.0.0.0/8", "11.0.0.0/8", false),
+            ("10.0.0.0/8", "2001:db8::/32", false),
+            ("10.0.0.0/8", "a.example.com", false),
+        ] {
+            let rule = |text| HostRule::parse(text).unwrap();
+            assert_eq!(rule(one).meets(&rule(other)), want, "{one} {other}");
+            assert_eq!(rule(other).meets(&rule(one)), want, "{other} {one}");
+        }
     }
 
     #[test]
@@ -340,6 +445,11 @@ mod tests {
             "*",
             "*.",
             "*.com",
+            "*.co.uk",
+            "*.CO.UK.",
+            "*.workers.dev:443",
+            "*.github.io",
+            "opaque:*.co.uk:22",
             "a*.example.com",
             "*.*.example.com",
             "*.10.0.0.1",
@@ -361,6 +471,10 @@ mod tests {
             "[fe80::1%eth0]",
             "[::1",
             "exa mple.com",
+            "opaque:",
+            "opaque:22",
+            "opaque:opaque:example.com:22",
+            "Opaque:example.com:22",
         ] {
             assert!(HostRule::parse(rule).is_err(), "{rule}");
         }

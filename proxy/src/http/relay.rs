@@ -7,7 +7,7 @@ use std::net::SocketAddr;
 
 use tokio::net::TcpStream;
 use tokio::sync::watch;
-use tokio::time::Duration;
+use tokio::time::{Duration, Instant};
 
 use super::Service;
 use super::codec::head::{Framing, RequestHead};
@@ -24,7 +24,7 @@ mod session;
 mod tunnel;
 
 use answer::{Answer, Refused};
-use client::{Client, HeadFailure};
+use client::{Client, HeadFailure, Patience};
 use login::log_in;
 use session::{Close, Session};
 
@@ -37,9 +37,11 @@ pub(super) async fn serve(
     mut drain: watch::Receiver<bool>,
     admission: &Admission,
 ) {
+    // One deadline for everything that somebody unknown may do: handshake, heads, and every try to log in.
+    let deadline = Instant::now() + Duration::from_secs(service.config.head_seconds);
     let begun = async {
-        let mut client = Client::accept(stream, service).await?;
-        let (login, head) = log_in(service, &mut client, peer.ip().to_canonical(), lane).await?;
+        let mut client = Client::accept(stream, service, deadline).await?;
+        let (login, head) = log_in(service, &mut client, peer.ip().to_canonical(), lane, deadline).await?;
         Some((client, login, head))
     };
     let begun = tokio::select! {
@@ -83,12 +85,9 @@ async fn run(session: &mut Session<'_>, client: &mut Client, first: RequestHead)
 /// Waits for the next head of a session.
 async fn next_head(session: &mut Session<'_>, client: &mut Client) -> Result<RequestHead, Close> {
     let config = &session.service.config;
-    let (limits, idle, whole) = (
-        config.head_limits(),
-        Duration::from_secs(config.idle_seconds),
-        Duration::from_secs(config.head_seconds),
-    );
-    let failure = match session.idle(client.read_head(limits, idle, whole)).await? {
+    let (limits, idle) = (config.head_limits(), Duration::from_secs(config.idle_seconds));
+    let patience = Patience::Each { idle, whole: Duration::from_secs(config.head_seconds) };
+    let failure = match session.idle(client.read_head(limits, patience)).await? {
         Ok(Some(head)) => return Ok(head),
         Ok(None) => return Err(Close::Client),
         Err(failure) => failure,

@@ -6,6 +6,7 @@
 use std::collections::HashMap;
 use std::fmt;
 use std::sync::{Arc, Mutex, PoisonError, RwLock};
+use std::time::{Duration, Instant};
 
 use bodycam_record::{Id16, PrincipalRef, TenantKey};
 use subtle::ConstantTimeEq;
@@ -20,9 +21,13 @@ pub const REFUSED: &str =
     "authentication failed: unknown principal, or a credential that is wrong, expired or revoked";
 
 /// A store that failed is trusted from memory this long for new logins.
-const LOGIN_GRACE_NS: i64 = 5 * 1_000_000_000;
+const LOGIN_GRACE: Duration = Duration::from_secs(5);
 /// And this long for open sessions.
-const SESSION_GRACE_NS: i64 = 30 * 1_000_000_000;
+const SESSION_GRACE: Duration = Duration::from_secs(30);
+/// The store is read so often even when nobody logs in, so that the grace counts from when it failed.
+const REFRESH: Duration = Duration::from_millis(500);
+/// A store that keeps failing is logged so often.
+const COMPLAIN: Duration = Duration::from_secs(10);
 /// Addresses of a credential are counted over this time.
 const SIGHTING_WINDOW_NS: i64 = 24 * 3_600 * 1_000_000_000;
 /// Tokens of one principal that SCRAM tries: the live ones, and the newest dead ones so that the record can
@@ -117,7 +122,8 @@ struct Inner {
 #[derive(Clone)]
 struct Cached {
     version: Option<u64>,
-    read_ns: i64,
+    read_at: Instant,
+    complained_at: Option<Instant>,
     store: Arc<Snapshot>,
 }
 
@@ -144,12 +150,26 @@ enum Step {
 }
 
 impl Directory {
-    /// The directory of a roster and a store.
+    /// The directory of a roster and a store. A thread of its own reads the store every half second while the
+    /// directory lives.
     pub fn new(tenant: TenantKey, roster: Roster, state: Arc<dyn State>) -> Result<Self, StateError> {
         let decoy_key = state.decoy_key()?;
-        let snapshot = Mutex::new(Cached { version: None, read_ns: i64::MIN, store: Arc::default() });
+        let (version, read_at, complained_at) = (None, Instant::now(), None);
+        let snapshot = Mutex::new(Cached { version, read_at, complained_at, store: Arc::default() });
         let roster = RwLock::new(Arc::new(roster));
-        Ok(Self(Arc::new(Inner { tenant, state, decoy_key, roster, snapshot })))
+        let inner = Arc::new(Inner { tenant, state, decoy_key, roster, snapshot });
+        let weak = Arc::downgrade(&inner);
+        std::thread::Builder::new()
+            .name("state".to_owned())
+            .spawn(move || {
+                while let Some(inner) = weak.upgrade() {
+                    // Whoever asks meets the error too, and judges it.
+                    let _ = Self(inner).snapshot(Duration::ZERO);
+                    std::thread::sleep(REFRESH);
+                }
+            })
+            .map_err(StateError::Thread)?;
+        Ok(Self(inner))
     }
 
     /// Puts another roster in place; open sessions are judged by it at their next check.
@@ -169,7 +189,7 @@ impl Directory {
         binding: ChannelBinding,
         now_ns: i64,
     ) -> Result<ScramLogin, LoginRefused> {
-        let store = self.snapshot(now_ns, LOGIN_GRACE_NS).map_err(|_| LoginRefused::StoreUnavailable)?;
+        let store = self.snapshot(LOGIN_GRACE).map_err(|_| LoginRefused::StoreUnavailable)?;
         let mut tokens = store.by_principal.get(user).cloned().unwrap_or_default();
         tokens.sort_by_key(|t| (!live(t, now_ns), std::cmp::Reverse(t.issued_ns)));
         tokens.truncate(MAX_TRIED);
@@ -201,7 +221,7 @@ impl Directory {
         now_ns: i64,
     ) -> Result<Principal, LoginRefused> {
         let id = token::id_of(secret).ok_or(LoginRefused::Malformed)?;
-        let store = self.snapshot(now_ns, LOGIN_GRACE_NS).map_err(|_| LoginRefused::StoreUnavailable)?;
+        let store = self.snapshot(LOGIN_GRACE).map_err(|_| LoginRefused::StoreUnavailable)?;
         let token = store.by_id.get(id).ok_or(LoginRefused::WrongCredential)?;
         if !bool::from(token.verifier.ct_eq(&token::verifier(secret))) {
             return Err(LoginRefused::WrongCredential);
@@ -214,7 +234,7 @@ impl Directory {
 
     /// Whether an open session may go on.
     pub fn principal_still_valid(&self, principal: &Principal, now_ns: i64) -> Result<(), Ended> {
-        let store = self.snapshot(now_ns, SESSION_GRACE_NS).map_err(|_| Ended::StoreUnavailable)?;
+        let store = self.snapshot(SESSION_GRACE).map_err(|_| Ended::StoreUnavailable)?;
         let token = store.by_id.get(&*principal.credential_name).ok_or(Ended::Revoked)?;
         standing_of(token, now_ns)?;
         self.roster().standing(&principal.name, now_ns).map(|_| ())
@@ -251,19 +271,28 @@ impl Directory {
         })
     }
 
-    /// The tokens, read again when they changed; from memory while the store fails, for at most `grace_ns`.
-    fn snapshot(&self, now_ns: i64, grace_ns: i64) -> Result<Arc<Snapshot>, StateError> {
+    /// Whether new logins can be judged.
+    pub fn usable(&self) -> Result<(), StateError> {
+        self.snapshot(LOGIN_GRACE).map(drop)
+    }
+
+    /// The tokens, read again when they changed; from memory while the store fails, for at most `grace`.
+    fn snapshot(&self, grace: Duration) -> Result<Arc<Snapshot>, StateError> {
         let mut cached = self.0.snapshot.lock().unwrap_or_else(PoisonError::into_inner);
         match self.read(&cached) {
             Ok((version, store)) => {
-                *cached = Cached { version: Some(version), read_ns: now_ns, store };
+                let (read_at, complained_at) = (Instant::now(), None);
+                *cached = Cached { version: Some(version), read_at, complained_at, store };
                 Ok(cached.store.clone())
             }
-            Err(error) if cached.version.is_none() || now_ns.saturating_sub(cached.read_ns) > grace_ns => {
-                Err(error)
-            }
             Err(error) => {
-                tracing::warn!(event = "state.unreadable", %error, "judging by the tokens last read");
+                if cached.complained_at.is_none_or(|at| at.elapsed() >= COMPLAIN) {
+                    cached.complained_at = Some(Instant::now());
+                    tracing::error!(event = "state.unreadable", %error, "judging by the tokens last read: logins for 5 s, open sessions for 30 s");
+                }
+                if cached.version.is_none() || cached.read_at.elapsed() > grace {
+                    return Err(error);
+                }
                 Ok(cached.store.clone())
             }
         }
@@ -602,18 +631,52 @@ mod tests {
         let token = house.issue("ann", DAY);
         let switch = Arc::new(Switch(house.state.clone(), false.into()));
         let directory = Directory::new(TenantKey::new([1; 32]), roster(), switch.clone()).unwrap();
-        let login = |now| directory.by_token(None, &token.text, "token", now);
-        let second = 1_000_000_000;
-        let session = login(NOW).unwrap();
-        switch.1.store(true, std::sync::atomic::Ordering::Relaxed);
-        assert!(login(NOW + 5 * second).is_ok());
-        assert_eq!(login(NOW + 6 * second).unwrap_err(), LoginRefused::StoreUnavailable);
-        assert!(directory.principal_still_valid(&session, NOW + 30 * second).is_ok());
-        assert_eq!(
-            directory.principal_still_valid(&session, NOW + 31 * second),
-            Err(Ended::StoreUnavailable)
-        );
-        switch.1.store(false, std::sync::atomic::Ordering::Relaxed);
-        assert!(login(NOW + 32 * second).is_ok());
+        let login = || directory.by_token(None, &token.text, "token", NOW);
+        let set = |off| switch.1.store(off, std::sync::atomic::Ordering::Relaxed);
+        let last_read = || directory.0.snapshot.lock().unwrap().read_at;
+        let session = login().unwrap();
+        // Nobody logs in for an hour; the store is read all the same.
+        let age = |by: u64| {
+            let mut cached = directory.0.snapshot.lock().unwrap();
+            cached.read_at = Instant::now().checked_sub(Duration::from_secs(by)).unwrap();
+        };
+        age(3600);
+        let deadline = Instant::now() + Duration::from_secs(10);
+        while last_read().elapsed() > Duration::from_secs(2) {
+            assert!(Instant::now() < deadline, "nobody reads the store");
+            std::thread::sleep(Duration::from_millis(20));
+        }
+        set(true);
+        assert!(login().is_ok());
+        age(4);
+        assert!(login().is_ok());
+        age(6);
+        assert_eq!(login().unwrap_err(), LoginRefused::StoreUnavailable);
+        age(28);
+        assert!(directory.principal_still_valid(&session, NOW).is_ok());
+        age(31);
+        assert_eq!(directory.principal_still_valid(&session, NOW), Err(Ended::StoreUnavailable));
+        set(false);
+        assert!(login().is_ok());
+    }
+
+    #[test]
+    fn a_token_that_is_revoked_in_the_file_that_took_the_stores_place_is_refused() {
+        let house = house();
+        let token = house.issue("ann", DAY);
+        let session = house.password("ann", &token.text, NOW).unwrap();
+        // A backup from after the token was issued, put in the place of the store.
+        let backup = house.path.with_file_name("backup.db");
+        let to = backup.to_str().unwrap();
+        rusqlite::Connection::open(&house.path).unwrap().execute("VACUUM INTO ?1", [to]).unwrap();
+        std::fs::set_permissions(&backup, std::os::unix::fs::PermissionsExt::from_mode(0o600)).unwrap();
+        std::fs::rename(&backup, &house.path).unwrap();
+        for suffix in ["-wal", "-shm"] {
+            let _ = std::fs::remove_file(house.path.with_file_name(format!("state.db{suffix}")));
+        }
+        let elsewhere = SqliteState::open_existing(&house.path).unwrap();
+        token::revoke(&elsewhere, &token.id, NOW).unwrap();
+        assert_eq!(house.password("ann", &token.text, NOW).unwrap_err(), LoginRefused::Revoked);
+        assert_eq!(house.directory.principal_still_valid(&session, NOW), Err(Ended::Revoked));
     }
 }

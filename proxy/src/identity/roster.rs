@@ -52,13 +52,13 @@ pub struct PrincipalConfig {
     /// Last day of access, `"2027-03-31"` (to its end, UTC), or a moment, `"2027-03-31T18:00:00Z"`. Required for contractors.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub ends: Option<String>,
-    /// Switched off: no logins, and open sessions are closed within a minute.
+    /// Switched off: no logins, and open sessions are closed within a minute. A running gateway follows changes of `[[principals]]` in its file.
     #[serde(default)]
     pub disabled: bool,
     /// Targets this principal may reach: names, or patterns with `*`. Nothing by default; an agent also needs its owner's.
     #[serde(default)]
     pub targets: Vec<String>,
-    /// Hosts this principal may reach through the egress proxy: `"api.example.com"`, `"*.example.com:443"`, `"10.0.0.5:8080"`. Nothing by default; an agent also needs its owner's.
+    /// Hosts this principal may reach through the egress proxy: `"api.example.com"`, `"*.example.com:443"`, `"10.0.0.5:8080"`. A CONNECT tunnel carries only TLS that names the host in clear, unless the entry says `"opaque:git.example.com:22"`. Nothing by default; an agent also needs its owner's.
     #[serde(default)]
     pub egress: Vec<String>,
     /// Sessions open at the same time; no limit of its own when absent.
@@ -236,6 +236,19 @@ fn check_alone(entry: &PrincipalConfig) -> Result<(), RosterError> {
     Ok(())
 }
 
+/// Refuses entries that could do nothing at all: no target, no host, and nobody whom they vouch for.
+pub fn check_rights(entries: &[PrincipalConfig]) -> Result<(), RosterError> {
+    for entry in entries {
+        let vouches = || entries.iter().any(|other| other.sponsor.as_deref() == Some(entry.name.as_str()));
+        if entry.targets.is_empty() && entry.egress.is_empty() && !entry.disabled && !vouches() {
+            let problem =
+                "and 'egress' are empty, so that it may reach nothing; list what it may reach, or remove it";
+            return Err(fault(entry, "targets", problem.to_owned()));
+        }
+    }
+    Ok(())
+}
+
 /// The entry that `field` of `entry` names: another one, and a human.
 fn answers<'a>(
     entry: &PrincipalConfig,
@@ -379,6 +392,21 @@ pub mod tests {
         assert_eq!(change(0, |e| e.max_sessions = Some(0)), named("ann", "max_sessions"));
         assert_eq!(change(0, |e| e.targets = vec![" x".into()]), named("ann", "targets"));
         assert!(toml::from_str::<Config>("[[principals]]\nname='x'\nkind='person'\ntarget=['a']").is_err());
+    }
+
+    #[test]
+    fn who_may_reach_nothing_and_vouches_for_nobody_is_named() {
+        check_rights(&entries()).unwrap();
+        let mut idle = entries();
+        idle[1].targets.clear();
+        idle[1].egress.clear();
+        let error = check_rights(&idle).unwrap_err();
+        assert_eq!((error.principal.as_str(), error.field), ("agent-7", "targets"));
+        idle[1].disabled = true;
+        check_rights(&idle).unwrap();
+        idle[0].targets.clear();
+        idle[0].egress.clear();
+        check_rights(&idle).unwrap();
     }
 
     #[test]

@@ -1,10 +1,12 @@
 //! The state store in one SQLite file, shared by the processes of one machine.
 //!
 //! Write-ahead logging lets readers go on while another process writes; a revision number in the file tells
-//! every process at once that tokens changed. Invariant: the file and its side files are readable by their owner only.
+//! every process at once that tokens changed. Invariants: the file and its side files are readable by their
+//! owner only; nobody is judged by a file that no longer lies at its path.
 
 use std::fs::OpenOptions;
-use std::os::unix::fs::{OpenOptionsExt, PermissionsExt};
+use std::io;
+use std::os::unix::fs::{MetadataExt, OpenOptionsExt, PermissionsExt};
 use std::path::{Path, PathBuf};
 use std::sync::{Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
@@ -40,33 +42,45 @@ const TABLES: &str = "
 
 /// One SQLite file.
 pub struct SqliteState {
-    connection: Mutex<Connection>,
+    open: Mutex<Open>,
     path: PathBuf,
+}
+
+/// The file as it was opened.
+struct Open {
+    connection: Connection,
+    file: FileId,
+    /// The log and its index: SQLite finds them by name, whatever database they belong to.
+    beside: [Option<FileId>; 2],
+    /// How many files this process has had open at the path before.
+    generation: u64,
+}
+
+/// Which file lies at a path.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+struct FileId {
+    device: u64,
+    inode: u64,
+}
+
+/// Whether a file that is not there is made.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Missing {
+    Make,
+    Refuse,
 }
 
 impl SqliteState {
     /// Opens the store at `path`, or makes it.
     pub fn open(path: &Path) -> Result<Self, StateError> {
-        let io = |source| StateError::Open { path: path.to_owned(), source };
-        // SQLite would make the file with the process's umask; its -wal and -shm files copy this mode.
-        let file = OpenOptions::new()
-            .read(true)
-            .write(true)
-            .create(true)
-            .truncate(false)
-            .mode(0o600)
-            .open(path)
-            .map_err(io)?;
-        let mode = file.metadata().map_err(io)?.permissions().mode() & 0o777;
-        if mode & 0o077 != 0 {
-            return Err(StateError::Exposed { path: path.to_owned(), mode });
-        }
-        // Closing any descriptor of the file gives up the POSIX locks that SQLite holds on it, and another process
-        // would then take the log away under this one: ours is closed before SQLite opens its own.
-        drop(file);
-        let mut connection = Connection::open(path).map_err(database("opening the file"))?;
-        prepare(&mut connection, path)?;
-        Ok(Self { connection: Mutex::new(connection), path: path.to_owned() })
+        let open = Open::at(path, Missing::Make, 0)?;
+        Ok(Self { open: Mutex::new(open), path: path.to_owned() })
+    }
+
+    /// Opens the store at `path`. For commands that would not know a new one from the one that was meant.
+    pub fn open_existing(path: &Path) -> Result<Self, StateError> {
+        let open = Open::at(path, Missing::Refuse, 0)?;
+        Ok(Self { open: Mutex::new(open), path: path.to_owned() })
     }
 
     /// Where it lies.
@@ -81,8 +95,9 @@ impl SqliteState {
         action: &'static str,
         write: impl FnOnce(&Connection) -> rusqlite::Result<usize>,
     ) -> Result<usize, StateError> {
-        let mut connection = self.lock();
-        connection.execute_batch("PRAGMA synchronous = FULL").map_err(database(action))?;
+        let mut open = self.lock();
+        let connection = &mut open.connection;
+        connection.execute_batch("PRAGMA synchronous = FULL").map_err(self.failed(action))?;
         let changed = (|| {
             let tx = connection.transaction_with_behavior(TransactionBehavior::Immediate)?;
             let changed = write(&tx)?;
@@ -90,34 +105,108 @@ impl SqliteState {
             tx.commit()?;
             Ok(changed)
         })();
-        connection.execute_batch("PRAGMA synchronous = NORMAL").map_err(database(action))?;
-        changed.map_err(database(action))
+        connection.execute_batch("PRAGMA synchronous = NORMAL").map_err(self.failed(action))?;
+        changed.map_err(self.failed(action))
     }
 
-    fn lock(&self) -> MutexGuard<'_, Connection> {
+    fn lock(&self) -> MutexGuard<'_, Open> {
         // A poisoned lock only means that another thread panicked between two statements; SQLite rolled back.
-        self.connection.lock().unwrap_or_else(PoisonError::into_inner)
+        self.open.lock().unwrap_or_else(PoisonError::into_inner)
     }
+
+    fn failed(&self, action: &'static str) -> impl FnOnce(rusqlite::Error) -> StateError + '_ {
+        database(&self.path, action)
+    }
+}
+
+impl Open {
+    fn at(path: &Path, missing: Missing, generation: u64) -> Result<Self, StateError> {
+        let failed = |why: io::Error| match why.kind() {
+            io::ErrorKind::NotFound if missing == Missing::Refuse => {
+                StateError::Missing { path: path.to_owned() }
+            }
+            _ => StateError::Open { path: path.to_owned(), why },
+        };
+        // SQLite would make the file with the process's umask; its -wal and -shm files copy this mode.
+        let file = OpenOptions::new()
+            .read(true)
+            .write(true)
+            .create(missing == Missing::Make)
+            .truncate(false)
+            .mode(0o600)
+            .open(path)
+            .map_err(failed)?;
+        let metadata = file.metadata().map_err(failed)?;
+        let mode = metadata.permissions().mode() & 0o777;
+        if mode & 0o077 != 0 {
+            return Err(StateError::Exposed { path: path.to_owned(), mode });
+        }
+        // Closing any descriptor of the file gives up the POSIX locks that SQLite holds on it, and another process
+        // would then take the log away under this one: ours is closed before SQLite opens its own.
+        drop(file);
+        let mut connection = Connection::open(path).map_err(database(path, "opening the file"))?;
+        prepare(&mut connection, path, missing)?;
+        let file = FileId { device: metadata.dev(), inode: metadata.ino() };
+        // Taken after SQLite has opened everything: a file that changed in between is noticed at the next look.
+        let beside = [beside(path, "-wal"), beside(path, "-shm")];
+        Ok(Self { connection, file, beside, generation })
+    }
+
+    /// Opens the file that lies at the path now, if it is another one. A log that was left behind would be taken
+    /// for the new file's own: then nothing can be said any more.
+    fn follow(&mut self, path: &Path) -> Result<(), StateError> {
+        let now = FileId::at(path).map_err(|why| match why.kind() {
+            io::ErrorKind::NotFound => StateError::Missing { path: path.to_owned() },
+            _ => StateError::Open { path: path.to_owned(), why },
+        })?;
+        if now == self.file {
+            return Ok(());
+        }
+        let left = [beside(path, "-wal"), beside(path, "-shm")];
+        if left.iter().zip(&self.beside).any(|(now, then)| now.is_some() && now == then) {
+            return Err(StateError::Replaced { path: path.to_owned() });
+        }
+        *self = Self::at(path, Missing::Refuse, self.generation.wrapping_add(1))?;
+        tracing::warn!(event = "state.replaced", path = %path.display(), "another file took the place of the state store and is used from now on");
+        Ok(())
+    }
+}
+
+impl FileId {
+    fn at(path: &Path) -> io::Result<Self> {
+        let metadata = std::fs::metadata(path)?;
+        Ok(Self { device: metadata.dev(), inode: metadata.ino() })
+    }
+}
+
+fn beside(path: &Path, suffix: &str) -> Option<FileId> {
+    let mut name = path.as_os_str().to_owned();
+    name.push(suffix);
+    FileId::at(Path::new(&name)).ok()
 }
 
 impl State for SqliteState {
     fn version(&self) -> Result<u64, StateError> {
-        let revision: i64 = self
-            .lock()
+        let mut open = self.lock();
+        open.follow(&self.path)?;
+        let revision: i64 = open
+            .connection
             .prepare_cached("SELECT revision FROM store")
             .and_then(|mut q| q.query_row([], |row| row.get(0)))
-            .map_err(database("reading the revision"))?;
-        Ok(revision as u64)
+            .map_err(self.failed("reading the revision"))?;
+        // Another file may happen to have the same number.
+        Ok((revision as u64).wrapping_add(open.generation << 40))
     }
 
     fn tokens(&self) -> Result<Vec<StoredToken>, StateError> {
-        let connection = self.lock();
-        let mut query = connection
+        let open = self.lock();
+        let mut query = open
+            .connection
             .prepare_cached(
                 "SELECT id, principal, note, issued_ns, expires_ns, revoked_ns, verifier, stored_key, server_key
                  FROM tokens ORDER BY issued_ns, id",
             )
-            .map_err(database("reading tokens"))?;
+            .map_err(self.failed("reading tokens"))?;
         let rows = query
             .query_map([], |row| {
                 Ok(StoredToken {
@@ -132,19 +221,20 @@ impl State for SqliteState {
                     server_key: row.get(8)?,
                 })
             })
-            .map_err(database("reading tokens"))?;
-        rows.collect::<Result<_, _>>().map_err(database("reading tokens"))
+            .map_err(self.failed("reading tokens"))?;
+        rows.collect::<Result<_, _>>().map_err(self.failed("reading tokens"))
     }
 
     fn salts(&self) -> Result<Vec<(String, ScramSalt)>, StateError> {
-        let connection = self.lock();
-        let mut query = connection
+        let open = self.lock();
+        let mut query = open
+            .connection
             .prepare_cached("SELECT principal, salt, iterations FROM salts")
-            .map_err(database("reading salts"))?;
+            .map_err(self.failed("reading salts"))?;
         let rows = query
             .query_map([], |row| Ok((row.get(0)?, ScramSalt { salt: row.get(1)?, iterations: row.get(2)? })))
-            .map_err(database("reading salts"))?;
-        rows.collect::<Result<_, _>>().map_err(database("reading salts"))
+            .map_err(self.failed("reading salts"))?;
+        rows.collect::<Result<_, _>>().map_err(self.failed("reading salts"))
     }
 
     fn salt_of(&self, principal: &str) -> Result<ScramSalt, StateError> {
@@ -156,10 +246,11 @@ impl State for SqliteState {
             )
         })?;
         self.lock()
+            .connection
             .query_row("SELECT salt, iterations FROM salts WHERE principal = ?1", [principal], |row| {
                 Ok(ScramSalt { salt: row.get(0)?, iterations: row.get(1)? })
             })
-            .map_err(database("reading a salt"))
+            .map_err(self.failed("reading a salt"))
     }
 
     fn add_token(&self, token: &StoredToken) -> Result<(), StateError> {
@@ -196,8 +287,9 @@ impl State for SqliteState {
 
     fn decoy_key(&self) -> Result<[u8; 32], StateError> {
         self.lock()
+            .connection
             .query_row("SELECT decoy_key FROM store", [], |row| row.get(0))
-            .map_err(database("reading the decoy key"))
+            .map_err(self.failed("reading the decoy key"))
     }
 
     fn sighting(
@@ -207,28 +299,29 @@ impl State for SqliteState {
         now_ns: i64,
         since_ns: i64,
     ) -> Result<i64, StateError> {
-        let mut connection = self.lock();
+        let mut open = self.lock();
+        let connection = &mut open.connection;
         let known: Option<i64> = connection
             .prepare_cached("SELECT last_ns FROM sightings WHERE credential = ?1 AND address = ?2")
             .and_then(|mut q| q.query_row(params![credential.0, address.0], |row| row.get(0)).optional())
-            .map_err(database("reading sightings"))?;
+            .map_err(self.failed("reading sightings"))?;
         let mut unsaved = 0;
         if known.is_none_or(|last| now_ns.saturating_sub(last) >= SIGHTING_COARSE_NS) {
             // A login does not wait for another process's write: what is not noted now is at the next login.
-            connection.busy_timeout(Duration::ZERO).map_err(database("noting a sighting"))?;
-            let noted = note_sighting(&mut connection, credential, address, now_ns, since_ns);
-            connection.busy_timeout(BUSY).map_err(database("noting a sighting"))?;
+            connection.busy_timeout(Duration::ZERO).map_err(self.failed("noting a sighting"))?;
+            let noted = note_sighting(connection, credential, address, now_ns, since_ns);
+            connection.busy_timeout(BUSY).map_err(self.failed("noting a sighting"))?;
             match noted {
                 Err(error) if error.sqlite_error_code() == Some(rusqlite::ErrorCode::DatabaseBusy) => {
                     unsaved = i64::from(known.is_none_or(|last| last < since_ns));
                 }
-                noted => noted.map_err(database("noting a sighting"))?,
+                noted => noted.map_err(self.failed("noting a sighting"))?,
             }
         }
         let saved: i64 = connection
             .prepare_cached("SELECT count(*) FROM sightings WHERE credential = ?1 AND last_ns >= ?2")
             .and_then(|mut q| q.query_row(params![credential.0, since_ns], |row| row.get(0)))
-            .map_err(database("counting sightings"))?;
+            .map_err(self.failed("counting sightings"))?;
         Ok(saved + unsaved)
     }
 }
@@ -251,8 +344,8 @@ fn note_sighting(
     tx.commit()
 }
 
-fn database(action: &'static str) -> impl FnOnce(rusqlite::Error) -> StateError {
-    move |source| StateError::Database { action, source }
+fn database(path: &Path, action: &'static str) -> impl FnOnce(rusqlite::Error) -> StateError {
+    move |why| StateError::Database { path: path.to_owned(), action, why }
 }
 
 fn random<const N: usize>() -> Result<[u8; N], StateError> {
@@ -261,14 +354,19 @@ fn random<const N: usize>() -> Result<[u8; N], StateError> {
     Ok(bytes)
 }
 
-fn prepare(connection: &mut Connection, path: &Path) -> Result<(), StateError> {
-    let failed = || database("preparing the file");
+fn prepare(connection: &mut Connection, path: &Path, missing: Missing) -> Result<(), StateError> {
+    let failed = || database(path, "preparing the file");
     connection.busy_timeout(BUSY).map_err(failed())?;
     connection.execute_batch("PRAGMA journal_mode = WAL; PRAGMA synchronous = NORMAL;").map_err(failed())?;
     let decoy: [u8; 32] = random()?;
     let tx = connection.transaction_with_behavior(TransactionBehavior::Immediate).map_err(failed())?;
     let format: i64 = tx.query_row("PRAGMA user_version", [], |row| row.get(0)).map_err(failed())?;
+    let tables: i64 =
+        tx.query_row("SELECT count(*) FROM sqlite_master", [], |row| row.get(0)).map_err(failed())?;
     match format {
+        0 if tables > 0 || missing == Missing::Refuse => {
+            return Err(StateError::Foreign { path: path.to_owned() });
+        }
         0 => {
             tx.execute_batch(TABLES).map_err(failed())?;
             tx.execute("INSERT INTO store (decoy_key, revision) VALUES (?1, 0)", params![decoy])
@@ -347,11 +445,11 @@ mod tests {
     fn a_login_does_not_wait_for_another_process_that_writes() {
         let dir = tempfile::tempdir().unwrap();
         let (gateway, command) = (open(&dir), open(&dir));
-        command.lock().execute_batch("BEGIN IMMEDIATE").unwrap();
+        command.lock().connection.execute_batch("BEGIN IMMEDIATE").unwrap();
         let started = std::time::Instant::now();
         assert_eq!(gateway.sighting(Id16([1; 16]), Id16([2; 16]), DAY, 0).unwrap(), 1);
         assert!(started.elapsed() < Duration::from_secs(1));
-        command.lock().execute_batch("COMMIT").unwrap();
+        command.lock().connection.execute_batch("COMMIT").unwrap();
         assert_eq!(
             gateway.sighting(Id16([1; 16]), Id16([3; 16]), DAY, 0).unwrap(),
             1,
@@ -384,14 +482,62 @@ mod tests {
     fn a_file_of_another_kind_or_a_newer_version_is_refused() {
         let dir = tempfile::tempdir().unwrap();
         let path = dir.path().join("state.db");
-        open(&dir).lock().pragma_update(None, "user_version", FORMAT + 1).unwrap();
+        open(&dir).lock().connection.pragma_update(None, "user_version", FORMAT + 1).unwrap();
         assert!(matches!(SqliteState::open(&path), Err(StateError::Newer { found: 2, known: 1, .. })));
         let foreign = dir.path().join("foreign");
         std::fs::write(&foreign, "not a database at all, but long enough to look like one".repeat(20))
             .unwrap();
         std::fs::set_permissions(&foreign, std::fs::Permissions::from_mode(0o600)).unwrap();
-        assert!(matches!(SqliteState::open(&foreign), Err(StateError::Database { .. })));
+        let Err(error) = SqliteState::open(&foreign) else { panic!("a text file is no store") };
+        let text = error.to_string();
+        assert!(text.contains(foreign.to_str().unwrap()), "{text}");
+        assert_eq!(text.matches("not a database").count(), 1, "{text}");
+        assert!(std::error::Error::source(&error).is_none(), "whoever prints the chain says it twice");
+        let other = dir.path().join("other.db");
+        std::fs::File::options().create(true).append(true).mode(0o600).open(&other).unwrap();
+        Connection::open(&other).unwrap().execute_batch("CREATE TABLE theirs (a)").unwrap();
+        assert!(matches!(SqliteState::open(&other), Err(StateError::Foreign { .. })));
         assert!(matches!(SqliteState::open(&dir.path().join("no/such")), Err(StateError::Open { .. })));
+    }
+
+    #[test]
+    fn only_who_may_make_a_store_makes_one() {
+        let dir = tempfile::tempdir().unwrap();
+        let path = dir.path().join("state.db");
+        assert!(matches!(SqliteState::open_existing(&path), Err(StateError::Missing { .. })));
+        assert!(!path.exists());
+        std::fs::File::options().create(true).append(true).mode(0o600).open(&path).unwrap();
+        assert!(matches!(SqliteState::open_existing(&path), Err(StateError::Foreign { .. })));
+        drop(open(&dir));
+        SqliteState::open_existing(&path).unwrap();
+    }
+
+    #[test]
+    fn a_file_that_took_the_place_of_the_open_one_is_used_or_nothing_is() {
+        let dir = tempfile::tempdir().unwrap();
+        let (path, backup) = (dir.path().join("state.db"), dir.path().join("backup.db"));
+        let gateway = open(&dir);
+        gateway.add_token(&token("a", 100 * DAY)).unwrap();
+        let other = SqliteState::open(&backup).unwrap();
+        other.add_token(&token("b", 100 * DAY)).unwrap();
+        assert_eq!(other.version().unwrap(), gateway.version().unwrap(), "numbers alone tell nothing");
+        let before = gateway.version().unwrap();
+        drop(other);
+        // With the log of the old file beside it the new one cannot be read as what it is.
+        std::fs::rename(&backup, &path).unwrap();
+        assert!(matches!(gateway.version(), Err(StateError::Replaced { .. })));
+        assert!(matches!(gateway.version(), Err(StateError::Replaced { .. })), "and stays so");
+        for suffix in ["-wal", "-shm"] {
+            let _ = std::fs::remove_file(dir.path().join(format!("state.db{suffix}")));
+        }
+        assert_ne!(gateway.version().unwrap(), before);
+        assert_eq!(gateway.tokens().unwrap(), [token("b", 100 * DAY)]);
+        let command = SqliteState::open_existing(&path).unwrap();
+        command.revoke_token("b", 7).unwrap();
+        assert_eq!(gateway.tokens().unwrap()[0].revoked_ns, Some(7), "they share the file");
+        std::fs::remove_file(&path).unwrap();
+        assert!(matches!(gateway.version(), Err(StateError::Missing { .. })));
+        assert!(!path.exists(), "a reader makes no store");
     }
 
     #[test]

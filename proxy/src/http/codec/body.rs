@@ -5,7 +5,7 @@ use std::time::Duration;
 
 use bytes::{Bytes, BytesMut};
 use thiserror::Error;
-use tokio::time::timeout;
+use tokio::time::{Instant, timeout};
 
 use super::chunked::{ChunkDecoder, ChunkError, Decoded};
 use super::head::Framing;
@@ -16,7 +16,17 @@ use super::source::Source;
 pub struct BodyReader {
     state: State,
     stall: Duration,
+    /// Bytes that must come in every stretch of waiting as long as `stall`.
+    least: usize,
+    /// Waited, and come, since `least` was last reached.
+    waited: Duration,
+    came: usize,
+    left_out: (bool, bool),
 }
+
+/// Bytes of an upload that must come while it is waited for as long as it may stand still: one byte now and then
+/// would hold a target's connection for ever.
+const LEAST_UPLOAD: usize = 1024;
 
 #[derive(Debug)]
 enum State {
@@ -45,7 +55,7 @@ pub enum BodyError {
     #[error("the connection ended before the body did")]
     Cut,
     /// Nothing came for too long.
-    #[error("no byte of the body came for {0} s")]
+    #[error("the body came too slowly, or not at all, for {0} s")]
     Stalled(u64),
     /// The coding is malformed.
     #[error("{0}")]
@@ -53,15 +63,33 @@ pub enum BodyError {
 }
 
 impl BodyReader {
-    /// A reader of a body with this framing, which may stand still for `stall`.
-    pub fn new(framing: Framing, stall: Duration) -> Self {
+    /// A reader of a body that comes from a client: nothing may come beside it, and it may neither stand still
+    /// for `stall` nor trickle.
+    pub fn upload(framing: Framing, stall: Duration) -> Self {
+        Self::new(framing, ChunkDecoder::strict(), stall, LEAST_UPLOAD)
+    }
+
+    /// A reader of a body that comes from a target, which may stand still for `stall`. Streams of events trickle.
+    pub fn download(framing: Framing, stall: Duration) -> Self {
+        Self::new(framing, ChunkDecoder::default(), stall, 1)
+    }
+
+    fn new(framing: Framing, decoder: ChunkDecoder, stall: Duration, least: usize) -> Self {
         let state = match framing {
             Framing::None | Framing::Length(0) => State::Done,
             Framing::Length(length) => State::Length(length),
-            Framing::Chunked => State::Chunked(Box::default()),
+            Framing::Chunked => State::Chunked(Box::new(decoder)),
             Framing::UntilClose => State::UntilClose,
         };
-        Self { state, stall }
+        Self { state, stall, least, waited: Duration::ZERO, came: 0, left_out: (false, false) }
+    }
+
+    /// What came beside the body and was left out: chunk extensions, trailers.
+    pub fn left_out(&self) -> (bool, bool) {
+        match &self.state {
+            State::Chunked(decoder) => decoder.left_out(),
+            _ => self.left_out,
+        }
     }
 
     /// Whether the whole body was read.
@@ -75,8 +103,16 @@ impl BodyReader {
             if let Some(piece) = self.take(source)? {
                 return Ok(piece);
             }
-            let filled = timeout(self.stall, source.fill()).await;
-            if filled.map_err(|_| BodyError::Stalled(self.stall.as_secs()))?? == 0 {
+            let begun = Instant::now();
+            let filled = timeout(self.stall.saturating_sub(self.waited), source.fill()).await;
+            let n = filled.map_err(|_| BodyError::Stalled(self.stall.as_secs()))??;
+            // Only waiting counts: what the other side does not take is not this side's fault.
+            self.waited += begun.elapsed();
+            self.came = self.came.saturating_add(n);
+            if self.came >= self.least {
+                (self.came, self.waited) = (0, Duration::ZERO);
+            }
+            if n == 0 {
                 if !matches!(self.state, State::UntilClose) {
                     return Err(BodyError::Cut);
                 }
@@ -99,6 +135,7 @@ impl BodyReader {
             State::Chunked(decoder) => chunked(decoder, &mut source.buf)?,
         };
         if piece.as_ref().is_some_and(|p| p.last) {
+            self.left_out = self.left_out();
             self.state = State::Done;
         }
         Ok(piece)

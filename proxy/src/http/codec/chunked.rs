@@ -1,6 +1,7 @@
 //! The chunked transfer coding (RFC 9112 §7.1), decoded as it arrives.
 //!
-//! Chunk extensions and trailers are data channels that nobody needs: both are checked, bounded and left out.
+//! Chunk extensions and trailers are data channels beside the body that is recorded. A strict decoder, for what
+//! leaves, refuses both; the other one checks them, bounds them, leaves them out and says that it did.
 //! Invariant: the decoded bytes and the verdict do not depend on how the input was split.
 
 use bytes::{Bytes, BytesMut};
@@ -25,6 +26,10 @@ pub enum ChunkError {
     Size,
     #[error("a chunk size line or the chunk extensions are too long")]
     Extensions,
+    #[error("a chunk has an extension, which is not relayed")]
+    Extension,
+    #[error("the body has trailers, which are not relayed")]
+    Trailer,
     #[error("a chunk is not followed by CRLF")]
     DataEnd,
     #[error("the trailer section is refused: {0}")]
@@ -46,7 +51,9 @@ pub enum Decoded {
 #[derive(Debug, Clone)]
 pub struct ChunkDecoder {
     state: State,
+    strict: bool,
     extensions: usize,
+    trailers: bool,
 }
 
 #[derive(Debug, Clone)]
@@ -60,11 +67,21 @@ enum State {
 
 impl Default for ChunkDecoder {
     fn default() -> Self {
-        Self { state: State::Size, extensions: 0 }
+        Self { state: State::Size, strict: false, extensions: 0, trailers: false }
     }
 }
 
 impl ChunkDecoder {
+    /// A decoder that takes a body and nothing beside it.
+    pub fn strict() -> Self {
+        Self { strict: true, ..Self::default() }
+    }
+
+    /// What came beside the body and was left out: chunk extensions, trailers.
+    pub fn left_out(&self) -> (bool, bool) {
+        (self.extensions > 0, self.trailers)
+    }
+
     /// Takes what it can from the front of `buf`.
     pub fn decode(&mut self, buf: &mut BytesMut) -> Result<Decoded, ChunkError> {
         loop {
@@ -95,7 +112,12 @@ impl ChunkDecoder {
                     let Some(end) = scanner.end(buf, TRAILERS).map_err(ChunkError::Trailers)? else {
                         return Ok(Decoded::NeedMore);
                     };
-                    Fields::parse(&buf.split_to(end), TRAILERS.fields).map_err(ChunkError::Trailers)?;
+                    let fields =
+                        Fields::parse(&buf.split_to(end), TRAILERS.fields).map_err(ChunkError::Trailers)?;
+                    self.trailers = fields.iter().next().is_some();
+                    if self.strict && self.trailers {
+                        return Err(ChunkError::Trailer);
+                    }
                     self.state = State::Done;
                 }
                 State::Done => return Ok(Decoded::End),
@@ -114,6 +136,9 @@ impl ChunkDecoder {
         let clean = |b: &u8| *b == b'\t' || (*b >= 0x20 && *b != 0x7f);
         if !(extensions.is_empty() || extensions.starts_with(b";")) || !extensions.iter().all(clean) {
             return Err(ChunkError::Size);
+        }
+        if self.strict && !extensions.is_empty() {
+            return Err(ChunkError::Extension);
         }
         self.extensions += extensions.len();
         if self.extensions > MAX_EXTENSIONS {
@@ -166,6 +191,29 @@ mod tests {
             (b"A\r\n0123456789\r\n0\r\n\r\n", b"0123456789"),
         ] {
             assert_eq!(run(input, &[]), (want.to_vec(), Ok(true)), "{}", input.escape_ascii());
+        }
+    }
+
+    #[test]
+    fn what_comes_beside_a_body_is_refused_by_a_strict_decoder_and_told_by_the_other() {
+        for (input, error, left_out) in [
+            (&b"2\r\nab\r\n0\r\n\r\n"[..], None, (false, false)),
+            (b"2;x=y\r\nab\r\n0\r\n\r\n", Some(ChunkError::Extension), (true, false)),
+            (b"2\r\nab\r\n0;x\r\n\r\n", Some(ChunkError::Extension), (true, false)),
+            (b"2\r\nab\r\n0\r\nX: y\r\n\r\n", Some(ChunkError::Trailer), (false, true)),
+        ] {
+            let all = |mut decoder: ChunkDecoder| {
+                let mut buf = BytesMut::from(input);
+                loop {
+                    match decoder.decode(&mut buf) {
+                        Ok(Decoded::End) => return Ok(decoder.left_out()),
+                        Ok(_) => {}
+                        Err(error) => return Err(error),
+                    }
+                }
+            };
+            assert_eq!(all(ChunkDecoder::default()), Ok(left_out), "{}", input.escape_ascii());
+            assert_eq!(all(ChunkDecoder::strict()).err(), error, "{}", input.escape_ascii());
         }
     }
 

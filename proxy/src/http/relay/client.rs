@@ -39,6 +39,15 @@ pub(super) struct Sink {
     sent: u64,
 }
 
+/// How long a head is waited for.
+#[derive(Debug, Clone, Copy)]
+pub(super) enum Patience {
+    /// Its last byte until then, whatever came before it.
+    Until(Instant),
+    /// Its first byte for `idle`, its last for `whole` after that.
+    Each { idle: Duration, whole: Duration },
+}
+
 /// No head.
 #[derive(Debug)]
 pub(super) enum HeadFailure {
@@ -54,18 +63,18 @@ pub(super) enum HeadFailure {
 
 impl Client {
     /// The client at the other end of `stream`, behind TLS when it begins like TLS and there is a certificate.
-    pub async fn accept(stream: TcpStream, service: &Service) -> Option<Self> {
+    /// The handshake must be over by `deadline`.
+    pub async fn accept(stream: TcpStream, service: &Service, deadline: Instant) -> Option<Self> {
         // Latency matters more than packets; a socket without the option still works.
         let _ = stream.set_nodelay(true);
-        let whole = Duration::from_secs(service.config.head_seconds);
         let stall = Duration::from_secs(service.config.stall_seconds);
         if let Some(tls) = &service.tls {
             let mut first = [0];
-            let peeked = timeout(whole, stream.peek(&mut first)).await;
+            let peeked = timeout_at(deadline, stream.peek(&mut first)).await;
             if let Ok(Ok(1)) = peeked
                 && first == [TLS_HANDSHAKE]
             {
-                let stream = timeout(whole, tls.accept(stream)).await.ok()?.ok()?;
+                let stream = timeout_at(deadline, tls.accept(stream)).await.ok()?.ok()?;
                 let (reader, writer) = tokio::io::split(stream);
                 let (source, sink) = (Source::new(Box::new(reader)), Sink::new(Box::new(writer), stall));
                 return Some(Self { source, sink, encrypted: true });
@@ -81,18 +90,24 @@ impl Client {
     pub async fn read_head(
         &mut self,
         limits: Limits,
-        idle: Duration,
-        whole: Duration,
+        patience: Patience,
     ) -> Result<Option<RequestHead>, HeadFailure> {
         let mut scanner = request_scanner();
         if self.source.buf.is_empty() {
-            match timeout(idle, self.source.fill()).await {
+            let first = match patience {
+                Patience::Until(deadline) => deadline,
+                Patience::Each { idle, .. } => Instant::now() + idle,
+            };
+            match timeout_at(first, self.source.fill()).await {
                 Err(_) => return Err(HeadFailure::Idle),
                 Ok(Ok(0) | Err(_)) => return Ok(None),
                 Ok(Ok(_)) => {}
             }
         }
-        let deadline = Instant::now() + whole;
+        let deadline = match patience {
+            Patience::Until(deadline) => deadline,
+            Patience::Each { whole, .. } => Instant::now() + whole,
+        };
         loop {
             let head =
                 RequestHead::read(&mut scanner, &self.source.buf, limits).map_err(HeadFailure::Refused)?;
@@ -144,7 +159,7 @@ impl Sink {
         Self { writer, stall, sent: 0 }
     }
 
-    /// Writes all of `bytes`.
+    /// Writes all of `bytes`, and hands them to the system.
     pub async fn write(&mut self, bytes: &[u8]) -> io::Result<()> {
         let mut left = bytes;
         while !left.is_empty() {
@@ -157,7 +172,10 @@ impl Sink {
             self.sent += n as u64;
             left = left.get(n..).unwrap_or_default();
         }
-        Ok(())
+        // TLS takes up to 64 KiB that it has not sent: the reader would wait for them until the next write.
+        timeout(self.stall, self.writer.flush())
+            .await
+            .map_err(|_| io::Error::from(io::ErrorKind::TimedOut))?
     }
 
     /// Says that nothing more comes.
@@ -177,16 +195,6 @@ impl Sink {
 }
 
 impl HeadFailure {
-    /// The reason code in the record.
-    pub fn code(&self) -> &'static str {
-        match self {
-            HeadFailure::Refused(error) => error.code(),
-            HeadFailure::Idle => "idle",
-            HeadFailure::Slow => "head-timeout",
-            HeadFailure::Cut => "head-cut",
-        }
-    }
-
     /// What the client is told; nothing when nobody listens.
     pub fn refused(&self) -> Option<Refused> {
         match self {

@@ -11,7 +11,8 @@ use bodycam_record::kinds::http::{HttpRequest, HttpResponse};
 use bodycam_record::{ContentKind, Digest};
 use bytes::Buf as _;
 use thiserror::Error;
-use tokio::time::{Duration, timeout};
+use tokio::sync::oneshot;
+use tokio::time::{Duration, Instant, sleep};
 
 use super::answer::{Answer, Refused};
 use super::client::{Client, Sink};
@@ -26,6 +27,9 @@ use crate::http::codec::target::AbsoluteForm;
 use crate::http::inspect;
 use crate::http::upstream::dial::Dialed;
 
+/// How long a client that has closed its side may wait for a response.
+const HALF_CLOSED: Duration = Duration::from_secs(5);
+
 /// Interim responses (1xx) that a target may send before its response.
 const MAX_INTERIM: usize = 16;
 
@@ -36,6 +40,8 @@ struct Flow {
     request: RefCell<blake3::Hasher>,
     response: RefCell<blake3::Hasher>,
     answered: RefCell<Option<ResponseHead>>,
+    /// Chunk extensions and trailers of the response, which the client does not get.
+    left_out: Cell<(bool, bool)>,
 }
 
 /// How the relaying of an exchange ended.
@@ -158,6 +164,7 @@ impl Flow {
             request: hasher(),
             response: hasher(),
             answered: RefCell::new(None),
+            left_out: Cell::new((false, false)),
         }
     }
 }
@@ -243,10 +250,15 @@ async fn record_response(
             &inspect::kept_fields(&answered.fields),
         )?;
     }
+    let mut pairs = Vec::new();
     if let Ok(Ending::Answer(refused, _)) = ending {
-        let pair = (refused.code.to_owned(), refused.detail.clone().into_bytes());
-        session.put_pairs(&mut content, ContentKind::Detail, &[pair])?;
+        pairs.push((refused.code.to_owned(), refused.detail.clone().into_bytes()));
     }
+    let (extensions, trailers) = flow.left_out.get();
+    for (what, _) in [("chunk-extensions", extensions), ("trailers", trailers)].iter().filter(|(_, is)| *is) {
+        pairs.push(("left_out".to_owned(), what.as_bytes().to_vec()));
+    }
+    session.put_pairs(&mut content, ContentKind::Detail, &pairs)?;
     session.record(event.into(), Some(parent), Some(content))?;
     session.persist().await
 }
@@ -279,24 +291,32 @@ async fn carry(
         }
     }
     let mut uploading = head.body != Framing::None;
-    let mut upload = pin!(upload(source, head.body, stall, &mut to_server, flow));
+    let (tell, mut told) = oneshot::channel();
+    let mut outward = pin!(async {
+        // The other end of the channel is gone only when the exchange is over.
+        let _ = tell.send(upload(source, head.body, stall, &mut to_server, flow).await);
+        gone(source).await;
+    });
 
     let answered = session
         .guarded(async {
             let mut response = pin!(read_response(&mut server, limits, &head.method));
-            if uploading {
+            let mut late = pin!(sleep(patience));
+            loop {
                 tokio::select! {
                     biased;
                     got = &mut response => return Ok(got),
-                    sent = &mut upload => {
+                    sent = &mut told, if uploading => {
                         uploading = false;
-                        if let Err(UploadError::Client(error)) = sent {
+                        late.as_mut().reset(Instant::now() + patience);
+                        if let Ok(Err(UploadError::Client(error))) = sent {
                             return Err(error);
                         }
                     }
+                    () = &mut outward => return Err(BodyError::Cut),
+                    () = &mut late, if !uploading => return Ok(Err(ServerError::Timeout)),
                 }
             }
-            Ok(timeout(patience, response).await.unwrap_or(Err(ServerError::Timeout)))
         })
         .await?;
     let answered = match answered {
@@ -306,7 +326,7 @@ async fn carry(
     };
     let keep = !head.closes() && !uploading && !session.is_draining();
     let (first, chunked) = forward::response_head(&answered, head.version, keep);
-    let mut body = BodyReader::new(answered.body, patience);
+    let mut body = BodyReader::download(answered.body, stall);
     flow.answered.replace(Some(answered));
 
     let ended = session
@@ -316,20 +336,33 @@ async fn carry(
                 tokio::select! {
                     biased;
                     ended = &mut download => return ended,
-                    sent = &mut upload, if uploading => {
+                    sent = &mut told, if uploading => {
                         uploading = false;
-                        if let Err(UploadError::Client(error)) = sent {
+                        if let Ok(Err(UploadError::Client(error))) = sent {
                             return Err(DownloadError::Upload(error));
                         }
                     }
+                    // It ends long after it has told, or not at all.
+                    () = &mut outward, if uploading => {}
                 }
             }
         })
         .await?;
+    flow.left_out.set(body.left_out());
     Ok(match ended {
         Ok(last) => Ending::Whole { last, keep },
         Err(error) => Ending::Cut(error.close()),
     })
+}
+
+/// Returns when the client has closed its side and then not got an answer for a moment. One that has sent its
+/// requests may close and still wait; nobody can tell it from one that is gone.
+async fn gone(source: &mut Source) {
+    // Bytes of the next request say that it is there.
+    if source.buf.is_empty() && !matches!(source.fill().await, Ok(1..)) {
+        return sleep(HALF_CLOSED).await;
+    }
+    std::future::pending().await
 }
 
 /// Sends the request's body on as it comes.
@@ -340,7 +373,7 @@ async fn upload(
     to: &mut Sink,
     flow: &Flow,
 ) -> Result<(), UploadError> {
-    let mut body = BodyReader::new(framing, stall);
+    let mut body = BodyReader::upload(framing, stall);
     let mut out = Vec::new();
     while !body.is_done() {
         let piece = body.next(source).await.map_err(UploadError::Client)?;

@@ -6,15 +6,15 @@ use std::net::IpAddr;
 use std::sync::atomic::Ordering::Relaxed;
 
 use bodycam_record::Digest;
-use tokio::time::Duration;
+use tokio::time::{Instant, timeout_at};
 
 use super::answer::{Answer, Refused};
-use super::client::Client;
+use super::client::{Client, Patience};
 use crate::http::Service;
 use crate::http::codec::credential::Credential;
 use crate::http::codec::head::{Framing, RequestHead, Version};
 use crate::http::inspect;
-use crate::identity::Principal;
+use crate::identity::{LoginRefused, Principal, RefusedLogin, token};
 use crate::recording::{Lane, Opening, RecordingError, SessionPen};
 use crate::slots::Slot;
 
@@ -32,64 +32,104 @@ pub(super) struct Login {
 /// No session.
 enum LoginFailure {
     /// The credential; the client is asked again.
-    Refused(&'static str),
+    Refused(LoginRefused),
     /// Something else, which the client is told.
     Answer(Refused),
+    /// The principal has as many sessions as it may.
+    Limit(Box<Principal>, u32),
 }
 
-fn refuse(service: &Service, lane: &Lane) {
-    service.counters.refused.fetch_add(1, Relaxed);
-    lane.producer().counters().refused.fetch_add(1, Relaxed);
+/// A client that nobody knows yet.
+struct Stranger<'a> {
+    service: &'a Service,
+    lane: &'a Lane,
+    peer: IpAddr,
+    encrypted: bool,
 }
 
-/// Reads heads until one has a valid credential. The session is open and recorded when it comes back.
+impl Stranger<'_> {
+    /// Counts, logs and records that it is not let in.
+    async fn refuse(
+        &self,
+        refused: &Refused,
+        credential: Option<&Credential>,
+        limit: Option<(&Principal, u32)>,
+    ) {
+        self.service.counters.refused.fetch_add(1, Relaxed);
+        self.lane.producer().counters().refused.fetch_add(1, Relaxed);
+        tracing::info!(event = "http_login_refused", peer = %self.peer, reason = refused.code, status = refused.status, "not logged in");
+        let login = RefusedLogin {
+            protocol: "http",
+            target: &self.service.config.name,
+            peer: self.peer,
+            client_tls: self.encrypted,
+            principal: limit.map(|(principal, _)| principal),
+            claimed: credential.and_then(|c| c.user.as_deref()),
+            credential: credential.and_then(|c| Some((token::id_of(&c.secret)?, c.method))),
+            reason: refused.code,
+            code: refused.status.to_string(),
+            detail: &refused.detail,
+            limit: limit.map(|(_, limit)| i64::from(limit)),
+        };
+        self.service.refusals.record(self.lane, login).await;
+    }
+
+    /// Whether what it sends in clear may be read on the way: then it is not even asked for a token.
+    fn is_overheard(&self) -> bool {
+        !(self.encrypted || self.peer.is_loopback() || self.service.config.allow_cleartext)
+    }
+}
+
+/// Reads heads until one has a valid credential. The session is open and recorded when it comes back. All of
+/// it, answers included, is over by `deadline`.
 pub(super) async fn log_in(
     service: &Service,
     client: &mut Client,
     peer: IpAddr,
     lane: &Lane,
+    deadline: Instant,
 ) -> Option<(Login, RequestHead)> {
-    let whole = Duration::from_secs(service.config.head_seconds);
+    let stranger = Stranger { service, lane, peer, encrypted: client.encrypted };
     for _ in 0..LOGIN_HEADS {
-        let head = match client.read_head(service.config.head_limits(), whole, whole).await {
+        let head = match client.read_head(service.config.head_limits(), Patience::Until(deadline)).await {
             Ok(head) => head?,
             Err(failure) => {
-                refuse(service, lane);
-                tracing::info!(event = "http_head_refused", peer = %peer, reason = failure.code(), "before login");
-                if let Some(refused) = failure.refused() {
-                    client.answer_and_close(&Answer::refusal(&refused), "GET").await;
-                }
+                // Nothing is said to, or recorded of, who only opened a connection.
+                let refused = failure.refused()?;
+                stranger.refuse(&refused, None, None).await;
+                client.answer_and_close(&Answer::refusal(&refused), "GET").await;
                 return None;
             }
         };
         let presented = head.fields.all("proxy-authorization").next();
-        let reason = match presented.map(Credential::parse) {
-            None => "missing",
-            Some(None) => "malformed-credential",
-            Some(Some(_)) if !(client.encrypted || peer.is_loopback() || service.config.allow_cleartext) => {
-                refuse(service, lane);
-                tracing::warn!(event = "http_login_refused", peer = %peer, reason = "cleartext", "403");
-                let detail = "the token came in clear over the network, and is not used: name the proxy with https://, and revoke this token";
-                let refused = Refused::new(403, "cleartext-credential", detail);
-                client.answer_and_close(&Answer::refusal(&refused), &head.method).await;
-                return None;
-            }
-            Some(Some(credential)) => {
-                match open(service, credential, &head, client.encrypted, peer, lane).await {
-                    Ok(login) => return Some((login, head)),
-                    Err(LoginFailure::Refused(reason)) => reason,
-                    Err(LoginFailure::Answer(refused)) => {
-                        refuse(service, lane);
-                        tracing::warn!(event = "http_login_failed", peer = %peer, reason = refused.code, "no session");
-                        client.answer_and_close(&Answer::refusal(&refused), &head.method).await;
-                        return None;
-                    }
+        if stranger.is_overheard() {
+            let refused = overheard(presented.is_some());
+            let credential = presented.and_then(Credential::parse);
+            stranger.refuse(&refused, credential.as_ref(), None).await;
+            client.answer_and_close(&Answer::refusal(&refused), &head.method).await;
+            return None;
+        }
+        match presented.map(Credential::parse) {
+            // Clients ask without credentials first: that is no attempt.
+            None => {}
+            Some(None) => stranger.refuse(&wrong(LoginRefused::Malformed), None, None).await,
+            Some(Some(credential)) => match open(&stranger, &credential, &head).await {
+                Ok(login) => return Some((login, head)),
+                Err(LoginFailure::Refused(why)) => {
+                    stranger.refuse(&wrong(why), Some(&credential), None).await
                 }
-            }
-        };
-        if reason != "missing" {
-            refuse(service, lane);
-            tracing::info!(event = "http_login_refused", peer = %peer, reason, "407");
+                Err(LoginFailure::Answer(refused)) => {
+                    stranger.refuse(&refused, Some(&credential), None).await;
+                    client.answer_and_close(&Answer::refusal(&refused), &head.method).await;
+                    return None;
+                }
+                Err(LoginFailure::Limit(principal, limit)) => {
+                    let refused = too_many(&principal, limit);
+                    stranger.refuse(&refused, Some(&credential), Some((&principal, limit))).await;
+                    client.answer_and_close(&Answer::refusal(&refused), &head.method).await;
+                    return None;
+                }
+            },
         }
         let keep = head.body == Framing::None && !head.closes();
         let answer = Answer::ask_for_credentials();
@@ -97,32 +137,49 @@ pub(super) async fn log_in(
             client.answer_and_close(&answer, &head.method).await;
             return None;
         }
-        client.answer(&answer, &head.method, true).await.ok()?;
+        timeout_at(deadline, client.answer(&answer, &head.method, true)).await.ok()?.ok()?;
     }
     None
 }
 
+/// A client far away that speaks in clear, with a token that is now known to others or still without.
+fn overheard(with_token: bool) -> Refused {
+    if with_token {
+        let detail = "the token came in clear over the network, and is not used: name the proxy with https://, and revoke this token";
+        return Refused::new(403, "cleartext-credential", detail);
+    }
+    let detail = "a token would travel in clear, so that none is asked for: name the proxy with https://";
+    Refused::new(403, "encryption-required", detail)
+}
+
+/// What the record says of a credential that does not let in; the client is only asked again.
+fn wrong(why: LoginRefused) -> Refused {
+    Refused::new(407, why.code(), why.to_string())
+}
+
+fn too_many(principal: &Principal, limit: u32) -> Refused {
+    let detail = format!("principal '{}' has {limit} sessions open, which is its limit", principal.name);
+    Refused::new(429, "sessions", detail)
+}
+
 /// Checks a credential and opens the session of its principal.
 async fn open(
-    service: &Service,
-    credential: Credential,
+    stranger: &Stranger<'_>,
+    credential: &Credential,
     head: &RequestHead,
-    client_tls: bool,
-    peer: IpAddr,
-    lane: &Lane,
 ) -> Result<Login, LoginFailure> {
+    let Stranger { service, lane, peer, encrypted: client_tls } = *stranger;
     let producer = lane.producer();
     let now = producer.clock().wall_ns();
     let user = credential.user.as_deref();
     let principal = service
         .directory
         .by_token(user, &credential.secret, credential.method, now)
-        .map_err(|refused| LoginFailure::Refused(refused.code()))?;
+        .map_err(LoginFailure::Refused)?;
     let limit = principal.max_sessions().unwrap_or(service.config.max_sessions_per_principal);
-    let slot = service.slots.enter(principal.principal_ref, limit).ok_or_else(|| {
-        let detail = format!("principal '{}' has {limit} sessions open, which is its limit", principal.name);
-        LoginFailure::Answer(Refused::new(429, "sessions", detail))
-    })?;
+    let Some(slot) = service.slots.enter(principal.principal_ref, limit) else {
+        return Err(LoginFailure::Limit(Box::new(principal), limit));
+    };
     let address = producer.tenant_key().address(&peer.to_string());
     let addresses = service.directory.sighting(principal.credential, address, now).map_err(|error| {
         tracing::error!(event = "http_state_unreadable", error = %error, "refusing a login");
@@ -132,7 +189,7 @@ async fn open(
             "the gateway cannot read its state; try again later",
         ))
     })?;
-    let correlation = inspect::trace_id(&head.fields).or(credential.correlation);
+    let correlation = inspect::trace_id(&head.fields).or_else(|| credential.correlation.clone());
     let opening = Opening {
         protocol: "http",
         principal: principal.name.to_string(),

@@ -50,6 +50,7 @@ impl Session<'_> {
     /// The destination is no longer open.
     pub fn left(&mut self) {
         self.destination = None;
+        self.opaque = false;
     }
 
     fn not_dialed(&self, to: &Authority, error: DialError) -> Reached {

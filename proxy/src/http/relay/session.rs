@@ -44,6 +44,8 @@ pub(super) struct Session<'a> {
     correlation: Option<String>,
     /// Where the open exchange or tunnel leads.
     pub(super) destination: Option<Authority>,
+    /// Whether the open tunnel needs a rule that lets anything through.
+    pub(super) opaque: bool,
     requests: i64,
     check_at: Instant,
     drain: watch::Receiver<bool>,
@@ -78,6 +80,7 @@ impl<'a> Session<'a> {
             secret,
             correlation: None,
             destination: None,
+            opaque: false,
             requests: 0,
             check_at,
             drain,
@@ -184,6 +187,7 @@ impl<'a> Session<'a> {
         self.check_at = self.next_check();
         match &self.destination {
             Some(open) if self.hosts.allow(open).is_err() => Err(Close::Unlisted),
+            Some(open) if self.opaque && !self.hosts.allow_opaque(open) => Err(Close::Unlisted),
             _ => Ok(()),
         }
     }
@@ -336,7 +340,15 @@ impl<'a> Session<'a> {
         if reason == Close::Spool {
             return;
         }
-        if let Err(error) = self.pen.close(reason.reason()).await {
+        let ended = match reason.decision() {
+            Some(decision) => self.pen.event(decision.into(), None, None).map(|_| ()),
+            None => Ok(()),
+        };
+        let closed = match ended {
+            Ok(()) => self.pen.close(reason.reason()).await,
+            Err(error) => Err(error),
+        };
+        if let Err(error) = closed {
             tracing::error!(event = "http_session_not_sealed", session = %session, error = %error, "the next start seals it as a crash");
         }
     }
@@ -362,13 +374,26 @@ impl Close {
         }
     }
 
+    /// The event that says why access is over that once was granted.
+    fn decision(self) -> Option<ControlDecision> {
+        let (Close::Ended(_) | Close::Unlisted) = self else { return None };
+        Some(ControlDecision {
+            subject: "session".to_owned(),
+            verdict: "deny".to_owned(),
+            reason: self.outcome().to_owned(),
+            code: String::new(),
+            message_type: None,
+        })
+    }
+
     /// How an exchange or tunnel ended that this cut.
     pub fn outcome(self) -> &'static str {
         match self {
             Close::Client => "client-closed",
             Close::Server => "server-closed",
             Close::Protocol => "refused",
-            Close::Ended(_) | Close::Unlisted => "revoked",
+            Close::Ended(ended) => ended.code(),
+            Close::Unlisted => "unlisted",
             Close::Drain => "drain",
             Close::Timeout => "timeout",
             Close::Spool => "error",

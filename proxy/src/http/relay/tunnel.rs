@@ -1,21 +1,22 @@
-//! A CONNECT tunnel: bytes both ways, and a look at the ClientHello in passing.
+//! A CONNECT tunnel: a look at the ClientHello, then bytes both ways.
 //!
-//! Invariant: the opening is in the spool before the client hears 200, the first bytes of a TLS client are
-//! read before they leave, and the closing is in the spool before the connection ends. A tunnel holds no
-//! buffer while nothing moves.
+//! A tunnel carries TLS that names in clear the host it was opened to: anything else would go past the record
+//! of requests, or to another host behind the same address. Only a rule with `opaque:` opens it for the rest.
+//! Invariant: the opening is in the spool before the client hears 200, no byte passes either way before the
+//! client's first bytes are judged, and the closing is in the spool before the connection ends. A tunnel holds
+//! no buffer while nothing moves.
 
 use std::cell::{Cell, RefCell};
 use std::io;
 use std::pin::Pin;
-use std::sync::Arc;
 use std::task::{Context, Poll};
 
 use bodycam_record::ContentKind;
 use bodycam_record::kinds::gap::Gap;
 use bodycam_record::kinds::http::{HttpTunnelClosed, HttpTunnelOpened};
 use tokio::io::{AsyncWrite, AsyncWriteExt as _};
-use tokio::sync::watch;
-use tokio::time::{Duration, Instant, sleep_until};
+use tokio::sync::{oneshot, watch};
+use tokio::time::{Duration, Instant, sleep_until, timeout_at};
 
 use super::answer::{Answer, Refused};
 use super::client::Client;
@@ -27,7 +28,6 @@ use crate::http::codec::head::RequestHead;
 use crate::http::codec::source::{Reader, Source, poll_scratch};
 use crate::http::codec::target::authority_form;
 use crate::http::codec::tls_client_hello::{ClientHello, HelloReader, Sniffed};
-use crate::http::hosts::HostLists;
 use crate::http::inspect;
 
 /// After so many bytes in one go the other connections of the core get their turn.
@@ -50,6 +50,18 @@ struct Flow {
     active: Cell<Instant>,
     ended_by: Cell<Option<Close>>,
     sniffed: RefCell<Option<Sniffed>>,
+    first: Cell<FirstBytes>,
+}
+
+/// What a client's first bytes are, as far as anybody can tell.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum FirstBytes {
+    None,
+    Tls,
+    Http,
+    Http2,
+    Ssh,
+    Other,
 }
 
 /// Why a tunnel was cut.
@@ -135,7 +147,13 @@ pub(super) async fn tunnel(
         session.decide_in("tunnel", refused, None, Some(parent))?;
     }
     record_end(session, &opened, &flow, &end, parent, started_us).await?;
-    if end.refused.is_some() && session.guarded(client.sink.write(&ACCESS_DENIED)).await?.is_ok() {
+    if let Some(refused) = &end.refused {
+        // Told in the language that the client speaks; who speaks another one sees the end of the connection.
+        match flow.first.get() {
+            FirstBytes::Tls => drop(session.guarded(client.sink.write(&ACCESS_DENIED)).await?),
+            FirstBytes::Http => drop(client.answer(&Answer::refusal(refused), "GET", false).await),
+            FirstBytes::None | FirstBytes::Http2 | FirstBytes::Ssh | FirstBytes::Other => {}
+        }
         client.finish().await;
     }
     client.sink.shutdown().await;
@@ -163,7 +181,8 @@ async fn record_end(
         Some(Sniffed::NotTls | Sniffed::NeedMore) | None => (false, ClientHello::default()),
     };
     let mut content = session.pen().content();
-    session.put_pairs(&mut content, ContentKind::Detail, &detail(&hello, end.refused.as_ref()))?;
+    let detail = detail(flow.first.get(), &hello, end.refused.as_ref());
+    session.put_pairs(&mut content, ContentKind::Detail, &detail)?;
     let closed = HttpTunnelClosed {
         request_no: opened.request_no,
         verdict: opened.verdict.clone(),
@@ -187,8 +206,8 @@ async fn record_end(
 }
 
 /// What a hello says beside the closed lists.
-fn detail(hello: &ClientHello, refused: Option<&Refused>) -> Vec<(String, Vec<u8>)> {
-    let mut pairs = Vec::new();
+fn detail(first: FirstBytes, hello: &ClientHello, refused: Option<&Refused>) -> Vec<(String, Vec<u8>)> {
+    let mut pairs = vec![("first_bytes".to_owned(), first.name().as_bytes().to_vec())];
     if let Some(name) = &hello.server_name {
         pairs.push(("server_name".to_owned(), name.clone()));
     }
@@ -219,10 +238,23 @@ async fn carry(
         Err(close) => return end(close),
     }
     let idle = Duration::from_secs(session.service.config.tunnel_idle_seconds);
-    let (hosts, drain) = (Arc::clone(&session.hosts), session.drain());
+    session.opaque = session.hosts.allow_opaque(to);
+    let (opaque, drain) = (session.opaque, session.drain());
+    let patience = Duration::from_secs(session.service.config.head_seconds);
     let Client { source, sink, .. } = client;
+    // Without such a rule the target is not heard before the client was.
+    let (approve, approved) = oneshot::channel();
     let outward = async {
-        first_flight(source, &mut to_server, to, &hosts, flow).await?;
+        match opaque {
+            true => {
+                let _ = approve.send(());
+                any_first_flight(source, &mut to_server, flow).await?;
+            }
+            false => {
+                first_flight(source, &mut to_server, to, Instant::now() + patience, flow).await?;
+                let _ = approve.send(());
+            }
+        }
         let (reader, read) = source.parts();
         let passed = |n: usize| {
             *read += n as u64;
@@ -235,6 +267,9 @@ async fn carry(
         Ok(())
     };
     let back = async {
+        if approved.await.is_err() {
+            return Ok(());
+        }
         let (writer, sent) = sink.parts();
         let passed = |n: usize| {
             *sent += n as u64;
@@ -271,12 +306,23 @@ impl Flow {
             active: Cell::new(Instant::now()),
             ended_by: Cell::new(None),
             sniffed: RefCell::new(None),
+            first: Cell::new(FirstBytes::None),
         }
     }
 
     fn passed(&self, count: &Cell<u64>, n: usize) {
         count.set(count.get() + n as u64);
         self.active.set(Instant::now());
+    }
+
+    /// What the client's first bytes are, after those beyond `seen` have come.
+    fn sniff(&self, reader: &mut HelloReader, bytes: &[u8], seen: usize) -> Sniffed {
+        let sniffed = reader.push(bytes.get(seen..).unwrap_or_default());
+        self.first.set(FirstBytes::of(bytes));
+        if sniffed != Sniffed::NeedMore {
+            self.sniffed.replace(Some(sniffed.clone()));
+        }
+        sniffed
     }
 
     /// One side sends no more. True when the other still may: only then is it told before the record knows.
@@ -306,66 +352,126 @@ impl Flow {
     }
 }
 
-/// Reads the client's first bytes as far as they are a ClientHello, judges the name in it, and sends them on.
+/// Reads the client's first bytes, which must be a ClientHello for this host, and sends them on.
 async fn first_flight(
     source: &mut Source,
     to_server: &mut Writer,
     to: &Authority,
-    hosts: &HostLists,
+    deadline: Instant,
     flow: &Flow,
 ) -> Result<(), Cut> {
     let (mut reader, mut seen) = (HelloReader::default(), 0);
     loop {
-        let sniffed = reader.push(source.buf.get(seen..).unwrap_or_default());
+        let sniffed = flow.sniff(&mut reader, &source.buf, seen);
         seen = source.buf.len();
         let verdict = match &sniffed {
             Sniffed::NeedMore => None,
-            Sniffed::NotTls => Some(Ok(())),
+            Sniffed::NotTls => Some(Err(not_tls(to, flow.first.get()))),
             Sniffed::Malformed => Some(Err(Refused::new(
                 403,
                 "malformed-client-hello",
                 "the tunnel begins like TLS, but not with a ClientHello that can be read",
             ))),
-            Sniffed::Hello(hello) => Some(judge_server_name(hello, to, hosts)),
+            Sniffed::Hello(hello) => Some(judge(hello, to)),
         };
-        if verdict.is_some() {
-            flow.sniffed.replace(Some(sniffed));
-        }
         match verdict {
-            Some(Ok(())) => break,
+            Some(Ok(())) => return send_first(source, to_server, flow).await,
             Some(Err(refused)) => return Err(Cut::Refused(refused)),
             None => {}
         }
+        match timeout_at(deadline, source.fill()).await {
+            Err(_) => {
+                let detail = format!(
+                    "no whole ClientHello came through the tunnel to {to} in time; {}",
+                    opaque_rule(to)
+                );
+                return Err(Cut::Refused(Refused::new(408, "hello-timeout", detail)));
+            }
+            // Half a hello is not sent on: nobody has read the name in it.
+            Ok(Err(_) | Ok(0)) => return Err(Cut::Client),
+            Ok(Ok(_)) => flow.active.set(Instant::now()),
+        }
+    }
+}
+
+/// Reads the client's first bytes as far as they may be a ClientHello, for the record, and sends them on.
+async fn any_first_flight(source: &mut Source, to_server: &mut Writer, flow: &Flow) -> Result<(), Cut> {
+    let (mut reader, mut seen) = (HelloReader::default(), 0);
+    while flow.sniff(&mut reader, &source.buf, seen) == Sniffed::NeedMore {
+        seen = source.buf.len();
         let n = source.fill().await.map_err(|_| Cut::Client)?;
         flow.active.set(Instant::now());
-        if n == 0 && seen > 0 {
-            // Half a hello is not sent on: nobody has read the name in it.
-            return Err(Cut::Client);
-        }
         if n == 0 {
             break;
         }
     }
+    send_first(source, to_server, flow).await
+}
+
+async fn send_first(source: &mut Source, to_server: &mut Writer, flow: &Flow) -> Result<(), Cut> {
     to_server.write_all(&source.buf).await.map_err(|_| Cut::Server)?;
     flow.passed(&flow.out, source.buf.len());
     source.buf = bytes::BytesMut::new();
     Ok(())
 }
 
-/// A client that asks the target for another name than the one it was allowed would reach whatever the target
-/// serves under that name (domain fronting).
-fn judge_server_name(hello: &ClientHello, to: &Authority, hosts: &HostLists) -> Result<(), Refused> {
-    let Some(name) = &hello.server_name else { return Ok(()) };
-    let named = Host::parse(name).ok().map(|host| Authority { host, port: to.port });
-    match named {
-        Some(named) if named.host == to.host => Ok(()),
-        Some(named) if matches!(named.host, Host::Name(_)) && hosts.allow(&named).is_ok() => Ok(()),
-        _ => {
-            let detail = format!(
-                "the TLS client in the tunnel to {to} asks for server '{}', which is not in the egress list",
-                String::from_utf8_lossy(name)
-            );
-            Err(Refused::new(403, "sni-not-allowed", bodycam_record::shown(&detail)))
+/// Whether the client names the host that it was allowed. Another name would reach whatever the target serves
+/// under it (domain fronting), no name or an encrypted one leaves that open.
+fn judge(hello: &ClientHello, to: &Authority) -> Result<(), Refused> {
+    let refused = |code, what: &str| {
+        let detail = format!("the TLS client in the tunnel to {to} {what}; {}", opaque_rule(to));
+        Err(Refused::new(403, code, bodycam_record::shown(&detail)))
+    };
+    if hello.encrypted {
+        return refused("encrypted-client-hello", "hides the server that it asks for (ECH)");
+    }
+    match (&hello.server_name, &to.host) {
+        (None, Host::Address(_)) => Ok(()),
+        (None, Host::Name(_)) => refused("sni-missing", "does not say which server it asks for"),
+        (Some(name), host) if Host::parse(name).as_ref() == Ok(host) => Ok(()),
+        (Some(name), _) => {
+            let what = format!("asks for server '{}'", String::from_utf8_lossy(name));
+            refused("sni-not-allowed", &what)
+        }
+    }
+}
+
+fn not_tls(to: &Authority, first: FirstBytes) -> Refused {
+    let what = match first {
+        FirstBytes::Http | FirstBytes::Http2 => {
+            "HTTP in clear, which is asked for without a tunnel (http://, the absolute form)".to_owned()
+        }
+        other => format!("{} where TLS is expected", other.name()),
+    };
+    Refused::new(403, "not-tls", format!("the tunnel to {to} begins with {what}; {}", opaque_rule(to)))
+}
+
+/// What to change when it is meant.
+fn opaque_rule(to: &Authority) -> String {
+    format!("if it may carry anything, whoever administers bodycam writes \"opaque:{to}\" into `egress`")
+}
+
+impl FirstBytes {
+    fn of(bytes: &[u8]) -> Self {
+        let word = bytes.iter().take_while(|b| b.is_ascii_uppercase()).count();
+        match bytes.first() {
+            None => FirstBytes::None,
+            Some(22) => FirstBytes::Tls,
+            Some(_) if bytes.starts_with(b"PRI * HTTP/2") => FirstBytes::Http2,
+            Some(_) if bytes.starts_with(b"SSH-") => FirstBytes::Ssh,
+            Some(_) if (3..=16).contains(&word) && bytes.get(word) == Some(&b' ') => FirstBytes::Http,
+            Some(_) => FirstBytes::Other,
+        }
+    }
+
+    fn name(self) -> &'static str {
+        match self {
+            FirstBytes::None => "none",
+            FirstBytes::Tls => "tls",
+            FirstBytes::Http => "http",
+            FirstBytes::Http2 => "http2",
+            FirstBytes::Ssh => "ssh",
+            FirstBytes::Other => "other",
         }
     }
 }
@@ -391,9 +497,9 @@ async fn pump(
     writer: &mut Writer,
     mut passed: impl FnMut(usize),
 ) -> Result<(), PumpError> {
-    let (mut turn, mut rest) = (0, Vec::new());
+    let (mut turn, mut rest, mut held) = (0, Vec::new(), false);
     loop {
-        let n = std::future::poll_fn(|cx| poll_pass(reader, writer, &mut rest, cx)).await?;
+        let n = std::future::poll_fn(|cx| poll_pass(reader, writer, &mut rest, &mut held, cx)).await?;
         if n == 0 {
             return Ok(());
         }
@@ -410,18 +516,21 @@ async fn pump(
     }
 }
 
-/// Reads once and writes once; what the writer did not take is left in `rest`.
+/// Reads once and writes once; what the writer did not take is left in `rest`. While there is nothing to read,
+/// the writer is made to send what it holds back: TLS takes up to 64 KiB that it has not sent.
 fn poll_pass(
     reader: &mut Reader,
     writer: &mut Writer,
     rest: &mut Vec<u8>,
+    held: &mut bool,
     cx: &mut Context<'_>,
 ) -> Poll<Result<usize, PumpError>> {
     let passed = poll_scratch(reader, cx, |cx, bytes| {
         if bytes.is_empty() {
             return Ok(0);
         }
-        let taken = match Pin::new(writer).poll_write(cx, bytes) {
+        *held = true;
+        let taken = match Pin::new(&mut *writer).poll_write(cx, bytes) {
             Poll::Ready(Ok(0) | Err(_)) => return Err(PumpError::Write),
             Poll::Ready(Ok(n)) => n,
             Poll::Pending => 0,
@@ -429,5 +538,12 @@ fn poll_pass(
         rest.extend_from_slice(bytes.get(taken..).unwrap_or_default());
         Ok(bytes.len())
     });
+    if passed.is_pending() && *held {
+        match Pin::new(writer).poll_flush(cx) {
+            Poll::Ready(Ok(())) => *held = false,
+            Poll::Ready(Err(_)) => return Poll::Ready(Err(PumpError::Write)),
+            Poll::Pending => {}
+        }
+    }
     passed.map(|read: io::Result<_>| read.map_err(|_| PumpError::Read)?)
 }

@@ -116,7 +116,7 @@ impl End {
             End::Frame { error, .. } => (decision("message", error.reason(), error.tag()), error.to_string()),
             End::Accounting { what } => (decision("message", "out-of-order", None), what.clone()),
             End::Refused { reason, what } => (decision("message", reason, None), what.clone()),
-            End::Identity(ended) => (decision("session", self.reason(), None), ended.to_string()),
+            End::Identity(ended) => (decision("session", ended.code(), None), ended.to_string()),
             End::Idle { seconds } => (limit("idle", *seconds, *seconds), "no statement".to_owned()),
             End::Names { limit: n } => (limit("names", *n as u64, *n as u64 + 1), "names".to_owned()),
             End::Spill(error) => (decision("message", "spill", None), error.to_string()),

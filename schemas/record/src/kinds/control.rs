@@ -5,7 +5,7 @@ use super::kind;
 kind! {
     /// The gateway refused something that is neither a statement nor a request.
     ControlDecision = 30 "control.decision" v 1 in Control {
-        /// What was refused: `startup`, `message`, `statement`, `request`, `tunnel`, `copy`.
+        /// What was refused: `login`, `startup`, `message`, `statement`, `request`, `tunnel`, `copy`.
         subject: String,
         /// `deny`.
         verdict: String,
@@ -21,13 +21,13 @@ kind! {
 kind! {
     /// A limit was reached.
     ControlLimit = 31 "control.limit" v 1 in Control {
-        /// Which limit: `statement-bytes`, `kept-aside`, `sessions`, `idle`, `stored-rows`, `stored-bytes`, `head-bytes`, `head-fields`, `url-bytes`.
+        /// Which limit: `statement-bytes`, `kept-aside`, `sessions`, `idle`, `stored-rows`, `stored-bytes`, `head-bytes`, `head-fields`, `url-bytes`, `refused-logins`.
         limit_name: String,
         /// Its value.
         limit_value: i64,
         /// What was reached.
         observed: i64,
-        /// What followed: `closed`, `refused`, `digest-only`.
+        /// What followed: `closed`, `refused`, `digest-only`, `counted`.
         action: String,
     }
 }

@@ -21,9 +21,9 @@ kind! {
         ledger_seq: i64,
         /// Wire protocol: `postgres` or `http`.
         protocol: String,
-        /// Kind of principal: `person`, `agent` or `contractor`.
+        /// Kind of principal: `person`, `agent` or `contractor`; `unknown` in the session of a refused login.
         principal_kind: String,
-        /// How the principal authenticated: `scram-sha-256`, `token`, `proxy-basic`.
+        /// How the principal authenticated: `scram-sha-256`, `token`, `proxy-basic`; `none` when a login was refused without.
         auth_method: String,
         /// Id of the credential used: keyed digest cut to 16 bytes, never the credential.
         credential: Id16,
@@ -65,7 +65,7 @@ kind! {
 kind! {
     /// The session ended: the last event of every chain that was not cut by a crash.
     SessionClosed = 3 "session.closed" v 1 in Session {
-        /// Why: `client`, `server`, `error`, `protocol-violation`, `revoked`, `expired`, `ended`, `drain`, `limit`, `timeout`, `spool`.
+        /// Why: `client`, `server`, `error`, `protocol-violation`, `revoked`, `expired`, `ended`, `drain`, `limit`, `refused`, `timeout`, `spool`.
         reason: String,
         /// Statements or requests seen.
         statements: i64,

@@ -8,7 +8,6 @@ use proptest::prelude::*;
 
 use super::super::catalog::tests::shop;
 use super::super::lexer::{Kind, Lexer};
-use super::super::settings::SearchPath;
 use super::super::shape::shape;
 use super::*;
 
@@ -419,7 +418,8 @@ fn the_main_relation_is_the_largest_one() {
 
 #[test]
 fn an_unknown_search_path_means_every_relation_of_the_name() {
-    let settings = Settings { search_path: SearchPath::Unknown, ..Settings::initial("bob") };
+    let settings =
+        Settings { search_path: crate::postgres::inspect::SearchPath::Unknown, ..Settings::initial("bob") };
     let facts = analyse("select * from customers where id = 1", &settings, &shop(), &key(), 1000);
     assert_eq!(facts.relations_read, ["hr.customers", "public.customers"]);
     assert_eq!(facts.output_columns, ["?"]);

@@ -19,7 +19,7 @@ pub(in crate::postgres) struct Quota(Arc<Mutex<HashMap<Id16, usize>>>);
 
 /// Room for one message; given back when it is dropped.
 #[derive(Debug)]
-pub(super) struct Room {
+pub(in crate::postgres) struct Room {
     quota: Quota,
     principal: Id16,
     bytes: usize,
@@ -27,7 +27,7 @@ pub(super) struct Room {
 
 impl Quota {
     /// Room for `bytes` of `principal`, where a message may have `greatest`; none when too much is kept already.
-    pub(super) fn take(&self, principal: Id16, bytes: usize, greatest: usize) -> Option<Room> {
+    pub(in crate::postgres) fn take(&self, principal: Id16, bytes: usize, greatest: usize) -> Option<Room> {
         let mut kept = self.0.lock().unwrap_or_else(PoisonError::into_inner);
         let own = kept.get(&principal).copied().unwrap_or(0).saturating_add(bytes);
         let all = kept.values().fold(bytes, |sum, kept| sum.saturating_add(*kept));
