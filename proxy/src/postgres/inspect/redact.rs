@@ -465,7 +465,7 @@ fn joined_secrets<'a>(tokens: &[Token], text: impl Fn(&Token) -> &'a str + Copy)
             }
             at += 1;
         }
-        if places.len() > 1 && (is_secret_value(whole.as_bytes())) {
+        if places.len() > 1 && is_secret_value(whole.as_bytes()) {
             found.extend(places);
         }
         at += 1;

@@ -64,9 +64,9 @@ mod tests {
         assert!(of(1, 1).is_none(), "a principal has two");
         drop(first);
         let _third = of(1, 100).unwrap();
-        let _others: Vec<_> = (2..5).flat_map(|n| [of(n, 100).unwrap(), of(n, 100).unwrap()]).collect();
+        let others: Vec<_> = (2..5).flat_map(|n| [of(n, 100).unwrap(), of(n, 100).unwrap()]).collect();
         assert!(of(9, 1).is_none(), "all have eight");
-        drop(_others);
+        drop(others);
         assert!(of(9, 100).is_some());
         assert_eq!(quota.0.lock().unwrap().len(), 1, "who keeps nothing takes no room");
     }
