@@ -34,7 +34,7 @@ mod record;
 mod server;
 mod session;
 mod slots;
-mod spill;
+pub(super) mod spill;
 mod startup;
 
 use client::Walked;

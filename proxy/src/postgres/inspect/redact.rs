@@ -102,6 +102,10 @@ pub fn may_hold_secret(sql: &str, standard_strings: bool) -> bool {
 
 /// Whether a value that no text names is a secret by itself: a connection string with a password, a key.
 pub fn is_secret_value(value: &[u8]) -> bool {
+    // No name, no `=` and no secret fit into less.
+    if value.len() < 5 {
+        return false;
+    }
     let text = String::from_utf8_lossy(value);
     let lower = text.to_ascii_lowercase();
     is_secret_text(&lower)
@@ -461,7 +465,7 @@ fn joined_secrets<'a>(tokens: &[Token], text: impl Fn(&Token) -> &'a str + Copy)
             }
             at += 1;
         }
-        if places.len() > 1 && (is_secret_value(whole.as_bytes())) {
+        if places.len() > 1 && is_secret_value(whole.as_bytes()) {
             found.extend(places);
         }
         at += 1;

@@ -163,7 +163,9 @@ impl Session {
                 let dir = (frame <= self.max_statement_bytes).then(|| producer.spool_dir());
                 let keep = usize::try_from(self.recording.max_statement_content).unwrap_or(usize::MAX);
                 let hasher = self.pen.key().hasher();
-                let spill = Spill::start(head.kind, head.body, keep, hasher, dir.as_deref());
+                let (principal, greatest) = (self.principal.principal_ref, self.max_statement_bytes);
+                let room = dir.is_some().then(|| self.quota.take(principal, frame, greatest)).flatten();
+                let spill = Spill::start(head.kind, head.body, keep, hasher, dir.as_deref(), room);
                 self.spill(Box::new(spill.map_err(End::Spill)?), pipe)
             }
             _ => {

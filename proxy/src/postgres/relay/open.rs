@@ -138,6 +138,7 @@ pub(super) async fn open(
         pen,
         recording: service.recording.clone(),
         max_statement_bytes: service.config.max_statement_bytes,
+        quota: service.quota.clone(),
         inspector: service.inspector.clone(),
         catalog,
         principal,

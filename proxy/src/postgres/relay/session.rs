@@ -18,6 +18,7 @@ use super::copy::{Copies, CopyOut};
 use super::end::End;
 use super::record::{Current, Ending, Portal, Recorded, Statement, count};
 use super::slots::Slots;
+use super::spill::quota::Quota;
 use super::spill::{Spill, Store};
 use crate::correlation;
 use crate::identity::{Directory, Ended, Principal};
@@ -42,6 +43,7 @@ pub(super) struct Parts {
     pub pen: SessionPen,
     pub recording: RecordingConfig,
     pub max_statement_bytes: usize,
+    pub quota: Quota,
     pub inspector: Inspector,
     pub catalog: SharedCatalog,
     pub principal: Principal,
@@ -102,6 +104,7 @@ pub(super) struct Session {
     pub dirty: bool,
     pub(super) recording: RecordingConfig,
     pub(super) max_statement_bytes: usize,
+    pub(super) quota: Quota,
     pub(super) inspector: Inspector,
     pub(super) catalog: SharedCatalog,
     pub(super) principal: Principal,
@@ -168,6 +171,7 @@ impl Session {
             dirty: true,
             recording: parts.recording,
             max_statement_bytes: parts.max_statement_bytes,
+            quota: parts.quota,
             inspector: parts.inspector,
             catalog: parts.catalog,
             principal: parts.principal,

@@ -23,6 +23,10 @@ use crate::postgres::codec::{FrameError, HEADER, SMALL};
 use crate::postgres::inspect::redact::{is_secret_value, redact_secrets};
 use crate::postgres::inspect::{Facts, SecretParameters};
 
+pub(in crate::postgres) mod quota;
+
+use quota::Room;
+
 /// Longest message that is held whole.
 pub(super) const HELD: usize = 1 << 20;
 
@@ -44,6 +48,8 @@ pub(super) struct Spill {
     left: usize,
     skipped: usize,
     store: Option<Store>,
+    /// Why it is refused, when it is.
+    refused: &'static str,
     reader: Reader,
 }
 
@@ -97,6 +103,8 @@ pub(super) struct Store {
     buffer: Vec<u8>,
     pieces: u32,
     read: u32,
+    /// Holds the room that it takes.
+    _room: Option<Room>,
 }
 
 impl Spill {
@@ -108,8 +116,13 @@ impl Spill {
         keep: usize,
         hasher: blake3::Hasher,
         dir: Option<&Path>,
+        room: Option<Room>,
     ) -> io::Result<Self> {
-        let store = dir.map(Store::new).transpose()?;
+        let refused = if dir.is_some() { "kept-aside" } else { "statement-bytes" };
+        let store = match (dir, room) {
+            (Some(dir), Some(room)) => Some(Store { _room: Some(room), ..Store::new(dir)? }),
+            _ => None,
+        };
         let frame = HEADER + body;
         Ok(Self {
             kind,
@@ -117,6 +130,7 @@ impl Spill {
             left: frame,
             skipped: 0,
             store,
+            refused,
             reader: Reader::new(kind, keep.min(HELD), hasher),
         })
     }
@@ -150,7 +164,7 @@ impl Session {
             self.client_within = Within::Spilling(spill);
             return Ok(n);
         }
-        let Spill { kind, frame, store, reader, .. } = *spill;
+        let Spill { kind, frame, store, refused, reader, .. } = *spill;
         if reader.field != Field::End {
             return Err(client_error(reader.malformed("ends too early")));
         }
@@ -160,7 +174,7 @@ impl Session {
                 self.client_within = Within::Returning(Box::new(store.rewound().map_err(End::Spill)?));
                 Vec::new()
             }
-            None => self.refuse_long(kind, frame, reader)?,
+            None => self.refuse_long(kind, frame, refused, reader)?,
         };
         pipe.replace(n, instead);
         Ok(n)
@@ -183,7 +197,13 @@ impl Session {
         }
     }
 
-    fn refuse_long(&mut self, kind: Kind, frame: usize, reader: Reader) -> Result<Vec<u8>, End> {
+    fn refuse_long(
+        &mut self,
+        kind: Kind,
+        frame: usize,
+        why: &'static str,
+        reader: Reader,
+    ) -> Result<Vec<u8>, End> {
         let limit = self.max_statement_bytes;
         let mut poison = Vec::new();
         let name = |at: usize| reader.names.get(at).cloned().unwrap_or_default();
@@ -193,12 +213,19 @@ impl Session {
             Kind::FunctionCall => frontend::put_function_call(&mut poison, 0),
             _ => frontend::put_query(&mut poison, POISON),
         }
-        let refusal = Refusal {
-            sqlstate: "54000",
-            message: format!("bodycam: a message of {frame} bytes is longer than {limit} bytes"),
-            hint: "use COPY for bulk data, or raise postgres.max_statement_bytes",
+        let refusal = match why {
+            "kept-aside" => Refusal {
+                sqlstate: "53400",
+                message: format!("bodycam: too many long messages at a time to keep {frame} bytes more"),
+                hint: "send them one after the other, or use COPY for bulk data",
+            },
+            _ => Refusal {
+                sqlstate: "54000",
+                message: format!("bodycam: a message of {frame} bytes is longer than {limit} bytes"),
+                hint: "use COPY for bulk data, or raise postgres.max_statement_bytes",
+            },
         };
-        self.limit_reached("statement-bytes", limit, frame, "refused")?;
+        self.limit_reached(why, limit, frame, "refused")?;
         self.long_statement(kind, reader, Some(Box::new(refusal)))?;
         Ok(poison)
     }
@@ -458,7 +485,7 @@ impl Store {
         // Nobody else can open it, and it is gone when this process is.
         std::fs::remove_file(&path)?;
         let key = SessionKey::new(seed.try_into().map_err(io::Error::other)?);
-        Ok(Self { file, key, buffer: Vec::new(), pieces: 0, read: 0 })
+        Ok(Self { file, key, buffer: Vec::new(), pieces: 0, read: 0, _room: None })
     }
 
     fn put(&mut self, mut bytes: &[u8]) -> io::Result<()> {

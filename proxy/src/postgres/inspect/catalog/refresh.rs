@@ -327,4 +327,39 @@ mod tests {
         assert!(catalog.failures() > 0);
         assert_eq!(catalogs.databases(), 1);
     }
+
+    fn refusing(sqlstate: &'static str) -> Connector {
+        Arc::new(move || {
+            let (target, sqlstate) = ("orders".to_owned(), sqlstate.to_owned());
+            let refused = UpstreamError::Refused { target, sqlstate, error: Vec::new() };
+            Box::pin(async move { Err(SideError::from(refused)) })
+        })
+    }
+
+    #[tokio::test]
+    async fn databases_that_no_session_uses_keep_none_from_its_catalog() {
+        let catalogs = Catalogs::new(Duration::from_secs(60));
+        let used = catalogs.of("orders", "used", || refusing("53300"));
+        for n in 0..2 * MAX_DATABASES {
+            drop(catalogs.of("orders", &n.to_string(), || refusing("53300")));
+        }
+        assert_eq!(catalogs.databases(), MAX_DATABASES);
+        let again = catalogs.of("orders", "used", || refusing("53300"));
+        assert!(Arc::ptr_eq(&used.0, &again.0), "what a session uses stays");
+    }
+
+    #[tokio::test]
+    async fn a_database_that_is_no_more_is_forgotten_at_once() {
+        let catalogs = Catalogs::new(Duration::from_secs(60));
+        let gone = catalogs.of("orders", "gone", || refusing("3D000"));
+        gone.first_reading(Duration::from_secs(10)).await;
+        drop(gone);
+        for _ in 0..200 {
+            if catalogs.databases() == 0 {
+                return;
+            }
+            tokio::time::sleep(Duration::from_millis(50)).await;
+        }
+        panic!("{} databases are still read", catalogs.databases());
+    }
 }
