@@ -6,7 +6,7 @@
 
 use std::net::SocketAddr;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicUsize, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::thread::JoinHandle;
 use std::time::{Duration, Instant};
 
@@ -152,6 +152,7 @@ pub struct Gateway {
     /// Says that every session has ended, and with them the heartbeats.
     ended: watch::Sender<bool>,
     drain_seconds: u64,
+    hurry: Arc<AtomicBool>,
 }
 
 struct Core {
@@ -217,6 +218,7 @@ impl Gateway {
             drain,
             ended,
             drain_seconds: config.drain_seconds,
+            hurry: Arc::default(),
         })
     }
 
@@ -235,6 +237,11 @@ impl Gateway {
         self.cores.iter().map(|c| c.connections.load(Ordering::Relaxed)).sum()
     }
 
+    /// Set during a drain, it ends the sessions at once.
+    pub fn hurry(&self) -> Arc<AtomicBool> {
+        Arc::clone(&self.hurry)
+    }
+
     /// Accepts no more, lets sessions finish for `drain_seconds`, seals every one, writes STOP. Heartbeats go on
     /// until then. Blocks.
     pub fn drain(mut self) -> Result<(), GatewayError> {
@@ -243,7 +250,7 @@ impl Gateway {
         // A connection that was accepted in this moment is in the count before the pause is over.
         loop {
             std::thread::sleep(Duration::from_millis(20));
-            if self.connections() == 0 || Instant::now() >= deadline {
+            if self.connections() == 0 || Instant::now() >= deadline || self.hurry.load(Ordering::Relaxed) {
                 break;
             }
         }

@@ -49,6 +49,8 @@ pub struct Service {
     catalogs: Catalogs,
     slots: SessionSlots,
     cancel_keys: CancelKeys,
+    /// What long messages take of the disk.
+    quota: relay::spill::quota::Quota,
     live: Live,
     client_tls: Option<Tls>,
 }
@@ -101,6 +103,7 @@ impl Service {
             catalogs,
             slots,
             cancel_keys,
+            quota: Default::default(),
             live,
             client_tls,
         })

@@ -7,6 +7,7 @@ use std::collections::{BTreeMap, BTreeSet, VecDeque};
 use std::future::Future;
 use std::hash::{BuildHasher, Hasher};
 use std::sync::Arc;
+use std::sync::atomic::Ordering;
 use std::time::{Duration, Instant};
 
 use bodycam_bus::stream::LEDGER_LANE;
@@ -368,6 +369,9 @@ fn at(position: i64) -> Result<u64, RecorderError> {
         .map_err(|_| LakeError::NotFound { what: "position", id: position.to_string() }.into())
 }
 
+/// A run that lasts this long has left the last failure behind.
+const STEADY: Duration = Duration::from_secs(10);
+
 /// Runs a recorder and its compaction until `shutdown` is ready, and starts again after failures that may pass
 /// (a full disk, a store that does not answer). Anything else ends it with the reason.
 pub async fn run<B: Bus + Clone>(
@@ -395,8 +399,14 @@ pub async fn run<B: Bus + Clone>(
             recorder.run(async move { drop(seen.wait_for(|stop| *stop).await) }).await
         };
         let mut once = std::pin::pin!(once);
+        let steady = async {
+            tokio::time::sleep(STEADY).await;
+            metrics.failing.store(0, Ordering::Relaxed);
+            std::future::pending::<std::convert::Infallible>().await
+        };
         let ended = tokio::select! {
             ended = &mut once => ended,
+            never = steady => match never {},
             () = &mut shutdown, if !*stop.borrow() => {
                 let _ = stop.send(true);
                 once.await
@@ -410,6 +420,7 @@ pub async fn run<B: Bus + Clone>(
                 let wait = RETRY.get(attempt).or(RETRY.last()).copied().unwrap_or(IDLE);
                 attempt += 1;
                 add(&metrics.restarts_total, 1);
+                metrics.failing.store(1, Ordering::Relaxed);
                 tracing::error!(error = %err, retry_in_ms = wait.as_millis() as u64, "recorder_failed");
                 tokio::select! {
                     () = tokio::time::sleep(wait) => {}

@@ -269,6 +269,9 @@ fn targets_that_are_unknown_forbidden_or_say_no() {
     assert_eq!(
         story,
         [
+            "opened nowhere 3.0",
+            "decision startup no-target 3D000",
+            "closed error",
             &format!("opened {database} 3.0"),
             "decision startup target 42501",
             "closed error",
@@ -362,9 +365,10 @@ fn targets_that_ask_for_md5_or_for_nothing_work_and_for_clear_passwords_only_und
     ] {
         assert_eq!(succeeded(run(database, tls)).trim(), "1", "{database} {tls:?}");
     }
-    let refused = run("clear", UpstreamTls::Disable);
-    let message = String::from_utf8(refused.stderr).unwrap();
-    assert!(message.contains("asks for the password in clear"), "{message}");
+    for tls in [UpstreamTls::Disable, UpstreamTls::Require] {
+        let message = String::from_utf8(run("clear", tls).stderr).unwrap();
+        assert!(message.contains("asks for the password in clear"), "{tls:?}: {message}");
+    }
 }
 
 #[test]

@@ -130,7 +130,7 @@ async fn record_in(dir: &std::path::Path, end: End) -> Recording {
         }
         producer.heartbeat().unwrap();
         if round == 3 {
-            clock.set(START_NS + 61_000_000_000);
+            clock.advance(std::time::Duration::from_secs(61));
             pens[0].tick().unwrap();
             pens[0].persist().await.unwrap();
         }

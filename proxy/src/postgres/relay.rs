@@ -34,7 +34,7 @@ mod record;
 mod server;
 mod session;
 mod slots;
-mod spill;
+pub(super) mod spill;
 mod startup;
 
 use client::Walked;
@@ -42,6 +42,9 @@ use end::End;
 use open::Opened;
 use pipe::Pipe;
 use startup::Outcome;
+
+/// How long a client may be silent in the middle of a message that is kept aside.
+const HALF_SENT: Duration = Duration::from_secs(60);
 
 /// How long the last bytes of a session may take to leave.
 const LAST_BYTES: Duration = Duration::from_secs(2);
@@ -121,6 +124,9 @@ struct Watch {
     every: Duration,
     last_heard: Instant,
     heard: u64,
+    /// Since when the client has sent nothing, as far as was looked, and how much it had sent then.
+    silent_since: Instant,
+    silent_at: u64,
     idle: Option<Duration>,
     drain_until: Option<Instant>,
 }
@@ -163,6 +169,8 @@ impl<'a> Relay<'a> {
             every,
             last_heard: Instant::now(),
             heard: 0,
+            silent_since: Instant::now(),
+            silent_at: 0,
             idle: self.service.config.idle_timeout_seconds.map(Duration::from_secs),
             drain_until: None,
         };
@@ -175,7 +183,8 @@ impl<'a> Relay<'a> {
                 session.pen.persist().await?;
                 session.dirty = false;
             }
-            self.more = client == Walked::More || target == Walked::More;
+            let answered = session.waits_since.is_some() && !session.waits();
+            self.more = client == Walked::More || target == Walked::More || answered;
             if self.more {
                 // Others on this core get their turn every 256 KiB.
                 tokio::task::yield_now().await;
@@ -225,7 +234,7 @@ impl<'a> Relay<'a> {
     /// Writes what may leave, reads what fits; says whether anything moved.
     fn poll_move(&mut self, cx: &mut Context<'_>) -> Result<bool, End> {
         let mut moved = false;
-        let Opened { client, server, up, down, .. } = &mut self.opened;
+        let Opened { client, server, up, down, session, .. } = &mut self.opened;
         if !self.server_deaf {
             match push(server, up, &mut self.server_unflushed, cx) {
                 Ok(sent) => moved |= sent,
@@ -261,7 +270,8 @@ impl<'a> Relay<'a> {
                 }
             }
         }
-        if self.client_ended && !self.server_told && up.outgoing().is_empty() {
+        let all_walked = session.waits_since.is_none();
+        if self.client_ended && !self.server_told && up.outgoing().is_empty() && all_walked {
             // What the client has sent is with the target; it may finish it and then close.
             match Pin::new(&mut *server).poll_shutdown(cx) {
                 Poll::Pending => {}
@@ -279,6 +289,11 @@ impl<'a> Relay<'a> {
         if heard != watch.heard || !session.is_quiet() {
             watch.heard = heard;
             watch.last_heard = now;
+        }
+        if heard != watch.silent_at || !session.spills() {
+            (watch.silent_at, watch.silent_since) = (heard, now);
+        } else if now.duration_since(watch.silent_since) >= HALF_SENT {
+            return Err(End::Idle { seconds: HALF_SENT.as_secs() });
         }
         if let Some(idle) = watch.idle
             && session.is_idle()

@@ -105,8 +105,12 @@ impl Shared {
     }
 
     pub(super) fn register(&self, session: SessionId, genesis: Digest) -> Rc<RefCell<SessionState>> {
-        let state =
-            Rc::new(RefCell::new(SessionState { count: 0, head: genesis, unanswered: BTreeSet::new() }));
+        let state = Rc::new(RefCell::new(SessionState {
+            count: 0,
+            head: genesis,
+            unanswered: BTreeSet::new(),
+            several: Default::default(),
+        }));
         self.sessions.borrow_mut().insert(session, Rc::clone(&state));
         state
     }

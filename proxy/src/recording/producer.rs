@@ -81,6 +81,8 @@ struct Inner {
     /// Whether the ledger has records that the spool has not taken: events must wait for them.
     ledger_behind: AtomicBool,
     policy: Mutex<Digest>,
+    /// When the ledger last took a heartbeat, or START.
+    beat: Mutex<Instant>,
     epoch: i64,
 }
 
@@ -178,6 +180,7 @@ impl Producer {
         let keys = KeysLane { writer: spool.lane(KEYS_LANE)?, names: HashSet::new() };
         let epoch = lane.ledger.epoch();
         let policy = Mutex::new(options.policy_digest);
+        let beat = Mutex::new(Instant::now());
         Ok(Self {
             inner: Arc::new(Inner {
                 options,
@@ -189,6 +192,7 @@ impl Producer {
                 stopping: AtomicBool::new(false),
                 ledger_behind: AtomicBool::new(written.is_err()),
                 policy,
+                beat,
                 epoch,
             }),
         })
@@ -221,7 +225,14 @@ impl Producer {
             open_heads: ledger::open_heads_digest(open.iter().map(|(id, p)| (&id.0, p.count, p.head))),
         };
         lane.append(heartbeat.into(), self.clock().wall_ns())?;
-        Ok(self.inner.flush(&mut lane)?)
+        self.inner.flush(&mut lane)?;
+        *lock(&self.inner.beat) = Instant::now();
+        Ok(())
+    }
+
+    /// How long ago the ledger last took a heartbeat: above some 5 s, the spool takes nothing.
+    pub fn silent_for(&self) -> Duration {
+        lock(&self.inner.beat).elapsed()
     }
 
     /// Opens no more sessions from now on.

@@ -23,6 +23,9 @@ pub(super) struct SessionState {
     pub head: Digest,
     /// `statement_no` or `request_no` of what has no result yet.
     pub unanswered: BTreeSet<i64>,
+    /// Of texts with several statements: how many of them have no result yet.
+    #[serde(default)]
+    pub several: BTreeMap<i64, i64>,
 }
 
 /// The sessions of an event lane.
@@ -69,7 +72,11 @@ impl SessionState {
         match body {
             Body::SqlStatement(s) if s.verdict == "allow" && s.form != "parse" => {
                 self.unanswered.insert(s.statement_no);
+                if s.statement_count > 1 {
+                    self.several.insert(s.statement_no, s.statement_count);
+                }
             }
+            Body::SqlResult(r) if self.goes_on(r.statement_no, &r.outcome) => {}
             Body::SqlResult(r) if r.outcome != "suspended" => self.answered(r.statement_no),
             Body::HttpRequest(r) if r.verdict == "allow" => {
                 self.unanswered.insert(r.request_no);
@@ -81,6 +88,17 @@ impl SessionState {
             Body::HttpTunnelClosed(t) => self.answered(t.request_no),
             _ => {}
         }
+    }
+
+    /// Whether more statements of the same text follow one that ended like this.
+    fn goes_on(&mut self, no: i64, outcome: &str) -> bool {
+        let Some(left) = self.several.get_mut(&no) else { return false };
+        *left -= 1;
+        if *left > 0 && matches!(outcome, "complete" | "empty") {
+            return true;
+        }
+        self.several.remove(&no);
+        false
     }
 
     fn answered(&mut self, no: i64) {
@@ -184,13 +202,17 @@ fn apply(
             let session = event.envelope.session;
             if matches!(body, Body::SessionClosed(_)) {
                 // Kept until the ledger says SEAL: a crash in between still needs its count and head.
-                lane.entry(session).and_modify(|s| s.unanswered.clear());
+                lane.entry(session).and_modify(|s| {
+                    s.unanswered.clear();
+                    s.several.clear();
+                });
             }
             lane.entry(session)
                 .or_insert_with(|| SessionState {
                     count: 0,
                     head: event.envelope.prev,
                     unanswered: BTreeSet::new(),
+                    several: BTreeMap::new(),
                 })
                 .saw(event.envelope.seq, event.hash, &body);
         }

@@ -13,21 +13,32 @@ use bodycam_record::content::{MAX_CHUNK, seal_chunk};
 use bodycam_record::{ContentKind, Digest, SealedChunk, SessionId, SessionKey};
 
 use super::answers::Refusal;
-use super::client::client_error;
+use super::client::{client_error, secret_arguments};
 use super::end::End;
 use super::pipe::Pipe;
 use super::record::{Arguments, count};
 use super::session::{Session, Within};
 use crate::postgres::codec::frontend::{self, Formats, Kind};
 use crate::postgres::codec::{FrameError, HEADER, SMALL};
-use crate::postgres::inspect::Facts;
-use crate::postgres::inspect::redact::redact_secrets;
+use crate::postgres::inspect::redact::{is_secret_value, redact_secrets};
+use crate::postgres::inspect::{Facts, SecretParameters};
+
+pub(in crate::postgres) mod quota;
+
+use quota::Room;
 
 /// Longest message that is held whole.
 pub(super) const HELD: usize = 1 << 20;
 
 /// What a refused statement becomes: a text that no server can parse, so that it refuses for us.
 const POISON: &[u8] = b"bodycam refused this statement";
+
+/// The name of a statement that a refused Bind asks for: nobody can have prepared what nobody can guess.
+fn poison_name() -> Result<Vec<u8>, End> {
+    let mut random = [0; 16];
+    getrandom::fill(&mut random).map_err(|e| End::Spill(io::Error::other(e)))?;
+    Ok(format!("bodycam refused {}", bodycam_record::ids::to_hex(&random)).into_bytes())
+}
 
 /// A message that comes in.
 pub(super) struct Spill {
@@ -37,6 +48,8 @@ pub(super) struct Spill {
     left: usize,
     skipped: usize,
     store: Option<Store>,
+    /// Why it is refused, when it is.
+    refused: &'static str,
     reader: Reader,
 }
 
@@ -90,6 +103,8 @@ pub(super) struct Store {
     buffer: Vec<u8>,
     pieces: u32,
     read: u32,
+    /// Holds the room that it takes.
+    _room: Option<Room>,
 }
 
 impl Spill {
@@ -101,8 +116,13 @@ impl Spill {
         keep: usize,
         hasher: blake3::Hasher,
         dir: Option<&Path>,
+        room: Option<Room>,
     ) -> io::Result<Self> {
-        let store = dir.map(Store::new).transpose()?;
+        let refused = if dir.is_some() { "kept-aside" } else { "statement-bytes" };
+        let store = match (dir, room) {
+            (Some(dir), Some(room)) => Some(Store { _room: Some(room), ..Store::new(dir)? }),
+            _ => None,
+        };
         let frame = HEADER + body;
         Ok(Self {
             kind,
@@ -110,6 +130,7 @@ impl Spill {
             left: frame,
             skipped: 0,
             store,
+            refused,
             reader: Reader::new(kind, keep.min(HELD), hasher),
         })
     }
@@ -131,9 +152,11 @@ impl Session {
         // The frame's own header is not part of the message.
         let header = HEADER.saturating_sub(spill.skipped).min(n);
         spill.skipped += header;
-        let statements = &self.statements;
-        let types_of =
-            |name: &[u8]| statements.latest(name).map(|s| s.types.borrow().clone()).unwrap_or_default();
+        let (statements, window) = (&self.statements, self.answers.window());
+        let types_of = |name: &[u8]| {
+            let statement = statements.latest(name, window).known();
+            statement.map(|s| s.types.borrow().clone()).unwrap_or_default()
+        };
         spill.reader.feed(part.get(header..).unwrap_or_default(), &types_of).map_err(client_error)?;
         spill.left -= n;
         if spill.left > 0 {
@@ -141,7 +164,7 @@ impl Session {
             self.client_within = Within::Spilling(spill);
             return Ok(n);
         }
-        let Spill { kind, frame, store, reader, .. } = *spill;
+        let Spill { kind, frame, store, refused, reader, .. } = *spill;
         if reader.field != Field::End {
             return Err(client_error(reader.malformed("ends too early")));
         }
@@ -151,7 +174,7 @@ impl Session {
                 self.client_within = Within::Returning(Box::new(store.rewound().map_err(End::Spill)?));
                 Vec::new()
             }
-            None => self.refuse_long(kind, frame, reader)?,
+            None => self.refuse_long(kind, frame, refused, reader)?,
         };
         pipe.replace(n, instead);
         Ok(n)
@@ -174,22 +197,35 @@ impl Session {
         }
     }
 
-    fn refuse_long(&mut self, kind: Kind, frame: usize, reader: Reader) -> Result<Vec<u8>, End> {
+    fn refuse_long(
+        &mut self,
+        kind: Kind,
+        frame: usize,
+        why: &'static str,
+        reader: Reader,
+    ) -> Result<Vec<u8>, End> {
         let limit = self.max_statement_bytes;
         let mut poison = Vec::new();
         let name = |at: usize| reader.names.get(at).cloned().unwrap_or_default();
         match kind {
             Kind::Parse => frontend::put_parse(&mut poison, &name(0), POISON),
-            Kind::Bind => frontend::put_bind(&mut poison, &name(0), POISON),
+            Kind::Bind => frontend::put_bind(&mut poison, &name(0), &poison_name()?),
             Kind::FunctionCall => frontend::put_function_call(&mut poison, 0),
             _ => frontend::put_query(&mut poison, POISON),
         }
-        let refusal = Refusal {
-            sqlstate: "54000",
-            message: format!("bodycam: a message of {frame} bytes is longer than {limit} bytes"),
-            hint: "use COPY for bulk data, or raise postgres.max_statement_bytes",
+        let refusal = match why {
+            "kept-aside" => Refusal {
+                sqlstate: "53400",
+                message: format!("bodycam: too many long messages at a time to keep {frame} bytes more"),
+                hint: "send them one after the other, or use COPY for bulk data",
+            },
+            _ => Refusal {
+                sqlstate: "54000",
+                message: format!("bodycam: a message of {frame} bytes is longer than {limit} bytes"),
+                hint: "use COPY for bulk data, or raise postgres.max_statement_bytes",
+            },
         };
-        self.limit_reached("statement-bytes", limit, frame, "refused")?;
+        self.limit_reached(why, limit, frame, "refused")?;
         self.long_statement(kind, reader, Some(Box::new(refusal)))?;
         Ok(poison)
     }
@@ -206,7 +242,7 @@ impl Session {
             Kind::Query | Kind::Parse => {
                 let beginning = String::from_utf8_lossy(&reader.text);
                 let strings = self.settings.standard_conforming_strings;
-                let kept = redact_secrets(&beginning, strings, false).into_owned();
+                let kept = redact_secrets(&beginning, strings, false, &|_| Vec::new()).text.into_owned();
                 let facts = Arc::new(Facts::unparsed("too-large"));
                 let text = self.text_of(kept.as_bytes(), reader.text_bytes, digest);
                 match kind {
@@ -215,12 +251,21 @@ impl Session {
                 }
             }
             _ => {
+                // Its values were read one by one: where any is a secret, none is kept.
+                let secret = match kind {
+                    Kind::Bind => match self.statement_named(name(1)).flatten() {
+                        Some(statement) => statement.facts.secret_parameters.clone(),
+                        None => SecretParameters::All,
+                    },
+                    _ => secret_arguments(reader.oid),
+                };
+                let keep = secret == SecretParameters::None && !is_secret_value(&reader.encoded);
                 let arguments = Arguments {
                     count: count(reader.values),
                     bytes: count(reader.value_bytes),
                     digest: (reader.values > 0).then_some(digest),
-                    encoded: reader.encoded.clone(),
-                    cut: reader.cut,
+                    encoded: if keep { reader.encoded.clone() } else { Vec::new() },
+                    cut: reader.cut || !keep,
                 };
                 match kind {
                     Kind::Bind => {
@@ -440,7 +485,7 @@ impl Store {
         // Nobody else can open it, and it is gone when this process is.
         std::fs::remove_file(&path)?;
         let key = SessionKey::new(seed.try_into().map_err(io::Error::other)?);
-        Ok(Self { file, key, buffer: Vec::new(), pieces: 0, read: 0 })
+        Ok(Self { file, key, buffer: Vec::new(), pieces: 0, read: 0, _room: None })
     }
 
     fn put(&mut self, mut bytes: &[u8]) -> io::Result<()> {
