@@ -17,6 +17,9 @@ use crate::files::{DataFile, unreadable};
 use crate::snapshots::Snapshots;
 use crate::trust::Trust;
 
+/// The commits of a stream, each with its name.
+type Named = Vec<(Arc<str>, Commit)>;
+
 /// The lane of ledgers.
 const LEDGER: &str = "ledger";
 
@@ -73,7 +76,7 @@ pub fn walk(files: &dyn Files, trust: Option<&Trust>) -> Option<Walk> {
     };
     let mut ranked: Vec<(usize, &StreamEntry)> = listed.iter().enumerate().collect();
     ranked.sort_by_key(|(_, s)| rank(&s.stream));
-    let mut walked: Vec<(usize, Vec<(Arc<str>, Commit)>)> = Vec::new();
+    let mut walked: Vec<(usize, Named)> = Vec::new();
     for (index, stream) in ranked {
         let commits = walk_stream(files, stream, trust, &mut out);
         if let Some(ledger) = commits.iter().rev().find_map(|(_, c)| c.ledger.clone()) {

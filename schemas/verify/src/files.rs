@@ -443,11 +443,13 @@ impl<'a> Collector<'a> {
             }
         }
         // Of a file that is another than the committed one nothing more is said; its rows are judged as they are.
-        if !differs && !self.unknown && facts.faults.len() == found {
-            if let Some(what) = self.bounds(entry) {
-                let detail = format!("{named_by} states {what}: readers would pass over rows that are there");
-                facts.faults.push(Fault::new(Class::Manifest, detail).at(&entry.path));
-            }
+        if !differs
+            && !self.unknown
+            && facts.faults.len() == found
+            && let Some(what) = self.bounds(entry)
+        {
+            let detail = format!("{named_by} states {what}: readers would pass over rows that are there");
+            facts.faults.push(Fault::new(Class::Manifest, detail).at(&entry.path));
         }
         facts.index = self.index;
         facts.runs = self.runs.finish();
