@@ -55,8 +55,8 @@ docs: ## regenerate the generated parts of the documentation
 BENCH ?=
 bench: ## the numbers of docs/benchmarks.md (BENCH="--only point --rounds 5" to choose)
 	@deploy/prerequisites.sh pgbouncer chrt
-	cargo build --release --bin bodycam --no-default-features --features gateway,recorder,reader
-	cargo build --release -p bodycam-proxy -p bodycam-recorder -p bodycam-replay-tui --examples
+	cargo build --release -p bodycam -p bodycam-proxy -p bodycam-recorder -p bodycam-replay-tui --bins --examples \
+	  --no-default-features --features bodycam/gateway,bodycam/recorder,bodycam/reader
 	python3 tests/bench/bench.py --bin $(CARGO_TARGET_DIR)/release $(BENCH)
 
 .PHONY: deny

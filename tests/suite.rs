@@ -22,6 +22,7 @@ mod identity;
 mod pipeline;
 mod postgres;
 mod replay;
+mod service;
 mod support;
 mod tamper;
 

@@ -6,10 +6,12 @@
 
 use std::net::SocketAddr;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicUsize, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::thread::JoinHandle;
 use std::time::{Duration, Instant};
 
+use bodycam_bus::StreamId;
+use bodycam_bus::stream::LEDGER_LANE;
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 use thiserror::Error;
@@ -17,13 +19,27 @@ use tokio::net::{TcpListener, TcpStream};
 use tokio::sync::{mpsc, watch};
 use tokio::task::LocalSet;
 
-use crate::recording::{Producer, RecordingError};
+use crate::admission::{Admission, Admissions};
+use crate::recording::{Lane, Producer, RecordingError};
 use crate::{http, postgres};
+
+mod descriptors;
 
 /// Time between two heartbeats in the ledger.
 const HEARTBEAT: Duration = Duration::from_secs(5);
 /// Time to wait after the operating system refused to accept (out of file descriptors).
 const ACCEPT_RETRY: Duration = Duration::from_millis(100);
+
+/// Time between two tries to seal what ended while the spool took nothing.
+const SEAL_RETRY: Duration = Duration::from_millis(500);
+/// How long a core that ends waits for the spool to take the last seals.
+const SEAL_LAST: Duration = Duration::from_secs(2);
+/// A warning that repeats is written once in this time.
+const TELL_AGAIN: Duration = Duration::from_secs(10);
+/// Most cores that can be asked for.
+const MAX_CORES: usize = 1024;
+/// Longest drain, in seconds.
+const MAX_DRAIN: u64 = 24 * 60 * 60;
 
 /// `[gateway]` in `bodycam.toml`.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
@@ -37,7 +53,9 @@ pub struct GatewayConfig {
     pub tenant_key: String,
     /// Number of cores that serve connections; 0 means all.
     pub cores: usize,
-    /// Most connections open at once; further ones wait in the operating system's queue.
+    /// Most connections open at once, lowered to what the limit of open files allows; further ones wait in the
+    /// operating system's queue. A quarter may be of clients that have not logged in, and a quarter of these of
+    /// one address; beyond it the oldest of them are closed.
     pub max_connections: usize,
     /// Seconds that sessions get to finish after SIGTERM.
     pub drain_seconds: u64,
@@ -53,6 +71,42 @@ impl Default for GatewayConfig {
             max_connections: 10_000,
             drain_seconds: 20,
         }
+    }
+}
+
+/// A setting of `[gateway]` that cannot work.
+#[derive(Debug, Clone, PartialEq, Eq, Error)]
+#[error("gateway.{field}: {problem}")]
+pub struct GatewayConfigError {
+    /// The setting.
+    pub field: &'static str,
+    /// What is wrong with it, and what would be right.
+    pub problem: &'static str,
+}
+
+impl GatewayConfig {
+    /// Refuses what cannot work.
+    pub fn check(&self) -> Result<(), GatewayConfigError> {
+        let fault = |field, problem| Err(GatewayConfigError { field, problem });
+        if StreamId::new(&self.producer, LEDGER_LANE).is_err() {
+            return fault(
+                "producer",
+                "must be 1 to 64 of the characters A-Z a-z 0-9 . _ -, and not begin with a dot",
+            );
+        }
+        if self.tenant.is_empty() || self.tenant.len() > 255 {
+            return fault("tenant", "must be 1 to 255 bytes long");
+        }
+        if self.cores > MAX_CORES {
+            return fault("cores", "must be at most 1024; 0 means all that there are");
+        }
+        if self.max_connections == 0 {
+            return fault("max_connections", "0 would let nobody in");
+        }
+        if self.drain_seconds > MAX_DRAIN {
+            return fault("drain_seconds", "must be at most 86400, one day");
+        }
+        Ok(())
     }
 }
 
@@ -77,6 +131,12 @@ pub enum GatewayError {
     /// Recording could not start.
     #[error(transparent)]
     Recording(#[from] RecordingError),
+    /// The system allows too few open files.
+    #[error(
+        "the system allows this process {files} open files, and {needed} are needed to serve anyone; raise the limit \
+         (ulimit -n, LimitNOFILE=)"
+    )]
+    Files { files: u64, needed: u64 },
     /// A core ended while starting.
     #[error("core {0} ended while starting: {1}")]
     Core(usize, String),
@@ -89,7 +149,10 @@ pub struct Gateway {
     accept: Option<JoinHandle<()>>,
     addresses: Vec<SocketAddr>,
     drain: watch::Sender<bool>,
+    /// Says that every session has ended, and with them the heartbeats.
+    ended: watch::Sender<bool>,
     drain_seconds: u64,
+    hurry: Arc<AtomicBool>,
 }
 
 struct Core {
@@ -102,7 +165,11 @@ struct Accepted {
     stream: std::net::TcpStream,
     peer: SocketAddr,
     service: Service,
+    admission: Admission,
 }
+
+/// What the accept thread hands connections to.
+type Targets = Vec<(Arc<AtomicUsize>, mpsc::UnboundedSender<Accepted>)>;
 
 impl Gateway {
     /// Listens on every address, then starts the cores. Everything is bound before anything is served.
@@ -111,27 +178,37 @@ impl Gateway {
         producer: Producer,
         listeners: Vec<(String, Service)>,
     ) -> Result<Self, GatewayError> {
-        let mut bound = Vec::new();
+        let limit = descriptors::fit(config.max_connections)?;
+        let runtime = tokio::runtime::Builder::new_current_thread()
+            .enable_all()
+            .build()
+            .map_err(|source| GatewayError::Start { what: "the accept thread's runtime", source })?;
+        let (mut bound, mut addresses) = (Vec::new(), Vec::new());
         for (address, service) in listeners {
             let listen = |source| GatewayError::Listen { address: address.clone(), source };
             let listener = std::net::TcpListener::bind(&address).map_err(listen)?;
             listener.set_nonblocking(true).map_err(listen)?;
-            bound.push((listener, service));
+            addresses.push(listener.local_addr().map_err(listen)?);
+            let _guard = runtime.enter();
+            bound.push((TcpListener::from_std(listener).map_err(listen)?, service));
         }
-        let addresses = bound.iter().filter_map(|(l, _)| l.local_addr().ok()).collect();
         let count = match config.cores {
             0 => std::thread::available_parallelism().map_or(1, usize::from),
             n => n,
         };
         let (drain, draining) = watch::channel(false);
+        let (ended, end) = watch::channel(false);
         let cores = (0..count)
             .map(|core| Core::start(core, producer.clone(), draining.clone()))
             .collect::<Result<Vec<_>, _>>()?;
-        let targets: Vec<_> = cores.iter().map(|c| (Arc::clone(&c.connections), c.sender.clone())).collect();
-        let (heart, limit) = (producer.clone(), config.max_connections);
+        let targets: Targets = cores.iter().map(|c| (Arc::clone(&c.connections), c.sender.clone())).collect();
+        let (heart, admissions) = (producer.clone(), Admissions::new(limit));
         let accept = std::thread::Builder::new()
             .name("accept".to_owned())
-            .spawn(move || accept_loop(bound, &targets, &heart, draining, limit))
+            .spawn(move || {
+                let local = LocalSet::new();
+                local.block_on(&runtime, accept_all(bound, targets, admissions, heart, draining, end));
+            })
             .map_err(|source| GatewayError::Start { what: "the accept thread", source })?;
         Ok(Self {
             producer,
@@ -139,7 +216,9 @@ impl Gateway {
             accept: Some(accept),
             addresses,
             drain,
+            ended,
             drain_seconds: config.drain_seconds,
+            hurry: Arc::default(),
         })
     }
 
@@ -158,15 +237,22 @@ impl Gateway {
         self.cores.iter().map(|c| c.connections.load(Ordering::Relaxed)).sum()
     }
 
-    /// Accepts no more, lets sessions finish for `drain_seconds`, seals every one, writes STOP. Blocks.
+    /// Set during a drain, it ends the sessions at once.
+    pub fn hurry(&self) -> Arc<AtomicBool> {
+        Arc::clone(&self.hurry)
+    }
+
+    /// Accepts no more, lets sessions finish for `drain_seconds`, seals every one, writes STOP. Heartbeats go on
+    /// until then. Blocks.
     pub fn drain(mut self) -> Result<(), GatewayError> {
         self.drain.send_replace(true);
-        if let Some(accept) = self.accept.take() {
-            let _ = accept.join();
-        }
         let deadline = Instant::now() + Duration::from_secs(self.drain_seconds);
-        while self.connections() > 0 && Instant::now() < deadline {
+        // A connection that was accepted in this moment is in the count before the pause is over.
+        loop {
             std::thread::sleep(Duration::from_millis(20));
+            if self.connections() == 0 || Instant::now() >= deadline || self.hurry.load(Ordering::Relaxed) {
+                break;
+            }
         }
         self.producer.stop_accepting();
         for core in &mut self.cores {
@@ -177,6 +263,10 @@ impl Gateway {
             if let Some(thread) = core.thread.take() {
                 let _ = thread.join();
             }
+        }
+        self.ended.send_replace(true);
+        if let Some(accept) = self.accept.take() {
+            let _ = accept.join();
         }
         Ok(self.producer.stop("drain")?)
     }
@@ -200,7 +290,10 @@ impl Core {
                     Ok((runtime, lane)) => {
                         let _ = ready.send(Ok(()));
                         let local = LocalSet::new();
-                        local.block_on(&runtime, serve(receiver, lane, drain, open));
+                        local.block_on(&runtime, serve(receiver, lane.clone(), drain, open));
+                        // What is still open ends here.
+                        drop(local);
+                        seal_last(&lane);
                     }
                     Err(error) => {
                         let _ = ready.send(Err(error));
@@ -219,20 +312,44 @@ impl Core {
 /// Runs one core until the gateway gives up its end of the channel.
 async fn serve(
     mut receiver: mpsc::UnboundedReceiver<Accepted>,
-    lane: crate::recording::Lane,
+    lane: Lane,
     drain: watch::Receiver<bool>,
     open: Arc<AtomicUsize>,
 ) {
-    while let Some(Accepted { stream, peer, service }) = receiver.recv().await {
+    let mut seal = tokio::time::interval(SEAL_RETRY);
+    loop {
+        let accepted = tokio::select! {
+            accepted = receiver.recv() => accepted,
+            _ = seal.tick() => {
+                lane.seal_ended();
+                continue;
+            }
+        };
+        let Some(Accepted { stream, peer, service, admission }) = accepted else { return };
         let (lane, drain, place) = (lane.clone(), drain.clone(), Place(Arc::clone(&open)));
         tokio::task::spawn_local(async move {
             let _place = place;
             let Ok(stream) = TcpStream::from_std(stream) else { return };
-            match service {
-                Service::Postgres(postgres) => postgres.serve(stream, peer, &lane, drain).await,
-                Service::Http(http) => http.serve(stream, peer, &lane, drain).await,
+            let served = match service {
+                Service::Postgres(postgres) => {
+                    admission.hold(postgres.serve(stream, peer, &lane, drain, &admission)).await
+                }
+                Service::Http(http) => {
+                    admission.hold(http.serve(stream, peer, &lane, drain, &admission)).await
+                }
+            };
+            if !served {
+                lane.producer().counters().refused.fetch_add(1, Ordering::Relaxed);
             }
         });
+    }
+}
+
+/// Gives a spool that refuses a last chance to take the ends of sessions.
+fn seal_last(lane: &Lane) {
+    let since = Instant::now();
+    while lane.seal_ended() > 0 && since.elapsed() < SEAL_LAST {
+        std::thread::sleep(Duration::from_millis(50));
     }
 }
 
@@ -245,68 +362,86 @@ impl Drop for Place {
     }
 }
 
-fn accept_loop(
-    listeners: Vec<(std::net::TcpListener, Service)>,
-    cores: &[(Arc<AtomicUsize>, mpsc::UnboundedSender<Accepted>)],
-    producer: &Producer,
+/// Accepts until the gateway drains; beats until every session has ended.
+async fn accept_all(
+    listeners: Vec<(TcpListener, Service)>,
+    targets: Targets,
+    admissions: Arc<Admissions>,
+    producer: Producer,
     mut draining: watch::Receiver<bool>,
-    limit: usize,
+    mut ended: watch::Receiver<bool>,
 ) {
-    let runtime = match tokio::runtime::Builder::new_current_thread().enable_all().build() {
-        Ok(runtime) => runtime,
-        Err(error) => {
-            tracing::error!(event = "accept_failed", error = %error, "no runtime for the accept thread");
-            return;
-        }
-    };
-    let local = LocalSet::new();
-    local.block_on(&runtime, async {
-        for (listener, service) in listeners {
-            let Ok(listener) = TcpListener::from_std(listener) else { continue };
-            let cores = cores.to_vec();
-            tokio::task::spawn_local(async move { accept(listener, service, &cores, limit).await });
-        }
-        let mut heartbeat = tokio::time::interval(HEARTBEAT);
-        loop {
-            tokio::select! {
-                _ = draining.wait_for(|d| *d) => return,
-                _ = heartbeat.tick() => {
-                    if let Err(error) = producer.heartbeat() {
-                        tracing::error!(event = "heartbeat_failed", error = %error, "the ledger took no heartbeat");
-                    }
+    let mut tasks = tokio::task::JoinSet::new();
+    for (listener, service) in listeners {
+        tasks.spawn_local(accept(listener, service, targets.clone(), Arc::clone(&admissions)));
+    }
+    drop(targets);
+    let mut heartbeat = tokio::time::interval(HEARTBEAT);
+    loop {
+        tokio::select! {
+            // The listeners close, and with the tasks go their ends of the cores' channels.
+            _ = draining.wait_for(|d| *d), if !tasks.is_empty() => tasks.shutdown().await,
+            _ = ended.wait_for(|e| *e) => return,
+            _ = heartbeat.tick() => {
+                if let Err(error) = producer.heartbeat() {
+                    tracing::error!(event = "heartbeat_failed", error = %error, "the ledger took no heartbeat");
                 }
             }
         }
-    });
+    }
 }
 
-async fn accept(
-    listener: TcpListener,
-    service: Service,
-    cores: &[(Arc<AtomicUsize>, mpsc::UnboundedSender<Accepted>)],
-    limit: usize,
-) {
+async fn accept(listener: TcpListener, service: Service, cores: Targets, admissions: Arc<Admissions>) {
+    let (mut refused, mut evicted) = (Rarely::default(), Rarely::default());
     loop {
-        let open: usize = cores.iter().map(|(n, _)| n.load(Ordering::Relaxed)).sum();
-        if open >= limit {
+        if admissions.is_full() {
             tokio::time::sleep(ACCEPT_RETRY).await;
             continue;
         }
         let (stream, peer) = match listener.accept().await {
             Ok(accepted) => accepted,
             Err(error) => {
-                tracing::warn!(event = "accept_failed", error = %error, "the system refused a connection");
+                if let Some(times) = refused.tell(1) {
+                    tracing::warn!(event = "accept_failed", error = %error, times, "the system refused a connection");
+                }
                 tokio::time::sleep(ACCEPT_RETRY).await;
                 continue;
             }
         };
+        let (admission, gone) = admissions.enter(peer.ip().to_canonical());
+        if gone > 0
+            && let Some(times) = evicted.tell(gone)
+        {
+            tracing::warn!(event = "logins_evicted", address = %peer.ip(), times, "too many connections wait for their login: the oldest are dropped");
+        }
         let _ = stream.set_nodelay(true);
         let Ok(stream) = stream.into_std() else { continue };
         if let Some((count, sender)) = cores.iter().min_by_key(|(n, _)| n.load(Ordering::Relaxed)) {
             count.fetch_add(1, Ordering::Relaxed);
-            if sender.send(Accepted { stream, peer, service: service.clone() }).is_err() {
+            if sender.send(Accepted { stream, peer, service: service.clone(), admission }).is_err() {
                 count.fetch_sub(1, Ordering::Relaxed);
             }
         }
     }
 }
+
+/// Lets what could fill a log be told at most once in ten seconds, with how often it happened.
+#[derive(Debug, Default)]
+struct Rarely {
+    told: Option<Instant>,
+    untold: usize,
+}
+
+impl Rarely {
+    fn tell(&mut self, times: usize) -> Option<usize> {
+        self.untold += times;
+        if self.told.is_some_and(|at| at.elapsed() < TELL_AGAIN) {
+            return None;
+        }
+        self.told = Some(Instant::now());
+        Some(std::mem::take(&mut self.untold))
+    }
+}
+
+#[cfg(test)]
+mod tests;

@@ -17,6 +17,7 @@ use tokio::net::TcpStream;
 use tokio::sync::watch;
 use tokio_rustls::TlsAcceptor;
 
+use crate::admission::Admission;
 use crate::identity::{Directory, PrincipalConfig, Refusals};
 use crate::recording::Lane;
 use crate::slots::SessionSlots;
@@ -331,17 +332,19 @@ impl Service {
         out
     }
 
-    /// Serves one connection to its end. `drain` turns true when the gateway stops.
+    /// Serves one connection to its end. `drain` turns true when the gateway stops; `admission` is told when the
+    /// client has logged in.
     pub async fn serve(
         &self,
         stream: TcpStream,
         peer: SocketAddr,
         lane: &Lane,
         drain: watch::Receiver<bool>,
+        admission: &Admission,
     ) {
         self.counters.connections.fetch_add(1, Ordering::Relaxed);
         let _place = Place::take(self);
-        relay::serve(self, stream, peer, lane, drain).await;
+        relay::serve(self, stream, peer, lane, drain, admission).await;
     }
 }
 

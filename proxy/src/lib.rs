@@ -4,6 +4,7 @@
 //! refused (`recording`).
 
 pub mod admin;
+pub mod admission;
 pub mod clock;
 pub mod correlation;
 pub mod gateway;

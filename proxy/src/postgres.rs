@@ -16,6 +16,7 @@ use tokio::net::TcpStream;
 use tokio::sync::watch;
 use tokio_rustls::TlsAcceptor;
 
+use crate::admission::Admission;
 use crate::identity::Directory;
 use crate::identity::scram::tls_server_end_point;
 use crate::recording::{Lane, RecordingConfig};
@@ -110,15 +111,17 @@ impl Service {
         self.live.all()
     }
 
-    /// Serves one connection to its end. `drain` turns true when the gateway stops.
+    /// Serves one connection to its end. `drain` turns true when the gateway stops; `admission` is told when the
+    /// client has logged in.
     pub async fn serve(
         &self,
         stream: TcpStream,
         peer: SocketAddr,
         lane: &Lane,
         drain: watch::Receiver<bool>,
+        admission: &Admission,
     ) {
-        relay::serve(self, stream, peer, lane, drain).await;
+        relay::serve(self, stream, peer, lane, drain, admission).await;
     }
 }
 

@@ -13,14 +13,16 @@ use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 use thiserror::Error;
 
+mod key_file;
 mod lane;
 mod pen;
 mod producer;
 mod recovery;
 
+pub use key_file::load_or_create_key_file;
 pub use lane::Lane;
 pub use pen::{ContentWriter, Opening, SessionPen, Totals};
-pub use producer::{Counters, Producer, ProducerOptions, load_or_create_key_file};
+pub use producer::{Counters, Producer, ProducerOptions};
 
 /// `[record]` in `bodycam.toml`: what is recorded, and how much of it.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
@@ -56,6 +58,47 @@ impl Default for RecordingConfig {
     }
 }
 
+/// A setting of `[record]` that cannot work.
+#[derive(Debug, Clone, PartialEq, Eq, Error)]
+#[error("record.{field}: {problem}")]
+pub struct RecordingConfigError {
+    /// The setting.
+    pub field: &'static str,
+    /// What is wrong with it, and what would be right.
+    pub problem: &'static str,
+}
+
+impl RecordingConfig {
+    /// Refuses what cannot work or would do nothing.
+    pub fn check(&self) -> Result<(), RecordingConfigError> {
+        let fault = |field, problem| Err(RecordingConfigError { field, problem });
+        let usual = Self::default();
+        for (field, value, default) in [
+            ("max_rows_per_result", self.max_rows_per_result, usual.max_rows_per_result),
+            ("max_bytes_per_result", self.max_bytes_per_result, usual.max_bytes_per_result),
+            ("max_rows_per_session", self.max_rows_per_session, usual.max_rows_per_session),
+            ("max_bytes_per_session", self.max_bytes_per_session, usual.max_bytes_per_session),
+        ] {
+            if self.rows == Rows::Digest && value != default {
+                return fault(
+                    field,
+                    "does nothing with rows = \"digest\"; remove it, or set rows = \"clear\"",
+                );
+            }
+            if self.rows == Rows::Clear && value == 0 {
+                return fault(field, "0 would store no row; set rows = \"digest\" to store none");
+            }
+        }
+        if !(1..=600).contains(&self.hold_seconds) {
+            return fault("hold_seconds", "must be between 1 and 600");
+        }
+        if self.max_statement_content > 1 << 30 {
+            return fault("max_statement_content", "must be at most 1 GiB");
+        }
+        Ok(())
+    }
+}
+
 /// How result rows are recorded.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize, JsonSchema)]
 #[serde(rename_all = "lowercase")]
@@ -82,6 +125,12 @@ pub enum RecordingError {
     /// The process is stopping.
     #[error("the gateway is stopping and opens no more sessions")]
     Stopping,
+    /// The process ends and sessions have no seal.
+    #[error(
+        "{sessions} sessions could not be sealed, because the spool takes nothing: the next start of this gateway seals \
+         them as cut by a crash"
+    )]
+    Unsealed { sessions: usize },
 }
 
 #[cfg(test)]
@@ -269,21 +318,196 @@ mod tests {
         assert_eq!(crashes, 1, "a session is sealed once");
     }
 
-    #[tokio::test(flavor = "current_thread")]
-    async fn a_full_spool_holds_and_then_closes_and_nothing_is_lost() {
-        let dir = tempfile::tempdir().unwrap();
-        let mut options = options(&dir);
+    fn small(dir: &tempfile::TempDir) -> ProducerOptions {
+        let mut options = options(dir);
         options.spool.max_bytes = 40_000;
-        let producer = Producer::start(options).unwrap();
-        let lane = producer.lane(0).unwrap();
-        let mut pen = lane.open_session(opening()).unwrap();
-        let error = loop {
+        options
+    }
+
+    async fn fill(pen: &mut SessionPen) -> RecordingError {
+        loop {
             pen.event(message(), None, None).unwrap();
             if let Err(error) = pen.persist().await {
-                break error;
+                return error;
             }
+        }
+    }
+
+    fn release_all(dir: &tempfile::TempDir) {
+        let bus = SpoolBus::new(&options(dir).spool);
+        for stream in bus.streams().unwrap() {
+            bus.release(&stream, bus.end(&stream).unwrap()).unwrap();
+        }
+    }
+
+    fn ledger_names(dir: &tempfile::TempDir) -> Vec<&'static str> {
+        let bus = SpoolBus::new(&options(dir).spool);
+        let stream = "gw/ledger".parse().unwrap();
+        let mut sub = bus.subscribe_newest(&stream).unwrap();
+        let records = std::iter::from_fn(|| Some(sub.poll(1 << 20).unwrap()).filter(|b| !b.is_empty()));
+        let name = |record| match record {
+            Record::Ledger(l) => Some(l.decode_body().unwrap().table().name),
+            _ => None,
         };
+        records.flatten().filter_map(|(_, record)| name(record)).collect()
+    }
+
+    #[tokio::test(flavor = "current_thread")]
+    async fn a_full_spool_holds_once_and_then_closes_and_nothing_is_lost() {
+        let dir = tempfile::tempdir().unwrap();
+        let producer = Producer::start(small(&dir)).unwrap();
+        let lane = producer.lane(0).unwrap();
+        let mut pen = lane.open_session(opening()).unwrap();
+        let error = fill(&mut pen).await;
         assert!(error.to_string().contains("is full"), "{error}");
-        assert!(lane.open_session(opening()).is_err(), "no new session either");
+        let Err(error) = lane.open_session(opening()) else { panic!("no new session either") };
+        assert!(error.to_string().contains("is full"), "{error}");
+        let since = std::time::Instant::now();
+        assert!(pen.persist().await.is_err());
+        assert!(pen.close("spool").await.is_err());
+        assert!(since.elapsed().as_millis() < 500, "hold_seconds have passed already");
+        assert_eq!((lane.seal_ended(), producer.open_sessions()), (1, 1));
+
+        release_all(&dir);
+        tokio::time::sleep(std::time::Duration::from_millis(250)).await;
+        assert_eq!((lane.seal_ended(), producer.open_sessions()), (0, 0));
+        drop(lane);
+        producer.stop("drain").unwrap();
+        assert_eq!(ledger_names(&dir), ["ledger.start", "ledger.open", "ledger.seal", "ledger.stop"]);
+        drop(producer);
+        let again = Producer::start(small(&dir)).unwrap();
+        assert_eq!(ledger_names(&dir)[4..], ["ledger.start"], "what was sealed is not sealed again");
+        assert_eq!(again.epoch(), 2);
+    }
+
+    #[tokio::test(flavor = "current_thread")]
+    async fn a_process_that_ends_on_a_full_spool_writes_no_stop_over_open_sessions() {
+        let dir = tempfile::tempdir().unwrap();
+        let producer = Producer::start(small(&dir)).unwrap();
+        let lane = producer.lane(0).unwrap();
+        let mut pen = lane.open_session(opening()).unwrap();
+        fill(&mut pen).await;
+        drop(pen);
+        drop(lane);
+        let error = producer.stop("drain").unwrap_err();
+        assert!(matches!(error, RecordingError::Unsealed { sessions: 1 }), "{error}");
+        drop(producer);
+        assert_eq!(ledger_names(&dir), ["ledger.start", "ledger.open"]);
+        let again = Producer::start(small(&dir)).expect("a full spool is no reason not to start");
+        assert_eq!(ledger_names(&dir)[2..], ["ledger.start", "ledger.crash"]);
+        again.heartbeat().unwrap();
+        again.stop("drain").unwrap();
+    }
+
+    #[tokio::test(flavor = "current_thread")]
+    async fn a_process_starts_again_after_every_lane_has_begun_new_segments() {
+        let dir = tempfile::tempdir().unwrap();
+        for epoch in 1..4 {
+            let producer = Producer::start(options(&dir)).unwrap();
+            assert_eq!(producer.epoch(), epoch);
+            let lane = producer.lane(0).unwrap();
+            for _ in 0..100 {
+                let mut pen = lane.open_session(opening()).unwrap();
+                pen.persist().await.unwrap();
+                pen.close("client").await.unwrap();
+            }
+            producer.stop("drain").unwrap();
+        }
+        for lane in ["0", "keys", "ledger"] {
+            let files = std::fs::read_dir(dir.path().join("gw").join(lane)).unwrap();
+            assert!(files.count() > 3, "lane {lane} has begun new segments");
+        }
+    }
+
+    #[test]
+    fn a_ledger_whose_state_is_damaged_is_read_from_further_back_or_not_continued() {
+        let dir = tempfile::tempdir().unwrap();
+        let lane = dir.path().join("gw/ledger");
+        for _ in 0..20 {
+            let producer = Producer::start(options(&dir)).unwrap();
+            producer.heartbeat().unwrap();
+        }
+        let mut segments: Vec<_> = std::fs::read_dir(&lane)
+            .unwrap()
+            .map(|f| f.unwrap().path())
+            .filter(|f| f.extension().is_some_and(|e| e == "seg"))
+            .collect();
+        segments.sort();
+        assert!(segments.len() > 1, "{segments:?}");
+        // The newest segment is cut within the state that it begins with.
+        let newest = segments.pop().unwrap();
+        std::fs::OpenOptions::new().write(true).open(&newest).unwrap().set_len(30).unwrap();
+        let epoch = Producer::start(options(&dir)).unwrap().epoch();
+        assert!((2..=21).contains(&epoch), "{epoch}");
+        let ledger = read(&dir).1;
+        assert!(ledger.windows(2).all(|w| w[1].seq == w[0].seq + 1 && w[1].prev == w[0].hash));
+        for older in segments {
+            std::fs::remove_file(older).unwrap();
+        }
+        std::fs::OpenOptions::new().write(true).open(&newest).unwrap().set_len(8).unwrap();
+        let error = Producer::start(options(&dir)).err().unwrap().to_string();
+        assert!(error.contains("gateway.producer"), "{error}");
+    }
+
+    #[tokio::test(flavor = "current_thread")]
+    async fn lost_positions_become_a_gap_in_the_ledger_once() {
+        let dir = tempfile::tempdir().unwrap();
+        let producer = Producer::start(options(&dir)).unwrap();
+        let lane = producer.lane(0).unwrap();
+        let mut pen = lane.open_session(opening()).unwrap();
+        pen.event(message(), None, None).unwrap();
+        pen.close("client").await.unwrap();
+        drop(lane);
+        producer.stop("drain").unwrap();
+        drop(producer);
+        let segment = dir.path().join("gw/0/00000000000000000000.seg");
+        let mut bytes = std::fs::read(&segment).unwrap();
+        bytes[100] ^= 1;
+        std::fs::write(&segment, bytes).unwrap();
+        drop(Producer::start(options(&dir)).unwrap());
+        drop(Producer::start(options(&dir)).unwrap());
+        let gaps: Vec<_> = read(&dir).1.iter().filter(|l| l.kind == 104).cloned().collect();
+        assert_eq!(gaps.len(), 1);
+        let Body::LedgerGap(gap) = gaps[0].decode_body().unwrap() else { panic!("GAP") };
+        assert_eq!((gap.stream.as_str(), gap.from_position), ("gw/0", 0));
+        assert!(gap.to_position > 4 && gap.reason.contains(".seg.damaged"), "{gap:?}");
+    }
+
+    #[tokio::test(flavor = "current_thread")]
+    async fn a_wall_clock_that_jumps_makes_no_checkpoint() {
+        let dir = tempfile::tempdir().unwrap();
+        let clock = Clock::simulated();
+        let producer = Producer::start(ProducerOptions { clock: clock.clone(), ..options(&dir) }).unwrap();
+        let mut pen = producer.lane(0).unwrap().open_session(opening()).unwrap();
+        for hour in 1..4 {
+            clock.set(clock.wall_ns() + hour * 3_600_000_000_000);
+            pen.event(message(), None, None).unwrap();
+            pen.tick().unwrap();
+        }
+        pen.close("client").await.unwrap();
+        assert_eq!(read(&dir).0.iter().filter(|e| e.envelope.kind == 2).count(), 0);
+    }
+
+    #[test]
+    fn a_process_that_fails_after_its_start_says_stop() {
+        let dir = tempfile::tempdir().unwrap();
+        drop(Producer::start(options(&dir)).unwrap());
+        assert_eq!(ledger_names(&dir), ["ledger.start", "ledger.stop"]);
+    }
+
+    #[test]
+    fn settings_that_cannot_work_or_do_nothing_are_refused_by_name() {
+        let usual = RecordingConfig::default();
+        assert_eq!(usual.check(), Ok(()));
+        let clear = RecordingConfig { rows: Rows::Clear, max_rows_per_result: 5, ..usual.clone() };
+        assert_eq!(clear.check(), Ok(()));
+        for (config, field) in [
+            (RecordingConfig { hold_seconds: 0, ..usual.clone() }, "hold_seconds"),
+            (RecordingConfig { hold_seconds: u64::MAX, ..usual.clone() }, "hold_seconds"),
+            (RecordingConfig { max_rows_per_result: 5, ..usual.clone() }, "max_rows_per_result"),
+            (RecordingConfig { max_bytes_per_session: 0, ..clear }, "max_bytes_per_session"),
+        ] {
+            assert_eq!(config.check().unwrap_err().field, field);
+        }
     }
 }

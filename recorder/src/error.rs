@@ -36,8 +36,12 @@ pub enum RecorderError {
 
 impl RecorderError {
     /// Whether trying again later can help without anyone doing anything here: the disk may have room again,
-    /// the store may answer again.
+    /// the store may answer again, the gateway may have kept a damaged segment aside.
     pub fn is_transient(&self) -> bool {
-        matches!(self, RecorderError::Lake(LakeError::Store { .. }) | RecorderError::Bus(BusError::Io { .. }))
+        use RecorderError::{Bus, Lake};
+        matches!(
+            self,
+            Lake(LakeError::Store { .. }) | Bus(BusError::Io { .. }) | Bus(BusError::Damaged { .. })
+        )
     }
 }

@@ -57,6 +57,8 @@ metrics! {
     damaged_files_total: "counter",
     /// Times that the recorder started again after a failure.
     restarts_total: "counter",
+    /// 1 from a failure until a later run has lasted 10 s.
+    failing: "gauge",
 }
 
 impl Metrics {

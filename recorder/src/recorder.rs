@@ -7,6 +7,7 @@ use std::collections::{BTreeMap, BTreeSet, VecDeque};
 use std::future::Future;
 use std::hash::{BuildHasher, Hasher};
 use std::sync::Arc;
+use std::sync::atomic::Ordering;
 use std::time::{Duration, Instant};
 
 use bodycam_bus::stream::LEDGER_LANE;
@@ -169,8 +170,9 @@ impl<B: Bus> Recorder<B> {
             read += records.len();
             for (position, record) in records {
                 self.ingest.take(&mut stream.staged, &view, stream.name.as_str(), position, record).await?;
-                stream.next = at(position)? + 1;
             }
+            // Not the position after the last record: a stream can skip positions that were lost.
+            stream.next = at(stream.subscription.position())?;
         }
         let positions: BTreeMap<_, _> = self.streams.iter().map(|(id, s)| (id.clone(), s.next)).collect();
         for stream in self.streams.values_mut() {
@@ -184,8 +186,8 @@ impl<B: Bus> Recorder<B> {
                     self.ingest
                         .take(&mut stream.staged, &view, stream.name.as_str(), position, record)
                         .await?;
-                    stream.next = at(position)? + 1;
                 }
+                stream.next = at(stream.subscription.position())?;
             } else if stream.waits_since.elapsed() >= PATIENCE {
                 for (id, until) in stream.waits_for.iter_mut().filter(|(_, until)| until.is_none()) {
                     *until = Some(self.bus.end(id)?);
@@ -295,6 +297,9 @@ impl<B: Bus> Recorder<B> {
             let staged = std::mem::take(&mut stream.staged);
             let (records, from, to) = (staged.records, stream.committed, stream.next);
             let place = (&stream.name, stream.generation);
+            if let Ok(to) = i64::try_from(to) {
+                self.bus.settle(&id, to)?;
+            }
             self.committer.commit(&mut self.lake, &mut self.ingest, place, (from, to), staged).await?;
             stream.committed = to;
             tracing::debug!(stream = %id, from, to, records, "committed");
@@ -334,6 +339,9 @@ fn at(position: i64) -> Result<u64, RecorderError> {
         .map_err(|_| LakeError::NotFound { what: "position", id: position.to_string() }.into())
 }
 
+/// A run that lasts this long has left the last failure behind.
+const STEADY: Duration = Duration::from_secs(10);
+
 /// Runs a recorder and its compaction until `shutdown` is ready, and starts again after failures that may pass
 /// (a full disk, a store that does not answer). Anything else ends it with the reason.
 pub async fn run<B: Bus + Clone>(
@@ -359,8 +367,14 @@ pub async fn run<B: Bus + Clone>(
             recorder.run(async move { drop(seen.wait_for(|stop| *stop).await) }).await
         };
         let mut once = std::pin::pin!(once);
+        let steady = async {
+            tokio::time::sleep(STEADY).await;
+            metrics.failing.store(0, Ordering::Relaxed);
+            std::future::pending::<std::convert::Infallible>().await
+        };
         let ended = tokio::select! {
             ended = &mut once => ended,
+            never = steady => match never {},
             () = &mut shutdown, if !*stop.borrow() => {
                 let _ = stop.send(true);
                 once.await
@@ -374,6 +388,7 @@ pub async fn run<B: Bus + Clone>(
                 let wait = RETRY.get(attempt).or(RETRY.last()).copied().unwrap_or(IDLE);
                 attempt += 1;
                 add(&metrics.restarts_total, 1);
+                metrics.failing.store(1, Ordering::Relaxed);
                 tracing::error!(error = %err, retry_in_ms = wait.as_millis() as u64, "recorder_failed");
                 tokio::select! {
                     () = tokio::time::sleep(wait) => {}

@@ -84,6 +84,10 @@ impl Bus for MemoryBus {
         Ok(MemorySubscription { bus: self.clone(), stream: stream.clone(), position: from })
     }
 
+    fn settle(&self, _: &StreamId, _: i64) -> Result<(), BusError> {
+        Ok(())
+    }
+
     fn release(&self, stream: &StreamId, to: i64) -> Result<(), BusError> {
         self.released.lock().unwrap().insert(stream.clone(), to);
         Ok(())
@@ -509,6 +513,14 @@ impl Mirror {
             SpoolConfig { dir: dir.join("spool"), segment_bytes: 16 << 10, ..SpoolConfig::default() };
         let spool = Spool::open(&config, producer).unwrap();
         Self { config, spool, lanes: BTreeMap::new() }
+    }
+
+    /// Goes on after so many records of each stream.
+    pub fn resume(&mut self, known: Vec<(StreamId, usize)>) {
+        for (stream, sent) in known {
+            let writer = self.spool.lane(stream.lane()).unwrap();
+            self.lanes.insert(stream, (writer, sent));
+        }
     }
 
     /// Writes what is new. A new segment begins with a record of its own, which the bus then gets too.

@@ -417,6 +417,25 @@ async fn gateway(config: &Config, others: &[SocketAddr], report: &mut Report) ->
         }
         running.push(*address);
     }
+    let mut fails = None;
+    for address in [config.admin.listen, config.admin.recorder_listen] {
+        let Ok((200, metrics)) = admin::ask(address, "/metrics").await else { continue };
+        let gauge = metrics.lines().find_map(|line| line.strip_prefix("bodycam_recorder_failing "));
+        fails = fails.or(gauge.map(|value| value.trim() != "0"));
+    }
+    match fails {
+        Some(false) => report.ok("recorder", "runs"),
+        Some(true) => report.fail(
+            "recorder",
+            "it fails and starts again",
+            "see its log; the spool holds what it has not stored",
+        ),
+        None => report.warn(
+            "recorder",
+            "none answers on [admin] listen or recorder_listen",
+            "start `bodycam up` or `bodycam recorder`",
+        ),
+    }
     running
 }
 

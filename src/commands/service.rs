@@ -4,6 +4,7 @@ use std::net::SocketAddr;
 use std::path::Path;
 use std::process::ExitCode;
 use std::sync::Arc;
+use std::time::Duration;
 
 use anyhow::{Context, Result};
 use bodycam_proxy::admin::{self, Admin};
@@ -15,6 +16,7 @@ use bodycam_proxy::slots::SessionSlots;
 use bodycam_proxy::state::SqliteState;
 use bodycam_proxy::{http, postgres};
 use bodycam_record::digest;
+use tokio::signal::unix::{Signal, SignalKind, signal};
 use tokio::sync::{mpsc, watch};
 use tokio::task::JoinHandle;
 
@@ -23,6 +25,9 @@ use crate::config::Config;
 mod reload;
 
 use reload::Reload;
+
+/// A producer without a heartbeat for this long takes no traffic: three were missed.
+const SILENT: Duration = Duration::from_secs(16);
 
 /// Which parts run in this process.
 #[derive(Debug, Clone, Copy, Default)]
@@ -53,14 +58,44 @@ pub enum AdminAt {
 pub fn run(path: &Path, parts: Parts) -> Result<ExitCode> {
     let config = &Config::load(path)?;
     init_logging();
-    let mut running = Running::start(config, Clock::system(), parts)?;
+    let runtime = super::runtime()?;
+    // Before anything is opened: a signal during the start stops in order, too.
+    let mut signals = Signals::listen(&runtime)?;
+    let mut running = Running::start_on(runtime, config, Clock::system(), parts)?;
     let reload = running.follow(path, config)?;
-    let stopped = running.wait_for_signal(reload.as_ref())?;
+    let stopped = running.wait_for_signal(&mut signals, reload.as_ref());
     drop(reload);
+    running.hurry_on(signals);
     running.drain()?;
     match stopped {
         None => Ok(ExitCode::SUCCESS),
         Some(error) => Err(error),
+    }
+}
+
+/// What the operating system tells the process to do.
+struct Signals {
+    terminate: Signal,
+    interrupt: Signal,
+    hangup: Signal,
+}
+
+impl Signals {
+    fn listen(runtime: &tokio::runtime::Runtime) -> Result<Self> {
+        let _guard = runtime.enter();
+        Ok(Self {
+            terminate: signal(SignalKind::terminate()).context("cannot listen for SIGTERM")?,
+            interrupt: signal(SignalKind::interrupt()).context("cannot listen for SIGINT")?,
+            hangup: signal(SignalKind::hangup()).context("cannot listen for SIGHUP")?,
+        })
+    }
+
+    /// Resolves when the process is to stop.
+    async fn stop(&mut self) {
+        tokio::select! {
+            _ = self.terminate.recv() => {}
+            _ = self.interrupt.recv() => {}
+        }
     }
 }
 
@@ -113,8 +148,17 @@ impl Drop for Tell {
 
 impl Running {
     /// Starts the parts, the ones that are written to first.
+    #[cfg(feature = "analyzer")]
     pub fn start(config: &Config, clock: Clock, parts: Parts) -> Result<Self> {
-        let runtime = super::runtime()?;
+        Self::start_on(super::runtime()?, config, clock, parts)
+    }
+
+    fn start_on(
+        runtime: tokio::runtime::Runtime,
+        config: &Config,
+        clock: Clock,
+        parts: Parts,
+    ) -> Result<Self> {
         let (sender, ended) = mpsc::unbounded_channel();
         let starter = Starter { runtime: &runtime, ended: sender };
         #[cfg_attr(not(feature = "recorder"), expect(unused_mut, reason = "nothing runs in the background"))]
@@ -128,6 +172,11 @@ impl Running {
             background.push(starter.recorder(config, Arc::clone(&metrics))?);
             let counted = Arc::clone(&metrics);
             stored = Arc::new(move || counted.events_total.load(std::sync::atomic::Ordering::Relaxed));
+            if !parts.gateway {
+                let failing = Arc::clone(&metrics);
+                let fails = move || failing.failing.load(std::sync::atomic::Ordering::Relaxed) > 0;
+                probe.recorder_fails = Some(Box::new(fails));
+            }
             probe.metrics.push(Box::new(move || metrics.prometheus()));
         }
         let gateway = match parts.gateway {
@@ -142,6 +191,7 @@ impl Running {
             let producer = serving.gateway.producer().clone();
             probe.producer = Some(producer.clone());
             probe.postgres = serving.postgres.clone();
+            probe.directory = Some(serving.directory.clone());
             probe.metrics.push(Box::new(move || producer.prometheus()));
             if let Some(http) = serving.http.clone() {
                 probe.metrics.push(Box::new(move || http.prometheus()));
@@ -182,22 +232,28 @@ impl Running {
 
     /// Returns on SIGTERM or SIGINT, or with the error of a part that ended by itself. SIGHUP has the
     /// configuration read again.
-    fn wait_for_signal(&mut self, reload: Option<&Reload>) -> Result<Option<anyhow::Error>> {
-        use tokio::signal::unix::{SignalKind, signal};
+    fn wait_for_signal(&mut self, signals: &mut Signals, reload: Option<&Reload>) -> Option<anyhow::Error> {
         let (ended, background) = (&mut self.ended, &mut self.background);
         self.runtime.block_on(async {
-            let mut terminate = signal(SignalKind::terminate()).context("cannot listen for SIGTERM")?;
-            let mut interrupt = signal(SignalKind::interrupt()).context("cannot listen for SIGINT")?;
-            let mut hangup = signal(SignalKind::hangup()).context("cannot listen for SIGHUP")?;
             loop {
                 tokio::select! {
-                    _ = terminate.recv() => return Ok(None),
-                    _ = interrupt.recv() => return Ok(None),
-                    Some(()) = hangup.recv() => reload.iter().for_each(|reload| reload.now()),
-                    Some(name) = ended.recv() => return Ok(Some(why(background, name).await)),
+                    _ = signals.terminate.recv() => return None,
+                    _ = signals.interrupt.recv() => return None,
+                    Some(()) = signals.hangup.recv() => reload.iter().for_each(|reload| reload.now()),
+                    Some(name) = ended.recv() => return Some(why(background, name).await),
                 }
             }
         })
+    }
+
+    /// From now on a further signal ends the sessions at once, each with its seal.
+    fn hurry_on(&self, mut signals: Signals) {
+        let Some(hurry) = self.gateway.as_ref().map(|serving| serving.gateway.hurry()) else { return };
+        self.runtime.spawn(async move {
+            signals.stop().await;
+            tracing::warn!(event = "hurry", "a second signal: open sessions are ended and sealed now");
+            hurry.store(true, std::sync::atomic::Ordering::Relaxed);
+        });
     }
 
     /// Stops in order: sessions sealed, spool stored, commit made. Gives the number of events stored.
@@ -347,15 +403,31 @@ struct Probe {
     producer: Option<Producer>,
     postgres: Option<Arc<postgres::Service>>,
     metrics: Vec<Box<dyn Fn() -> String + Send + Sync>>,
+    directory: Option<Directory>,
+    /// Of a recorder that runs alone. Beside a gateway, traffic goes on into the spool as long as that has room.
+    recorder_fails: Option<Box<dyn Fn() -> bool + Send + Sync>>,
     limit: u64,
 }
 
 impl admin::Probe for Probe {
     fn ready(&self) -> Result<(), String> {
-        match &self.producer {
-            Some(producer) if producer.spool_bytes() >= self.limit => {
-                Err("the spool is full: traffic is held until the recorder catches up".to_owned())
+        if let Some(producer) = &self.producer {
+            if producer.spool_bytes() >= self.limit {
+                return Err("the spool is full: traffic is held until the recorder catches up".to_owned());
             }
+            let silent = producer.silent_for();
+            if silent > SILENT {
+                let seconds = silent.as_secs();
+                return Err(format!(
+                    "the spool has taken no heartbeat for {seconds} s: see the log and the disk"
+                ));
+            }
+        }
+        if let Some(Err(error)) = self.directory.as_ref().map(Directory::usable) {
+            return Err(format!("nobody can log in: {error}"));
+        }
+        match &self.recorder_fails {
+            Some(fails) if fails() => Err("the recorder fails again and again: see its log".to_owned()),
             _ => Ok(()),
         }
     }

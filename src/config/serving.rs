@@ -99,6 +99,9 @@ impl Config {
 
     /// What no section can see alone.
     fn check(&self) -> Result<()> {
+        self.gateway.check()?;
+        self.spool.check()?;
+        self.record.check()?;
         if self.postgres.is_none() && self.http.is_none() {
             bail!("nothing to listen on: add a [postgres] or an [http] section");
         }

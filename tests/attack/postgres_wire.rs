@@ -5,6 +5,7 @@ use std::net::{TcpListener, TcpStream};
 
 use bodycam_proxy::postgres::codec::startup::Version;
 use bodycam_proxy::postgres::{ClientAuth, ClientTls};
+use bodycam_record::ContentKind;
 
 use crate::support::gateway::{Gateway, Setup};
 use crate::support::postgres::{DIRECT, shared};
@@ -288,6 +289,490 @@ fn a_session_sent_byte_by_byte_is_the_same_session() {
     let story = gateway.story();
     let run = story.iter().filter(|l| l.starts_with("result") && l.ends_with("complete SELECT 1 1 rows"));
     assert_eq!(run.count(), 2, "{story:?}");
+}
+
+/// A database with `customers`, whose rows nobody may see without the record saying so, and `colours`.
+fn shop() -> String {
+    let database = shared().database();
+    shared().sql(
+        &database,
+        "CREATE TABLE customers (id text); INSERT INTO customers VALUES ('canary');
+         CREATE TABLE colours (id text); INSERT INTO colours VALUES ('red');
+         GRANT ALL ON customers, colours TO app",
+    );
+    database
+}
+
+/// Whatever a client does with names: rows of `customers` belong to a statement whose event says so, or says
+/// that it is not known, and each statement ends once.
+fn assert_rows_belong_to_their_statements(gateway: &Gateway, name: &str) {
+    gateway.wait_closed();
+    let mut seen = 0;
+    for (recorded, statement, results) in gateway.statements() {
+        let rows: usize = results
+            .iter()
+            .flat_map(|(r, _)| r.rows())
+            .flatten()
+            .flatten()
+            .filter(|cell| cell == "canary")
+            .count();
+        seen += rows;
+        let told = statement.relations_read.contains(&"public.customers".to_owned());
+        assert!(
+            rows == 0 || told || !statement.opaque.is_empty(),
+            "{name}: rows of customers under {:?}: {:?}",
+            recorded.text(ContentKind::SqlText),
+            gateway.story()
+        );
+        let finals = results.iter().filter(|(_, r)| r.outcome != "suspended").count();
+        let parsed = statement.form == "parse" && finals == 0;
+        let several = statement.statement_count > 1 && finals > 0;
+        assert!(
+            finals == 1 || parsed || several,
+            "{name}: {finals} ends of {statement:?}: {:?}",
+            gateway.story()
+        );
+    }
+    assert!(seen > 0, "{name}: the attack saw no row: {:?}", gateway.story());
+}
+
+#[test]
+fn no_trick_with_names_shows_rows_under_another_statement() {
+    let gateway = gateway(|_| ());
+    let database = shop();
+    let token = gateway.token("ada");
+    let (safe, loot) = ("SELECT id FROM colours", "SELECT id FROM customers");
+    let run = |portal: &str, statement: &str| [bind(portal, statement, &[]), execute(portal, 0)].concat();
+    let do_block = |body: &str| query(&format!("DO $$ BEGIN {body} END $$"));
+    // Each step is one write; the next follows when everything was answered.
+    let cases: Vec<(&str, Vec<Vec<u8>>)> = vec![
+        (
+            "a Parse that fails because the name is taken",
+            vec![
+                [parse("n", loot), sync()].concat(),
+                [parse("n", safe), sync(), run("", "n"), sync()].concat(),
+            ],
+        ),
+        (
+            "a Close and a Parse that are skipped",
+            vec![
+                [parse("n", loot), sync()].concat(),
+                [parse("e", "SELEC"), close(b'S', "n"), parse("n", safe), sync(), run("", "n"), sync()].concat(),
+            ],
+        ),
+        (
+            "an unnamed Parse that is skipped",
+            vec![
+                [parse("", loot), sync()].concat(),
+                [parse("e", "SELEC"), parse("", safe), sync(), run("", ""), sync()].concat(),
+            ],
+        ),
+        (
+            "a portal that a savepoint brings back",
+            vec![
+                query("BEGIN"),
+                [parse("", loot), bind("p", "", &[]), parse("c", safe), sync()].concat(),
+                query("SAVEPOINT s"),
+                [bind("p", "c", &[]), sync(), query("ROLLBACK TO s"), execute("p", 0), sync()].concat(),
+            ],
+        ),
+        (
+            "a statement that SQL defines anew on the way",
+            vec![
+                [parse("s", safe), sync()].concat(),
+                [query(&format!("DEALLOCATE s; PREPARE s AS {loot}")), run("", "s"), sync()].concat(),
+            ],
+        ),
+        (
+            "a statement that SQL defines anew before it fails",
+            vec![
+                [parse("s", safe), sync()].concat(),
+                [query(&format!("DEALLOCATE s; PREPARE s AS {loot}; SELECT 1/0")), run("", "s"), sync()].concat(),
+            ],
+        ),
+        (
+            "a cursor that SQL opens anew on the way",
+            vec![
+                query("BEGIN"),
+                [parse("", safe), bind("c1", "", &[]), sync()].concat(),
+                [
+                    query(&format!("CLOSE c1; DECLARE c1 CURSOR FOR {loot}")),
+                    execute("c1", 0),
+                    sync(),
+                ]
+                .concat(),
+            ],
+        ),
+        (
+            "a statement that a DO block defines anew",
+            vec![
+                [parse("s", safe), sync()].concat(),
+                do_block("EXECUTE 'DEALL'||'OCATE s'; EXECUTE 'PREP'||'ARE s AS SELECT id FROM cust'||'omers';"),
+                [run("", "s"), sync()].concat(),
+            ],
+        ),
+        (
+            "the same for EXECUTE",
+            vec![
+                query(&format!("PREPARE s AS {safe}")),
+                do_block("EXECUTE 'DEALL'||'OCATE s'; EXECUTE 'PREP'||'ARE s AS SELECT id FROM cust'||'omers';"),
+                query("EXECUTE s"),
+            ],
+        ),
+        (
+            "the same in one batch",
+            vec![
+                [parse("s", safe), sync()].concat(),
+                [
+                    parse(
+                        "",
+                        "DO $$ BEGIN EXECUTE 'DEALL'||'OCATE s'; EXECUTE 'PREP'||'ARE s AS SELECT id FROM cust'||'omers'; END $$",
+                    ),
+                    run("", ""),
+                    run("", "s"),
+                    sync(),
+                ]
+                .concat(),
+            ],
+        ),
+        (
+            "a portal that a DO block opens anew",
+            vec![
+                query("BEGIN"),
+                [parse("", safe), bind("c", "", &[]), sync()].concat(),
+                do_block("EXECUTE 'CLOSE c'; EXECUTE 'DECL'||'ARE c CURSOR FOR SELECT id FROM cust'||'omers';"),
+                [execute("c", 1), execute("c", 0), sync()].concat(),
+            ],
+        ),
+        (
+            "a cursor of a transaction that is over, which a DO block opens anew",
+            vec![
+                query(&format!("BEGIN; DECLARE c CURSOR FOR {safe}")),
+                query("ROLLBACK"),
+                query("BEGIN"),
+                do_block("EXECUTE 'DECL'||'ARE c CURSOR FOR SELECT id FROM cust'||'omers';"),
+                query("FETCH ALL FROM c"),
+            ],
+        ),
+        (
+            "a DEALLOCATE in a transaction that has failed",
+            vec![
+                query(&format!("PREPARE s AS {loot}")),
+                query("BEGIN"),
+                query("SELECT 1/0"),
+                query("DEALLOCATE s"),
+                query(&format!("PREPARE s AS {safe}")),
+                query("ROLLBACK"),
+                query("EXECUTE s"),
+            ],
+        ),
+        (
+            "the same with EXECUTE on the way",
+            vec![
+                query(&format!("PREPARE s AS {loot}")),
+                [query("BEGIN"), query("SELECT 1/0"), query(&format!("DEALLOCATE s; PREPARE s AS {safe}")),
+                 query("ROLLBACK"), query("EXECUTE s")].concat(),
+            ],
+        ),
+        (
+            "strings that are read another way",
+            vec![
+                [query("SET standard_conforming_strings = off"),
+                 query("SELECT 'a\\' , (SELECT id FROM customers), ' -- x'")].concat(),
+            ],
+        ),
+        (
+            "strings that are read another way in one batch",
+            vec![
+                [parse("", "SET standard_conforming_strings = off"), run("", ""),
+                 parse("", "SELECT 'a\\' , (SELECT id FROM customers), ' -- x'"), run("", ""), sync()].concat(),
+            ],
+        ),
+        (
+            "an Execute too many",
+            vec![
+                query("BEGIN"),
+                [parse("", loot), bind("p", "", &[]), execute("p", 1), execute("p", 0), execute("p", 0), sync()].concat(),
+            ],
+        ),
+        (
+            "a cursor of SQL that Execute reads in parts",
+            vec![
+                query(&format!("DECLARE h CURSOR WITH HOLD FOR {loot}")),
+                [execute("h", 1), execute("h", 1), sync()].concat(),
+            ],
+        ),
+    ];
+    for (name, steps) in cases {
+        let mut wire = Wire::log_in(gateway.port, "ada", &token, &database);
+        for step in steps {
+            wire.send(&step);
+            let mut at = 0;
+            while let Some(length) = step.get(at + 1..at + 5) {
+                if matches!(step[at], b'Q' | b'S') {
+                    wire.until_ready();
+                }
+                at += 1 + usize::try_from(u32::from_be_bytes(length.try_into().unwrap())).unwrap();
+            }
+        }
+        drop(wire);
+        assert_rows_belong_to_their_statements(&gateway, name);
+    }
+}
+
+#[test]
+fn what_the_gateway_refuses_cannot_run_under_a_name_that_a_client_prepared() {
+    let gateway = gateway(|s| s.postgres.max_statement_bytes = 4096);
+    let database = shop();
+    let mut wire = Wire::log_in(gateway.port, "ada", &gateway.token("ada"), &database);
+    let poison = "bodycam refused this statement";
+    wire.ask(&[parse(poison, "SELECT id FROM customers"), parse("s", "SELECT $1::text"), sync()].concat());
+    let long = "x".repeat(5000);
+    assert_eq!(wire.ask(&[bind("", "s", &[&long]), execute("", 0), sync()].concat()), "E(54000) ZI");
+    drop(wire);
+    // A target that takes what must not parse.
+    for (name, sent, answer) in [
+        ("Parse", parse("", &long), message(b'1', b"")),
+        ("Bind", bind("", "s", &[&long]), message(b'2', b"")),
+        ("Query", query(&long), message(b'C', b"SELECT 1\0")),
+        ("Query with rows", query(&long), message(b'T', &[0, 0])),
+    ] {
+        let (port, _server) = hostile_server([answer, message(b'Z', b"I")].concat());
+        let gateway = self::gateway(|s| {
+            s.targets[0].address = format!("127.0.0.1:{port}");
+            s.postgres.max_statement_bytes = 4096;
+        });
+        let mut wire = Wire::log_in(gateway.port, "ada", &gateway.token("ada"), "any");
+        wire.send(&[sent, sync()].concat());
+        assert_eq!(wire.until_end(), "E(08P01)", "{name}");
+        assert_eq!(decision(&gateway), "message out-of-order 08P01", "{name}");
+    }
+}
+
+#[test]
+fn another_role_at_startup_resolves_names_as_the_target_does() {
+    let gateway = gateway(|_| ());
+    let database = shared().database();
+    shared().sql(
+        &database,
+        "DROP ROLE IF EXISTS bob; CREATE ROLE bob; GRANT bob TO app; CREATE SCHEMA bob AUTHORIZATION bob;
+         CREATE TABLE public.t1 (id int); CREATE TABLE bob.t1 (id int);
+         GRANT ALL ON public.t1, bob.t1 TO app, bob; GRANT USAGE ON SCHEMA bob TO app",
+    );
+    let token = gateway.token("ada");
+    for (name, parameter, expected) in [
+        ("none", ("application_name", "x"), "public.t1"),
+        ("role", ("role", "bob"), "bob.t1"),
+        ("options", ("options", "-c role=bob"), "bob.t1"),
+    ] {
+        let mut wire = Wire::connect(gateway.port);
+        let mut hello = Vec::new();
+        let pairs = [("user", "ada"), ("database", &database), parameter];
+        let pairs = pairs.iter().map(|(n, v)| (n.as_bytes(), v.as_bytes()));
+        bodycam_proxy::postgres::codec::startup::put_startup(&mut hello, Version::V3_0, pairs);
+        bodycam_proxy::postgres::codec::frontend::put_password(&mut hello, token.as_bytes());
+        wire.send(&hello);
+        wire.until_ready();
+        assert_eq!(wire.query("SELECT * FROM t1"), "T C(SELECT 0) ZI");
+        drop(wire);
+        gateway.wait_closed();
+        let statements = gateway.statements();
+        assert_eq!(statements.last().unwrap().1.relations_read, [expected], "{name}");
+    }
+    shared().sql(&database, "DROP SCHEMA bob CASCADE; DROP OWNED BY bob; DROP ROLE bob");
+}
+
+#[test]
+fn no_way_of_sending_a_secret_leaves_it_in_content() {
+    let gateway = gateway(|_| ());
+    let database = shared().database();
+    shared()
+        .sql(&database, "CREATE TABLE people (id int, name text, password text); GRANT ALL ON people TO app");
+    let token = gateway.token("ada");
+    let mut wire = Wire::connect(gateway.port);
+    let mut hello = Vec::new();
+    let pairs = [
+        ("user", "ada"),
+        ("database", &database),
+        ("options", "-c my.secret_token=CANARY --my.other=seen"),
+        ("my.password", "CANARY"),
+    ];
+    let pairs = pairs.iter().map(|(n, v)| (n.as_bytes(), v.as_bytes()));
+    bodycam_proxy::postgres::codec::startup::put_startup(&mut hello, Version::V3_0, pairs);
+    bodycam_proxy::postgres::codec::frontend::put_password(&mut hello, token.as_bytes());
+    wire.send(&hello);
+    wire.until_ready();
+    for (text, values) in [
+        ("SELECT set_config('my.password', $1, false)", &["CANARY"][..]),
+        ("SELECT set_config($1, $2, false)", &["my.password", "CANARY"]),
+        ("UPDATE people SET password = $1", &["CANARY"]),
+        ("UPDATE people SET password = $1::int::text", &["CANARY"]),
+        ("INSERT INTO people (id, password) VALUES (1, $1)", &["CANARY"]),
+        ("INSERT INTO people VALUES (1, 'a', $1)", &["CANARY"]),
+        ("SELECT $1::text", &["postgres://bob:CANARY@host/db"]),
+    ] {
+        wire.ask(&[parse("", text), bind("", "", values), execute("", 0), sync()].concat());
+    }
+    for text in [
+        "PREPARE x(text) AS SELECT set_config('app.password', $1, false)",
+        "EXECUTE x('CANARY')",
+        "UPDATE people SET (name, password) = ('x', 'CANARY') WHERE id = 1",
+        "INSERT INTO people VALUES (900002, 'a', 'CANARY')",
+        "INSERT INTO people (id, password) SELECT 900003, x FROM (VALUES ('CANARY')) v(x)",
+        "MERGE INTO people c USING (VALUES (1, 'CANARY')) v(i, p) ON c.id = v.i WHEN MATCHED THEN UPDATE SET password = v.p",
+        "SELECT 1 FROM people WHERE password = any(array['CANARY'])",
+        "SELECT 1 FROM people WHERE password = 'CANARY'::int::text",
+        "SELECT no_such('h', 'host=a pass'||'word=CANARY')",
+        "SELECT length('Authorization: Bearer CANARY')",
+        "SELECT length('Server=a;User=b;pass=CANARY')",
+        "SELECT length('-----BEGIN PRIVATE KEY-----CANARY')",
+        "SELECT length('private_key=CANARY')",
+        "COPY people FROM PROGRAM 'curl -s -u bob:CANARY http://127.0.0.1:1/'",
+        "SELECT length('x') -- postgres://u:CANARY@h/db",
+    ] {
+        wire.query(text);
+    }
+    // set_config by its OID.
+    let mut call = 2078u32.to_be_bytes().to_vec();
+    call.extend([0, 0, 0, 3]);
+    for value in ["my.password", "CANARY", "f"] {
+        call.extend(u32::try_from(value.len()).unwrap().to_be_bytes());
+        call.extend(value.as_bytes());
+    }
+    call.extend([0, 0]);
+    wire.send(&message(b'F', &call));
+    assert_eq!(line(&wire.until_ready()), "V ZI");
+    drop(wire);
+    gateway.wait_closed();
+    let mut seen = 0;
+    for recorded in gateway.events() {
+        for (kind, bytes) in &recorded.content {
+            let text = String::from_utf8_lossy(bytes);
+            assert!(!text.contains("CANARY"), "{kind:?}: {text}");
+            seen += usize::from(text.contains("my.other=seen") || text.contains("***"));
+        }
+    }
+    assert!(seen > 15, "what is replaced says so: {seen}");
+}
+
+#[test]
+fn what_clients_leave_out_or_break_off_is_recorded_all_the_same() {
+    let mut gateway = gateway(|s| s.postgres.max_statement_bytes = 1 << 20);
+    let database = shop();
+    shared().sql(
+        &database,
+        "CREATE TABLE dfr (id int UNIQUE DEFERRABLE INITIALLY DEFERRED); GRANT ALL ON dfr TO app",
+    );
+    let mut wire = Wire::log_in(gateway.port, "ada", &gateway.token("ada"), &database);
+    // Columns without Describe, the client's view unchanged.
+    let loot = "SELECT id, 1 FROM customers";
+    assert_eq!(
+        wire.ask(&[parse("", loot), bind("", "", &[]), execute("", 0), sync()].concat()),
+        "1 2 D(canary) C(SELECT 1) ZI"
+    );
+    assert_eq!(
+        wire.ask(&[parse("", "SELEC"), bind("", "", &[]), execute("", 0), sync()].concat()),
+        "E(42601) ZI"
+    );
+    // A commit that fails at Sync.
+    let twice = "INSERT INTO dfr VALUES (1), (1)";
+    assert_eq!(
+        wire.ask(&[parse("", twice), bind("", "", &[]), execute("", 0), sync()].concat()),
+        "1 2 C(INSERT 0 2) E(23505) ZI"
+    );
+    // A Parse that the target skips.
+    wire.send(&[parse("", "SELECT 1/0"), bind("", "", &[]), execute("", 0), message(b'H', b"")].concat());
+    while wire.read().unwrap().0 != b'E' {}
+    assert_eq!(wire.ask(&[parse("later", "DELETE FROM customers"), sync()].concat()), "ZI");
+    // Binary COPY.
+    wire.send(&query("COPY customers TO STDOUT (FORMAT binary)"));
+    wire.until_ready();
+    // Data that nothing reads, without end.
+    let pairs = [message(b'd', b""), message(b'c', b"")].concat().repeat(20_000);
+    wire.send(&pairs);
+    assert_eq!(wire.query("SELECT 2"), "T D(2) C(SELECT 1) ZI");
+    // Two statements of which one is cut.
+    wire.send(&query("SELECT 3; SELECT pg_sleep(60)"));
+    std::thread::sleep(std::time::Duration::from_millis(500));
+    gateway.drain();
+    let story = gateway.story();
+    let copies = story.iter().filter(|l| l.starts_with("copy #0")).count();
+    assert_eq!(copies, 1, "{story:?}");
+    let statements = gateway.statements();
+    let of = |text: &str| {
+        let found = statements.iter().find(|(r, ..)| r.text(ContentKind::SqlText).is_some_and(|t| t == text));
+        let (_, _, results) = found.unwrap_or_else(|| panic!("{text}: {story:?}"));
+        results.iter().map(|(_, r)| r.clone()).collect::<Vec<_>>()
+    };
+    let outcomes = |text: &str| of(text).into_iter().map(|r| r.outcome).collect::<Vec<_>>();
+    assert_eq!(of(loot)[0].column_attributes, [1, 0]);
+    assert_eq!(outcomes(twice), ["complete", "rolled-back"]);
+    assert_eq!(of(twice)[1].sqlstate.as_deref(), Some("23505"));
+    assert_eq!(outcomes("DELETE FROM customers"), ["skipped"]);
+    assert_eq!(of("COPY customers TO STDOUT (FORMAT binary)")[0].rows, 1);
+    assert_eq!(outcomes("SELECT 3; SELECT pg_sleep(60)"), ["complete", "cut"]);
+}
+
+#[test]
+fn views_and_temporary_tables_do_not_hide_what_is_read() {
+    let gateway = gateway(|_| ());
+    let database = shop();
+    shared().sql(
+        &database,
+        "CREATE VIEW harmless AS SELECT id FROM customers; CREATE VIEW outermost AS SELECT id FROM harmless;
+         GRANT SELECT ON harmless, outermost TO app",
+    );
+    let mut wire = Wire::log_in(gateway.port, "ada", &gateway.token("ada"), &database);
+    wire.query("SELECT id FROM outermost WHERE id = 'x'");
+    wire.query("SELECT id FROM colours");
+    wire.query("CREATE TEMP TABLE colours AS SELECT id FROM customers");
+    wire.query("SELECT id FROM colours");
+    drop(wire);
+    gateway.wait_closed();
+    let statements = gateway.statements();
+    let read = |at: usize| statements[at].1.relations_read.clone();
+    assert_eq!(read(0), ["public.customers", "public.harmless", "public.outermost"]);
+    assert_eq!(read(1), ["public.colours"]);
+    assert_eq!(statements[2].1.relations_written, ["pg_temp.colours"]);
+    assert_eq!(read(3), ["pg_temp.colours", "public.colours"]);
+}
+
+#[test]
+fn no_connection_of_the_gateway_sends_the_password_in_clear_to_whoever_asks() {
+    let listener = TcpListener::bind("127.0.0.1:0").unwrap();
+    let port = listener.local_addr().unwrap().port();
+    let (send, receive) = std::sync::mpsc::channel();
+    std::thread::spawn(move || {
+        for stream in listener.incoming() {
+            let (mut stream, send) = (stream.unwrap(), send.clone());
+            std::thread::spawn(move || {
+                let (mut got, mut buffer) = (Vec::new(), [0; 4096]);
+                let n = stream.read(&mut buffer).unwrap_or(0);
+                got.extend_from_slice(&buffer[..n]);
+                if String::from_utf8_lossy(&got).contains("bodycam catalog") {
+                    stream.write_all(&message(b'R', &[0, 0, 0, 3])).unwrap();
+                    while let Ok(n @ 1..) = stream.read(&mut buffer) {
+                        got.extend_from_slice(&buffer[..n]);
+                    }
+                    send.send(got).unwrap();
+                    return;
+                }
+                let hello = [message(b'R', &[0; 4]), message(b'Z', b"I")].concat();
+                stream.write_all(&hello).unwrap();
+                while let Ok(1..) = stream.read(&mut buffer) {
+                    let answer = [message(b'C', b"SELECT 0\0"), message(b'Z', b"I")].concat();
+                    if stream.write_all(&answer).is_err() {
+                        break;
+                    }
+                }
+            });
+        }
+    });
+    let gateway = gateway(|s| s.targets[0].address = format!("127.0.0.1:{port}"));
+    let _wire = Wire::log_in(gateway.port, "ada", &gateway.token("ada"), "any");
+    let got = receive.recv_timeout(std::time::Duration::from_secs(10)).unwrap();
+    let text = String::from_utf8_lossy(&got);
+    assert!(text.contains("bodycam catalog") && !text.contains("app-password"), "{text}");
 }
 
 #[test]

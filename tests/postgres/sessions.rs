@@ -269,6 +269,9 @@ fn targets_that_are_unknown_forbidden_or_say_no() {
     assert_eq!(
         story,
         [
+            "opened nowhere 3.0",
+            "decision startup no-target 3D000",
+            "closed error",
             &format!("opened {database} 3.0"),
             "decision startup target 42501",
             "closed error",
@@ -362,9 +365,10 @@ fn targets_that_ask_for_md5_or_for_nothing_work_and_for_clear_passwords_only_und
     ] {
         assert_eq!(succeeded(run(database, tls)).trim(), "1", "{database} {tls:?}");
     }
-    let refused = run("clear", UpstreamTls::Disable);
-    let message = String::from_utf8(refused.stderr).unwrap();
-    assert!(message.contains("asks for the password in clear"), "{message}");
+    for tls in [UpstreamTls::Disable, UpstreamTls::Require] {
+        let message = String::from_utf8(run("clear", tls).stderr).unwrap();
+        assert!(message.contains("asks for the password in clear"), "{tls:?}: {message}");
+    }
 }
 
 #[test]
@@ -609,4 +613,27 @@ fn a_spool_that_is_full_closes_both_sides_and_lets_nothing_through() {
         stored >= acknowledged && usize::try_from(stored).unwrap() <= recorded,
         "{stored} {acknowledged} {recorded}"
     );
+    let mut late = Wire::connect(gateway.port);
+    late.hello(Version::V3_0, &[("user", "ada"), ("database", &database)]);
+    assert_eq!(late.read().unwrap().0, b'R');
+    let mut out = Vec::new();
+    bodycam_proxy::postgres::codec::frontend::put_password(&mut out, gateway.token("ada").as_bytes());
+    late.send(&out);
+    assert!(late.until_end().ends_with("E(58030)"), "who comes while nothing can be recorded is told so");
+}
+
+#[test]
+fn silent_connections_keep_nobody_out() {
+    let mut setup = Setup::new(shared());
+    setup.postgres.auth = ClientAuth::Token;
+    setup.max_connections = 4;
+    let gateway = setup.start();
+    let database = shared().database();
+    let mut first = Wire::log_in(gateway.port, "ada", &gateway.token("ada"), &database);
+    let silent: Vec<_> = (0..20).map(|_| Wire::connect(gateway.port)).collect();
+    let mut second = Wire::log_in(gateway.port, "ada", &gateway.token("ada"), &database);
+    for wire in [&mut first, &mut second] {
+        assert!(wire.query("SELECT 1").contains("C(SELECT 1)"));
+    }
+    drop(silent);
 }

@@ -11,6 +11,7 @@ use std::time::{Duration, Instant};
 
 use bodycam_bus::spool::SpoolBus;
 use bodycam_bus::{Bus, Record, SpoolConfig};
+use bodycam_proxy::admission::Admission;
 use bodycam_proxy::clock::Clock;
 use bodycam_proxy::http::{HttpConfig, Service};
 use bodycam_proxy::identity::{Directory, PrincipalConfig, Roster, token};
@@ -389,7 +390,9 @@ fn run(
                     let (stream, mut peer) = accepted.unwrap();
                     as_if_from.iter().for_each(|ip| peer.set_ip(*ip));
                     let (service, lane, drain) = (Arc::clone(&service), lane.clone(), drain.clone());
-                    open.spawn_local(async move { service.serve(stream, peer, &lane, drain).await });
+                    open.spawn_local(async move {
+                        service.serve(stream, peer, &lane, drain, &Admission::default()).await
+                    });
                 }
                 _ = stop.wait_for(|d| *d) => break,
             }

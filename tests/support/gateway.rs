@@ -30,6 +30,7 @@ pub struct Setup {
     pub principals: Vec<PrincipalConfig>,
     pub clock: Clock,
     pub spool: SpoolConfig,
+    pub max_connections: usize,
 }
 
 /// A gateway with the principals `ada` (a person) and `robot` (her agent); drained when it is dropped.
@@ -73,6 +74,7 @@ impl Setup {
             principals: principals.remove("p").unwrap(),
             clock: Clock::system(),
             spool: SpoolConfig::default(),
+            max_connections: GatewayConfig::default().max_connections,
         }
     }
 
@@ -113,7 +115,12 @@ impl Setup {
             tenant_key,
         )
         .unwrap();
-        let config = GatewayConfig { cores: 1, drain_seconds: 5, ..GatewayConfig::default() };
+        let config = GatewayConfig {
+            cores: 1,
+            drain_seconds: 5,
+            max_connections: self.max_connections,
+            ..GatewayConfig::default()
+        };
         let listeners = vec![(listen.to_string(), Service::Postgres(Arc::new(service)))];
         let running = Some(Running::start(&config, producer, listeners).unwrap());
         Gateway { running, port: listen.port(), clock: self.clock, state, roster, spool, _dir: dir }

@@ -122,7 +122,10 @@ pub fn line(messages: &[Message]) -> String {
             b'C' => format!("C({})", text(body)),
             b'E' => format!("E({})", backend::sqlstate(body).unwrap_or_default()),
             b'Z' => format!("Z{}", text(body)),
-            b'D' => format!("D({})", text(backend::first_value(body).unwrap_or(b"NULL"))),
+            b'D' => format!("D({})", {
+                let values = backend::values(body).unwrap();
+                text(values.first().and_then(Option::as_deref).unwrap_or(b"NULL"))
+            }),
             tag => char::from(*tag).to_string(),
         }
     };

@@ -11,6 +11,7 @@ use tokio::time::{Duration, Instant};
 
 use super::Service;
 use super::codec::head::{Framing, RequestHead};
+use crate::admission::Admission;
 use crate::recording::Lane;
 
 mod answer;
@@ -34,6 +35,7 @@ pub(super) async fn serve(
     peer: SocketAddr,
     lane: &Lane,
     mut drain: watch::Receiver<bool>,
+    admission: &Admission,
 ) {
     // One deadline for everything that somebody unknown may do: handshake, heads, and every try to log in.
     let deadline = Instant::now() + Duration::from_secs(service.config.head_seconds);
@@ -48,6 +50,7 @@ pub(super) async fn serve(
         begun = begun => begun,
     };
     if let Some((mut client, login, head)) = begun {
+        admission.logged_in();
         let mut session = Session::start(service, login, drain);
         let reason = run(&mut session, &mut client, head).await;
         session.close(reason, &client).await;

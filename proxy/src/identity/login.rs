@@ -271,6 +271,11 @@ impl Directory {
         })
     }
 
+    /// Whether new logins can be judged.
+    pub fn usable(&self) -> Result<(), StateError> {
+        self.snapshot(LOGIN_GRACE).map(drop)
+    }
+
     /// The tokens, read again when they changed; from memory while the store fails, for at most `grace`.
     fn snapshot(&self, grace: Duration) -> Result<Arc<Snapshot>, StateError> {
         let mut cached = self.0.snapshot.lock().unwrap_or_else(PoisonError::into_inner);

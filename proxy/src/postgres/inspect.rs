@@ -28,7 +28,7 @@ mod walk;
 pub use catalog::{CatalogSnapshot, SharedCatalog};
 pub use facts::{Facts, Reference, SettingChange};
 pub use names::SessionNames;
-pub use redact::redact_secrets;
+pub use redact::{SecretParameters, redact_secrets, without_literals};
 pub use settings::{SearchPath, Settings};
 
 use cache::Cache;
@@ -153,7 +153,9 @@ impl Inspector {
         let facts = Arc::new(facts);
         // A text that does not parse may do so with other values.
         let parsed = facts.fingerprint.is_some();
-        inner.cache.put(by_shape.filter(|_| parsed).unwrap_or(key), facts.clone());
+        // Which literals of an INSERT are secrets the catalog tells, and each has a text of its own.
+        let same = parsed && facts.redacted.is_none();
+        inner.cache.put(by_shape.filter(|_| same).unwrap_or(key), facts.clone());
         facts
     }
 

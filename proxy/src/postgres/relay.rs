@@ -20,6 +20,7 @@ use tokio::time::{Instant, Sleep};
 use super::Service;
 use super::codec::{backend, frontend};
 use super::socket::Socket;
+use crate::admission::Admission;
 use crate::recording::Lane;
 
 mod answers;
@@ -42,6 +43,9 @@ use open::Opened;
 use pipe::Pipe;
 use startup::Outcome;
 
+/// How long a client may be silent in the middle of a message that is kept aside.
+const HALF_SENT: Duration = Duration::from_secs(60);
+
 /// How long the last bytes of a session may take to leave.
 const LAST_BYTES: Duration = Duration::from_secs(2);
 
@@ -52,6 +56,7 @@ pub(super) async fn serve(
     peer: SocketAddr,
     lane: &Lane,
     drain: watch::Receiver<bool>,
+    admission: &Admission,
 ) {
     super::tune(&stream);
     let patience = Duration::from_secs(service.config.startup_timeout_seconds);
@@ -68,6 +73,7 @@ pub(super) async fn serve(
         Ok(Outcome::Refused(why)) => return refused(lane, peer, why),
         Err(_) => return refused(lane, peer, "startup-timeout"),
     };
+    admission.logged_in();
     match open::open(service, client, peer, lane).await {
         Ok(None) => {}
         Ok(Some(opened)) => Relay::new(service, opened, drain).run().await,
@@ -96,6 +102,8 @@ struct Relay<'a> {
     client_unflushed: bool,
     server_unflushed: bool,
     more: bool,
+    /// How much of what may leave for the client is recorded and ends with a whole message, when that is known.
+    recorded: Option<usize>,
     sleep: Pin<Box<Sleep>>,
     draining: Pin<Box<dyn Future<Output = ()> + 'a>>,
 }
@@ -116,6 +124,9 @@ struct Watch {
     every: Duration,
     last_heard: Instant,
     heard: u64,
+    /// Since when the client has sent nothing, as far as was looked, and how much it had sent then.
+    silent_since: Instant,
+    silent_at: u64,
     idle: Option<Duration>,
     drain_until: Option<Instant>,
 }
@@ -139,6 +150,7 @@ impl<'a> Relay<'a> {
             client_unflushed: false,
             server_unflushed: false,
             more: true,
+            recorded: None,
         }
     }
 
@@ -157,18 +169,22 @@ impl<'a> Relay<'a> {
             every,
             last_heard: Instant::now(),
             heard: 0,
+            silent_since: Instant::now(),
+            silent_at: 0,
             idle: self.service.config.idle_timeout_seconds.map(Duration::from_secs),
             drain_until: None,
         };
         loop {
             let Opened { session, up, down, .. } = &mut self.opened;
+            self.recorded = session.at_boundary().then(|| down.outgoing().len());
             let client = session.walk_client(up).await?;
             let target = session.walk_target(down)?;
             if session.dirty {
                 session.pen.persist().await?;
                 session.dirty = false;
             }
-            self.more = client == Walked::More || target == Walked::More;
+            let answered = session.waits_since.is_some() && !session.waits();
+            self.more = client == Walked::More || target == Walked::More || answered;
             if self.more {
                 // Others on this core get their turn every 256 KiB.
                 tokio::task::yield_now().await;
@@ -218,7 +234,7 @@ impl<'a> Relay<'a> {
     /// Writes what may leave, reads what fits; says whether anything moved.
     fn poll_move(&mut self, cx: &mut Context<'_>) -> Result<bool, End> {
         let mut moved = false;
-        let Opened { client, server, up, down, .. } = &mut self.opened;
+        let Opened { client, server, up, down, session, .. } = &mut self.opened;
         if !self.server_deaf {
             match push(server, up, &mut self.server_unflushed, cx) {
                 Ok(sent) => moved |= sent,
@@ -254,7 +270,8 @@ impl<'a> Relay<'a> {
                 }
             }
         }
-        if self.client_ended && !self.server_told && up.outgoing().is_empty() {
+        let all_walked = session.waits_since.is_none();
+        if self.client_ended && !self.server_told && up.outgoing().is_empty() && all_walked {
             // What the client has sent is with the target; it may finish it and then close.
             match Pin::new(&mut *server).poll_shutdown(cx) {
                 Poll::Pending => {}
@@ -272,6 +289,11 @@ impl<'a> Relay<'a> {
         if heard != watch.heard || !session.is_quiet() {
             watch.heard = heard;
             watch.last_heard = now;
+        }
+        if heard != watch.silent_at || !session.spills() {
+            (watch.silent_at, watch.silent_since) = (heard, now);
+        } else if now.duration_since(watch.silent_since) >= HALF_SENT {
+            return Err(End::Idle { seconds: HALF_SENT.as_secs() });
         }
         if let Some(idle) = watch.idle
             && session.is_idle()
@@ -294,44 +316,58 @@ impl<'a> Relay<'a> {
         let Opened { mut client, mut server, up, mut down, mut session, cancel_key, cancel, slot, listed } =
             self.opened;
         let reason = end.reason();
-        let running = !session.is_quiet();
+        let left = matches!(end, End::Client | End::Server);
+        // The target must not go on with what nobody records any more, however long recording the end takes.
+        if !session.is_quiet() && !left {
+            let _ = tokio::time::timeout(LAST_BYTES, cancel.cancel()).await;
+        }
+        drop(cancel_key);
         let recorded = async {
             session.conclude()?;
             session.explain(&end)?;
             session.pen.persist().await
         };
-        if let Err(error) = recorded.await {
-            tracing::error!(event = "end_not_recorded", session = %session.pen.session(), error = %error, "the session is closed all the same");
-        }
+        // The session's pen holds once: when recording has failed before, this is one more try.
+        let failed = match recorded.await {
+            Ok(()) => false,
+            Err(error) => {
+                tracing::error!(event = "end_not_recorded", session = %session.pen.session(), error = %error, "the session is closed all the same");
+                true
+            }
+        };
         if let End::Recording(error) = &end {
             tracing::error!(event = "session_not_recorded", session = %session.pen.session(), error = %error, "closing both sides");
         }
-        drop(cancel_key);
-        if !matches!(end, End::Client | End::Server) {
+        if !left {
             tracing::info!(event = "session_closed", session = %session.pen.session(), reason, end = ?end, "the gateway closed a session");
         }
-        if matches!(end, End::Client | End::Server) || !session.at_boundary() {
-            if !matches!(end, End::Client) {
+        // What was recorded and passed belongs to the client; what was not never leaves.
+        let (due, farewell) = match failed || matches!(end, End::Recording(_)) {
+            true => (self.recorded, End::unrecorded()),
+            false => (session.at_boundary().then_some(usize::MAX), end.farewell()),
+        };
+        match (due, farewell) {
+            (Some(mut due), Some((sqlstate, message, hint))) if !left => {
+                let mut last = Vec::new();
+                backend::put_error(&mut last, "FATAL", sqlstate, &message, hint);
+                let sent = async {
+                    while due > 0 && !down.outgoing().is_empty() {
+                        let out = down.outgoing();
+                        let out = out.get(..due).unwrap_or(out);
+                        let sent = poll_fn(|cx| Pin::new(&mut client).poll_write(cx, out)).await?;
+                        down.sent(sent);
+                        due -= sent;
+                    }
+                    Ok::<(), io::Error>(())
+                };
+                if let Ok(Ok(())) = tokio::time::timeout(LAST_BYTES, sent).await {
+                    client.farewell(&last).await;
+                }
+            }
+            _ if matches!(end, End::Client) => {}
+            _ => {
                 let _ = tokio::time::timeout(LAST_BYTES, poll_fn(|cx| poll_shutdown(&mut client, cx))).await;
             }
-        } else if let Some((sqlstate, message, hint)) = end.farewell() {
-            let mut last = Vec::new();
-            backend::put_error(&mut last, "FATAL", sqlstate, &message, hint);
-            let left = async {
-                // What was recorded and passed belongs to the client, unless recording itself has failed.
-                while !down.outgoing().is_empty() && !matches!(end, End::Recording(_)) {
-                    let sent = poll_fn(|cx| Pin::new(&mut client).poll_write(cx, down.outgoing())).await?;
-                    down.sent(sent);
-                }
-                Ok::<bool, io::Error>(down.outgoing().is_empty())
-            };
-            if let Ok(Ok(true)) = tokio::time::timeout(LAST_BYTES, left).await {
-                client.farewell(&last).await;
-            }
-        }
-        // The target must not go on with what nobody records any more.
-        if running && !matches!(end, End::Client | End::Server) {
-            let _ = tokio::time::timeout(LAST_BYTES, cancel.cancel()).await;
         }
         let mut goodbye = Vec::new();
         if up.outgoing().is_empty() && session.at_client_boundary() {

@@ -1,7 +1,7 @@
 //! The target's side: connecting, TLS, logging in as the configured role, cancelling.
 //!
 //! Invariant: the role's password leaves this process only as a SCRAM proof, as an MD5 answer, or in clear
-//! under TLS; and no client ever sees it, nor the server's answer to it.
+//! under TLS to a verified server, whoever the connection is for; and no client ever sees it, nor the server's answer to it.
 
 use std::io;
 use std::net::SocketAddr;
@@ -22,6 +22,7 @@ use super::inspect::catalog::refresh::{Connector, SideConnection};
 use super::live::Live;
 use super::socket::{Inbox, ReadError, Socket};
 
+mod handed;
 mod login;
 mod tls;
 
@@ -59,6 +60,8 @@ pub(super) struct Upstream {
     pub key: Vec<u8>,
     /// Where it is.
     pub address: SocketAddr,
+    /// Who the server takes the session for: the role, unless parameters or settings of it make it another.
+    pub user: Option<String>,
     /// The session's `search_path`, as the server spells it.
     pub search_path: Option<String>,
 }
@@ -176,7 +179,7 @@ impl Target {
         let mut inbox = Inbox::default();
         self.log_in(&mut socket, &mut inbox).await?;
         let mut upstream = self.greeting(socket, inbox, address).await?;
-        upstream.search_path = self.search_path(&mut upstream).await?;
+        (upstream.user, upstream.search_path) = self.names(&mut upstream).await?;
         Ok(upstream)
     }
 
@@ -186,22 +189,23 @@ impl Target {
         Arc::new(move || {
             let (target, database) = (Arc::clone(&target), database.clone());
             Box::pin(async move {
-                let tcp = TcpStream::connect((target.host.as_str(), target.port)).await?;
-                let socket = target.encrypt(tcp).await?;
+                // Logged in by our own rules: the client library would send the password in clear to whoever
+                // asks for it.
+                let own =
+                    [(&b"application_name"[..], &b"bodycam catalog"[..]), (b"client_encoding", b"UTF8")];
+                let own = own.map(|(name, value)| (name.to_vec(), value.to_vec()));
+                let upstream = target.connect(&database, &own).await?;
+                let process = upstream.process;
                 let mut config = tokio_postgres::Config::new();
                 config.user(&target.config.role).dbname(&database).application_name("bodycam catalog");
                 config.ssl_mode(tokio_postgres::config::SslMode::Disable);
-                if let Some(password) = &target.password {
-                    config.password(password.as_str());
-                }
+                let socket = handed::HandedOver::new(upstream);
                 let (client, connection) = config.connect_raw(socket, tokio_postgres::NoTls).await?;
                 let driver = tokio::spawn(async move {
                     // Why it ended shows in the query that fails.
                     let _ = connection.await;
                 });
                 let driver = AbortOnDrop(driver);
-                let process =
-                    client.query_one("SELECT pg_catalog.pg_backend_pid()", &[]).await?.try_get(0)?;
                 let listed = target.live.list(&target.config.name, process, None);
                 let driver = Box::pin(async move {
                     let _listed = listed;
@@ -212,28 +216,30 @@ impl Target {
         })
     }
 
-    /// Asks for what no server before PostgreSQL 18 reports. Roles and databases can have a path of their own.
-    async fn search_path(&self, upstream: &mut Upstream) -> Result<Option<String>, UpstreamError> {
-        let reported = upstream.parameters.iter().find(|(name, _)| name == b"search_path");
-        if let Some((_, path)) = reported {
-            return Ok(String::from_utf8(path.clone()).ok());
-        }
+    /// Asks under whose name and in which schemas names are looked up: startup parameters, roles and databases
+    /// can set both, and no server before PostgreSQL 18 reports either.
+    async fn names(
+        &self,
+        upstream: &mut Upstream,
+    ) -> Result<(Option<String>, Option<String>), UpstreamError> {
         let mut question = Vec::new();
-        frontend::put_query(&mut question, b"SHOW search_path");
+        let text = b"SELECT current_user, pg_catalog.current_setting('search_path')";
+        frontend::put_query(&mut question, text);
         upstream.socket.send(&question).await.map_err(|e| self.unreachable(e))?;
         let mut inbox = Inbox::with(std::mem::take(&mut upstream.rest));
-        let mut answer = None;
+        let mut answer = Vec::new();
         loop {
             match self.message(&mut upstream.socket, &mut inbox).await? {
-                (Kind::DataRow, body) => answer = backend::first_value(&body).map(<[u8]>::to_vec),
+                (Kind::DataRow, body) => answer = backend::values(&body).map_err(|e| self.protocol(e))?,
                 (Kind::ReadyForQuery, _) => break,
                 (Kind::ParameterStatus | Kind::Notice | Kind::Notification, _)
                 | (Kind::RowDescription | Kind::CommandComplete | Kind::Error, _) => {}
-                _ => return Err(self.login_failed("it answered SHOW search_path out of order")),
+                _ => return Err(self.login_failed("it answered the question for current_user out of order")),
             }
         }
         upstream.rest = inbox.into_bytes();
-        Ok(answer.and_then(|path| String::from_utf8(path).ok()))
+        let mut answer = answer.into_iter().map(|value| String::from_utf8(value?).ok());
+        Ok((answer.next().flatten(), answer.next().flatten()))
     }
 
     async fn encrypt(&self, tcp: TcpStream) -> Result<Socket, UpstreamError> {
@@ -278,10 +284,12 @@ impl Target {
                     return Err(self.login_failed("the server ended SCRAM without proving who it is"));
                 }
                 Authentication::Ok => return Ok(()),
-                Authentication::Cleartext if !socket.is_tls() => {
+                Authentication::Cleartext
+                    if !socket.is_tls() || self.config.tls != UpstreamTls::VerifyFull =>
+                {
                     return Err(self.login_failed(
-                        "the server asks for the password in clear on an unencrypted connection; \
-                         set tls, or scram-sha-256 in its pg_hba.conf",
+                        "the server asks for the password in clear on a connection whose other end is not \
+                         proven; set tls = \"verify-full\", or scram-sha-256 in its pg_hba.conf",
                     ));
                 }
                 Authentication::Cleartext => frontend::put_password(&mut answer, self.secret()?.as_bytes()),
@@ -356,7 +364,8 @@ impl Target {
         // A pooler may send none; then there is nothing to cancel with.
         let (process, key) = key_data.unwrap_or_default();
         let rest = inbox.into_bytes();
-        Ok(Upstream { socket, rest, greeting, parameters, notices, process, key, address, search_path: None })
+        let (user, search_path) = (None, None);
+        Ok(Upstream { socket, rest, greeting, parameters, notices, process, key, address, user, search_path })
     }
 
     async fn message(

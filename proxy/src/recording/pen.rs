@@ -2,8 +2,8 @@
 
 use std::cell::RefCell;
 use std::rc::Rc;
-use std::sync::atomic::Ordering;
 use std::sync::{Arc, Mutex};
+use std::time::Instant;
 
 use bodycam_bus::Record;
 use bodycam_record::chain::Genesis;
@@ -11,11 +11,10 @@ use bodycam_record::content::{Commitment, MAX_CHUNK, seal_chunk, structured};
 use bodycam_record::kinds::Body;
 use bodycam_record::kinds::session::{SessionCheckpoint, SessionClosed, SessionOpened};
 use bodycam_record::{
-    Chain, ContentKind, Digest, Draft, Fingerprint, Id16, Seal, SealReason, SessionId, SessionKey, TenantKey,
-    digest,
+    Chain, ContentKind, Digest, Draft, Fingerprint, Id16, Seal, SessionId, SessionKey, TenantKey, digest,
 };
 
-use super::producer::{Progress, lock, random_seed};
+use super::producer::{Progress, Unsealed, lock, random_seed};
 use super::recovery::SessionState;
 use super::{Lane, RecordingError};
 
@@ -90,11 +89,15 @@ pub struct SessionPen {
     first_ts_ns: i64,
     last_ts_ns: i64,
     checkpoint_count: i64,
+    /// Monotonic time of the last CHECKPOINT: the wall clock may jump.
     checkpoint_ns: i64,
     opened_mono_ns: i64,
     totals: Totals,
     correlation: Option<Id16>,
+    /// Since when the spool has refused what this session recorded.
+    held: Option<Instant>,
     closed: bool,
+    sealed: bool,
 }
 
 impl SessionPen {
@@ -170,11 +173,13 @@ impl SessionPen {
             first_ts_ns: now,
             last_ts_ns: now,
             checkpoint_count: 0,
-            checkpoint_ns: now,
+            checkpoint_ns: clock.mono_ns(),
             opened_mono_ns: clock.mono_ns(),
             totals: Totals::default(),
             correlation,
+            held: None,
             closed: false,
+            sealed: false,
         };
         let mut facts = opening.facts;
         facts.push(("client_address".to_owned(), opening.client_address.into_bytes()));
@@ -256,7 +261,7 @@ impl SessionPen {
     ) -> Result<i64, RecordingError> {
         let seq = self.append(body, parent_seq, content)?;
         if seq + 1 - self.checkpoint_count >= CHECKPOINT_EVENTS
-            || self.last_ts_ns - self.checkpoint_ns >= CHECKPOINT_NS
+            || self.lane.producer().clock().mono_ns() - self.checkpoint_ns >= CHECKPOINT_NS
         {
             self.checkpoint()?;
         }
@@ -266,25 +271,27 @@ impl SessionPen {
     /// Writes a CHECKPOINT when events were recorded since the last and a minute has passed. The relay calls
     /// it once a minute.
     pub fn tick(&mut self) -> Result<(), RecordingError> {
-        let due = self.lane.producer().clock().wall_ns() - self.checkpoint_ns >= CHECKPOINT_NS;
+        let due = self.lane.producer().clock().mono_ns() - self.checkpoint_ns >= CHECKPOINT_NS;
         if due && self.chain.next_seq() > self.checkpoint_count {
             self.checkpoint()?;
         }
         Ok(())
     }
 
-    /// Returns when everything recorded so far is in the spool. Only then may bytes move on.
+    /// Returns when everything recorded so far is in the spool. Only then may bytes move on. While the spool
+    /// refuses, a session is held for `hold_seconds` in all: once they have passed, a further call tries once.
     pub async fn persist(&mut self) -> Result<(), RecordingError> {
-        self.lane.shared.persist().await?;
+        self.lane.shared.persist(&mut self.held).await?;
         self.publish_progress();
         Ok(())
     }
 
-    /// Records the end and seals the session.
+    /// Records the end and seals the session. When the spool refuses, the lane seals it later.
     pub async fn close(mut self, reason: &str) -> Result<(), RecordingError> {
         self.append_closed(reason)?;
-        self.lane.shared.persist().await?;
-        self.seal()
+        self.persist().await?;
+        self.seal();
+        Ok(())
     }
 
     fn append(
@@ -303,11 +310,7 @@ impl SessionPen {
         if seq == 0 {
             self.first_ts_ns = ts_wall_ns;
         }
-        if seq == 0 {
-            self.first_ts_ns = ts_wall_ns;
-        }
         self.state.borrow_mut().saw(seq, event.hash, &body);
-        self.lane.producer().counters().events.fetch_add(1, Ordering::Relaxed);
         self.lane.shared.append(&Record::Event(Box::new(event)))?;
         Ok(seq)
     }
@@ -327,7 +330,7 @@ impl SessionPen {
         let signature = producer.sign(seal.digest());
         self.append(SessionCheckpoint { count, head, root, signature }.into(), None, None)?;
         self.checkpoint_count = self.chain.next_seq();
-        self.checkpoint_ns = self.last_ts_ns;
+        self.checkpoint_ns = producer.clock().mono_ns();
         Ok(())
     }
 
@@ -350,14 +353,10 @@ impl SessionPen {
         Ok(())
     }
 
-    fn seal(&mut self) -> Result<(), RecordingError> {
-        let producer = self.lane.producer().clone();
-        let session = self.session();
-        self.lane.shared.forget(session);
-        producer.seal(Seal {
-            session,
-            producer: producer.name(),
-            epoch: producer.epoch(),
+    /// What the seal says.
+    fn ending(&self) -> Unsealed {
+        Unsealed {
+            session: self.session(),
             count: self.chain.next_seq(),
             head: self.chain.head(),
             root: self.chain.root(),
@@ -365,23 +364,31 @@ impl SessionPen {
             last_ts_ns: self.last_ts_ns,
             bytes_in: self.totals.bytes_in,
             bytes_out: self.totals.bytes_out,
-            reason: SealReason::Closed,
             open_seq: self.open_seq,
-        })
+        }
+    }
+
+    fn seal(&mut self) {
+        self.sealed = true;
+        self.lane.shared.forget(self.session());
+        self.lane.producer().seal(self.ending());
     }
 }
 
 impl Drop for SessionPen {
     fn drop(&mut self) {
-        if self.closed {
+        if self.sealed {
             return;
         }
-        let closed = self.append_closed("error").and_then(|()| {
-            self.lane.shared.try_flush()?;
-            self.seal()
-        });
-        if let Err(error) = closed {
+        if !self.closed
+            && let Err(error) = self.append_closed("error")
+        {
             tracing::error!(event = "session_not_sealed", session = %self.session(), error = %error, "the next start seals it as a crash");
+            return;
+        }
+        self.lane.shared.seal_when_flushed(self.ending());
+        if let Err(error) = self.lane.shared.try_flush() {
+            tracing::warn!(event = "seal_waits", session = %self.session(), error = %error, "a session is sealed when the spool takes its end");
         }
     }
 }

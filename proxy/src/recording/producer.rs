@@ -1,28 +1,33 @@
 //! The producer: one per gateway process. It holds the spool, the ledger, the keys and the clock.
 
 use std::collections::{BTreeMap, HashSet};
-use std::fs::{self, OpenOptions};
-use std::io::Write;
-use std::os::unix::fs::OpenOptionsExt;
-use std::path::{Path, PathBuf};
+use std::path::PathBuf;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use bodycam_bus::spool::{LaneWriter, Spool, SpoolBus};
 use bodycam_bus::stream::{KEYS_LANE, LEDGER_LANE};
-use bodycam_bus::{Publisher, Record, SpoolConfig};
+use bodycam_bus::{BusError, Publisher, Record, SpoolConfig};
 use bodycam_record::kinds::Body;
-use bodycam_record::kinds::ledger::{LedgerCrash, LedgerHeartbeat, LedgerOpen, LedgerSeal, LedgerStop};
+use bodycam_record::kinds::ledger::{
+    LedgerCrash, LedgerGap, LedgerHeartbeat, LedgerOpen, LedgerSeal, LedgerStop,
+};
 use bodycam_record::ledger::{self, Ledger, Start};
 use bodycam_record::{
     Digest, EpochKey, PrincipalRef, ProducerKey, Seal, SealReason, SessionId, SessionKey, TenantKey,
 };
 use zeroize::Zeroizing;
 
+use super::key_file::{key_error, load_or_create_key_file};
 use super::recovery::{self, LedgerState};
 use super::{Lane, RecordingError};
 use crate::clock::Clock;
+
+/// How long STOP waits for a spool that refuses.
+const STOP_PATIENCE: Duration = Duration::from_secs(2);
+/// Time between two tries.
+const STOP_RETRY: Duration = Duration::from_millis(50);
 
 /// What a producer is made of.
 pub struct ProducerOptions {
@@ -53,6 +58,8 @@ pub struct Counters {
     pub refused: AtomicU64,
     /// Events spooled.
     pub events: AtomicU64,
+    /// Events of sessions that were closed because the spool failed for good before it took them.
+    pub dropped: AtomicU64,
     /// Tries on a spool that refused.
     pub held: AtomicU64,
 }
@@ -71,14 +78,34 @@ struct Inner {
     counters: Counters,
     open: Mutex<BTreeMap<SessionId, Arc<Mutex<Progress>>>>,
     stopping: AtomicBool,
+    /// Whether the ledger has records that the spool has not taken: events must wait for them.
+    ledger_behind: AtomicBool,
     policy: Mutex<Digest>,
+    /// When the ledger last took a heartbeat, or START.
+    beat: Mutex<Instant>,
     epoch: i64,
+}
+
+/// A session that has ended, and what its seal says.
+#[derive(Debug, Clone, Copy)]
+pub(super) struct Unsealed {
+    pub session: SessionId,
+    pub count: i64,
+    pub head: Digest,
+    pub root: Digest,
+    pub first_ts_ns: i64,
+    pub last_ts_ns: i64,
+    pub bytes_in: i64,
+    pub bytes_out: i64,
+    pub open_seq: i64,
 }
 
 struct LedgerLane {
     ledger: Ledger,
     writer: LaneWriter,
     state: LedgerState,
+    /// Whether this epoch has its STOP.
+    stopped: bool,
 }
 
 struct KeysLane {
@@ -94,14 +121,19 @@ pub(super) struct Progress {
 }
 
 impl Producer {
-    /// Opens the spool, starts a new epoch, and seals what an earlier process left open.
+    /// Opens the spool, starts a new epoch, seals what an earlier process left open, and says what was lost. It
+    /// starts on a spool that takes nothing, too: no session opens before the ledger is written.
     pub fn start(options: ProducerOptions) -> Result<Self, RecordingError> {
-        let spool = Spool::open(&options.spool, &options.producer)?;
+        let mut spool = Spool::open(&options.spool, &options.producer)?;
         let recovered = recovery::recover(&SpoolBus::new(&options.spool), &options.producer)?;
         let key_path = options.spool.dir.join(&options.producer).join("producer.key");
         let long_term = ProducerKey::from_seed(&*load_or_create_key_file(&key_path)?);
         let mut writer = spool.lane(LEDGER_LANE)?;
         let mut state = recovered.ledger;
+        if state.end.is_none() && writer.next_position() > 0 {
+            let (stream, released) = (writer.stream().to_string(), writer.next_position());
+            return Err(BusError::LedgerLost { stream, end: 0, released }.into());
+        }
         let start = Start {
             config_digest: options.config_digest,
             inherited: state.open.keys().map(ToString::to_string).collect(),
@@ -115,7 +147,7 @@ impl Producer {
         let body = record.decode_body().map_err(|e| key_error(&key_path, e))?;
         state.saw(&record, &body);
         writer.append(&Record::Ledger(Box::new(record)))?;
-        let mut lane = LedgerLane { ledger, writer, state };
+        let mut lane = LedgerLane { ledger, writer, state, stopped: false };
         for (session, open) in lane.state.open.clone() {
             let progress = recovered.sessions.get(&session);
             let crash = LedgerCrash {
@@ -123,16 +155,32 @@ impl Producer {
                 session_epoch: open.epoch,
                 count: progress.map_or(0, |p| p.count),
                 head: progress.map_or(open.genesis, |p| p.head),
-                unknown_outcome: progress.map(|p| p.unanswered.clone()).unwrap_or_default(),
+                unknown_outcome: progress.map(|p| p.unanswered.iter().copied().collect()).unwrap_or_default(),
                 open_seq: open.open_seq,
             };
             tracing::warn!(event = "session_inherited", session = %session, events = crash.count, "sealed a session that a crash cut");
             lane.append(crash.into(), now)?;
         }
-        lane.writer.flush()?;
+        for lost in spool.lost() {
+            let gap = LedgerGap {
+                stream: lost.stream.to_string(),
+                from_position: lost.from,
+                to_position: lost.to,
+                reason: lost.reason.clone(),
+            };
+            lane.append(gap.into(), now)?;
+        }
+        let written = lane.flush().and_then(|()| lane.writer.sync());
+        match &written {
+            Ok(()) => spool.declared()?,
+            Err(error) => {
+                tracing::error!(event = "ledger_behind", error = %error, "no session opens until the spool takes the ledger");
+            }
+        }
         let keys = KeysLane { writer: spool.lane(KEYS_LANE)?, names: HashSet::new() };
         let epoch = lane.ledger.epoch();
         let policy = Mutex::new(options.policy_digest);
+        let beat = Mutex::new(Instant::now());
         Ok(Self {
             inner: Arc::new(Inner {
                 options,
@@ -142,7 +190,9 @@ impl Producer {
                 counters: Counters::default(),
                 open: Mutex::default(),
                 stopping: AtomicBool::new(false),
+                ledger_behind: AtomicBool::new(written.is_err()),
                 policy,
+                beat,
                 epoch,
             }),
         })
@@ -154,8 +204,14 @@ impl Producer {
         Ok(Lane::new(self.clone(), writer, Duration::from_secs(self.inner.options.hold_seconds)))
     }
 
-    /// Writes a HEARTBEAT. The gateway calls it every five seconds.
+    /// Writes a HEARTBEAT. The gateway calls it every five seconds. While the spool takes nothing there is
+    /// none: silence is what it has to say.
     pub fn heartbeat(&self) -> Result<(), RecordingError> {
+        if let Err(error) = self.inner.spool.measure() {
+            tracing::warn!(event = "spool_not_measured", error = %error, "how full the spool is was not seen");
+        }
+        let mut lane = lock(&self.inner.ledger);
+        self.inner.flush(&mut lane)?;
         let open: Vec<(SessionId, Progress)> =
             lock(&self.inner.open).iter().map(|(id, p)| (*id, *lock(p))).collect();
         let counters = &self.inner.counters;
@@ -163,13 +219,20 @@ impl Producer {
             accepted: load(&counters.accepted),
             refused: load(&counters.refused),
             events: load(&counters.events),
-            dropped: 0,
+            dropped: load(&counters.dropped),
             open_sessions: open.iter().map(|(id, _)| id.to_string()).collect(),
             open_counts: open.iter().map(|(_, p)| p.count).collect(),
             open_heads: ledger::open_heads_digest(open.iter().map(|(id, p)| (&id.0, p.count, p.head))),
         };
-        let now = self.clock().wall_ns();
-        lock(&self.inner.ledger).append_flushed(heartbeat.into(), now)
+        lane.append(heartbeat.into(), self.clock().wall_ns())?;
+        self.inner.flush(&mut lane)?;
+        *lock(&self.inner.beat) = Instant::now();
+        Ok(())
+    }
+
+    /// How long ago the ledger last took a heartbeat: above some 5 s, the spool takes nothing.
+    pub fn silent_for(&self) -> Duration {
+        lock(&self.inner.beat).elapsed()
     }
 
     /// Opens no more sessions from now on.
@@ -177,17 +240,10 @@ impl Producer {
         self.inner.stopping.store(true, Ordering::SeqCst);
     }
 
-    /// Writes STOP. Every session must be closed.
+    /// Writes STOP, unless a session has no seal: then the next start must seal it, and there is no STOP.
     pub fn stop(&self, reason: &str) -> Result<(), RecordingError> {
         self.stop_accepting();
-        let counters = &self.inner.counters;
-        let stop = LedgerStop {
-            reason: reason.to_owned(),
-            events: load(&counters.events),
-            accepted: load(&counters.accepted),
-        };
-        let now = self.clock().wall_ns();
-        lock(&self.inner.ledger).append_flushed(stop.into(), now)
+        self.inner.stop(reason)
     }
 
     /// Name of this producer.
@@ -254,6 +310,12 @@ impl Producer {
             ("sessions_accepted_total", "counter", "Sessions accepted.", load(&counters.accepted)),
             ("connections_refused_total", "counter", "Connections refused.", load(&counters.refused)),
             ("events_total", "counter", "Events recorded.", load(&counters.events)),
+            (
+                "events_dropped_total",
+                "counter",
+                "Events that a spool which failed for good did not take.",
+                load(&counters.dropped),
+            ),
             ("spool_refused_total", "counter", "Tries on a spool that refused.", load(&counters.held)),
             (
                 "sessions_open",
@@ -288,6 +350,7 @@ impl Producer {
         if self.inner.stopping.load(Ordering::SeqCst) {
             return Err(RecordingError::Stopping);
         }
+        self.inner.spool.has_room()?;
         let (name, principal_ref) = principal;
         self.write_keys(session, key, name, principal_ref)?;
         let now = self.clock().wall_ns();
@@ -300,7 +363,8 @@ impl Producer {
             principal_ref,
             target: target.to_owned(),
         };
-        lane.append_flushed(open.into(), now)?;
+        lane.append(open.into(), now)?;
+        self.inner.flush_later(&mut lane);
         drop(lane);
         self.inner.counters.accepted.fetch_add(1, Ordering::Relaxed);
         let progress = Arc::new(Mutex::new(Progress { count: 0, head: genesis }));
@@ -308,12 +372,23 @@ impl Producer {
         Ok(progress)
     }
 
-    /// Signs the seal of a session and writes SEAL.
-    pub(super) fn seal(&self, mut seal: Seal<'_>) -> Result<(), RecordingError> {
-        seal.reason = SealReason::Closed;
-        let now = self.clock().wall_ns();
+    /// Signs the seal of a session and writes SEAL, at the latest with what the ledger writes next.
+    pub(super) fn seal(&self, ended: Unsealed) {
+        let seal = Seal {
+            session: ended.session,
+            producer: self.name(),
+            epoch: self.epoch(),
+            count: ended.count,
+            head: ended.head,
+            root: ended.root,
+            first_ts_ns: ended.first_ts_ns,
+            last_ts_ns: ended.last_ts_ns,
+            bytes_in: ended.bytes_in,
+            bytes_out: ended.bytes_out,
+            reason: SealReason::Closed,
+            open_seq: ended.open_seq,
+        };
         let mut lane = lock(&self.inner.ledger);
-        let signature = lane.ledger.sign(seal.digest());
         let body = LedgerSeal {
             session_id: seal.session,
             count: seal.count,
@@ -325,10 +400,23 @@ impl Producer {
             bytes_out: seal.bytes_out,
             reason: seal.reason.as_str().to_owned(),
             open_seq: seal.open_seq,
-            signature,
+            signature: lane.ledger.sign(seal.digest()),
         };
         lock(&self.inner.open).remove(&seal.session);
-        lane.append_flushed(body.into(), now)
+        match lane.append(body.into(), self.clock().wall_ns()) {
+            Ok(()) => self.inner.flush_later(&mut lane),
+            Err(error) => {
+                tracing::error!(event = "session_not_sealed", session = %ended.session, error = %error, "the next start seals it as a crash");
+            }
+        }
+    }
+
+    /// Everything appended to the ledger is in the spool: events that follow on it may be.
+    pub(super) fn flush_ledger(&self) -> Result<(), BusError> {
+        match self.inner.ledger_behind.load(Ordering::Acquire) {
+            true => self.inner.flush(&mut lock(&self.inner.ledger)),
+            false => Ok(()),
+        }
     }
 
     /// Signs a checkpoint.
@@ -350,11 +438,59 @@ impl Producer {
             keys.writer
                 .append(&Record::Name { principal_ref, wrapped: tenant.wrap_name(principal_ref, name) })?;
         }
-        keys.writer.flush()?;
-        if keys.writer.wants_rotation() {
-            keys.writer.rotate(Vec::new())?;
+        Ok(keys.writer.flush_and_rotate(Vec::new)?)
+    }
+}
+
+impl Inner {
+    fn flush(&self, lane: &mut LedgerLane) -> Result<(), BusError> {
+        let outcome = lane.flush();
+        self.ledger_behind.store(outcome.is_err(), Ordering::Release);
+        outcome
+    }
+
+    /// Tries to flush. When the spool refuses, the records stay in the writer's buffer and go out before
+    /// anything else, so that the ledger has no hole.
+    fn flush_later(&self, lane: &mut LedgerLane) {
+        if let Err(error) = self.flush(lane) {
+            tracing::warn!(event = "ledger_behind", error = %error, "the ledger waits for the spool");
         }
-        Ok(())
+    }
+
+    fn stop(&self, reason: &str) -> Result<(), RecordingError> {
+        let mut lane = lock(&self.ledger);
+        if lane.stopped {
+            return Ok(());
+        }
+        if !lane.state.open.is_empty() {
+            let sessions = lane.state.open.len();
+            self.flush(&mut lane)?;
+            return Err(RecordingError::Unsealed { sessions });
+        }
+        let stop = LedgerStop {
+            reason: reason.to_owned(),
+            events: load(&self.counters.events),
+            accepted: load(&self.counters.accepted),
+        };
+        lane.append(stop.into(), self.options.clock.wall_ns())?;
+        lane.stopped = true;
+        let since = Instant::now();
+        while let Err(error) = self.flush(&mut lane) {
+            if since.elapsed() >= STOP_PATIENCE {
+                return Err(error.into());
+            }
+            std::thread::sleep(STOP_RETRY);
+        }
+        Ok(lane.writer.sync()?)
+    }
+}
+
+impl Drop for Inner {
+    /// A process that ends in order without [`Producer::stop`] has failed, and says so.
+    fn drop(&mut self) {
+        if let Err(error) = self.stop("error") {
+            tracing::error!(event = "ledger_not_stopped", error = %error, "the ledger has no STOP");
+        }
     }
 }
 
@@ -366,16 +502,9 @@ impl LedgerLane {
         Ok(())
     }
 
-    /// Appends and flushes. When the spool refuses, the record stays in the writer's buffer and goes out with
-    /// the next one, so the ledger has no hole.
-    fn append_flushed(&mut self, body: Body, now: i64) -> Result<(), RecordingError> {
-        self.append(body, now)?;
-        self.writer.flush()?;
-        if self.writer.wants_rotation() {
-            let state = self.state.encode();
-            self.writer.rotate(state)?;
-        }
-        Ok(())
+    fn flush(&mut self) -> Result<(), BusError> {
+        let state = &self.state;
+        self.writer.flush_and_rotate(|| state.encode())
     }
 }
 
@@ -384,32 +513,6 @@ pub(super) fn random_seed() -> Result<Zeroizing<[u8; 32]>, RecordingError> {
     let mut seed = Zeroizing::new([0; 32]);
     getrandom::fill(seed.as_mut_slice()).map_err(RecordingError::Random)?;
     Ok(seed)
-}
-
-/// The 32 bytes in a key file (64 hex digits, mode 0600); made when it is missing.
-pub fn load_or_create_key_file(path: &Path) -> Result<Zeroizing<[u8; 32]>, RecordingError> {
-    if let Ok(text) = fs::read_to_string(path).map(Zeroizing::new) {
-        let seed = bodycam_record::ids::from_hex(text.trim());
-        return seed.map(Zeroizing::new).ok_or_else(|| RecordingError::Key {
-            what: path.display().to_string(),
-            why: "want 64 hex digits; restore the file from a backup (a new key is a new producer)"
-                .to_owned(),
-        });
-    }
-    let seed = random_seed()?;
-    let text = Zeroizing::new(bodycam_record::ids::to_hex(seed.as_slice()));
-    OpenOptions::new()
-        .write(true)
-        .create_new(true)
-        .mode(0o600)
-        .open(path)
-        .and_then(|mut file| file.write_all(text.as_bytes()).and_then(|()| file.sync_all()))
-        .map_err(|e| key_error(path, e))?;
-    Ok(seed)
-}
-
-fn key_error(path: &Path, why: impl std::fmt::Display) -> RecordingError {
-    RecordingError::Key { what: path.display().to_string(), why: why.to_string() }
 }
 
 fn load(counter: &AtomicU64) -> i64 {

@@ -3,11 +3,11 @@
 //! at that point.
 
 use std::cell::RefCell;
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::rc::Rc;
 
 use bodycam_bus::spool::SpoolBus;
-use bodycam_bus::stream::LEDGER_LANE;
+use bodycam_bus::stream::{KEYS_LANE, LEDGER_LANE};
 use bodycam_bus::{Bus, BusError, Record, StreamId};
 use bodycam_record::kinds::Body;
 use bodycam_record::ledger::LedgerEnd;
@@ -22,7 +22,10 @@ pub(super) struct SessionState {
     /// Hash of the last; the genesis when there is none.
     pub head: Digest,
     /// `statement_no` or `request_no` of what has no result yet.
-    pub unanswered: Vec<i64>,
+    pub unanswered: BTreeSet<i64>,
+    /// Of texts with several statements: how many of them have no result yet.
+    #[serde(default)]
+    pub several: BTreeMap<i64, i64>,
 }
 
 /// The sessions of an event lane.
@@ -68,19 +71,38 @@ impl SessionState {
         self.head = hash;
         match body {
             Body::SqlStatement(s) if s.verdict == "allow" && s.form != "parse" => {
-                self.unanswered.push(s.statement_no)
+                self.unanswered.insert(s.statement_no);
+                if s.statement_count > 1 {
+                    self.several.insert(s.statement_no, s.statement_count);
+                }
             }
+            Body::SqlResult(r) if self.goes_on(r.statement_no, &r.outcome) => {}
             Body::SqlResult(r) if r.outcome != "suspended" => self.answered(r.statement_no),
-            Body::HttpRequest(r) if r.verdict == "allow" => self.unanswered.push(r.request_no),
-            Body::HttpTunnelOpened(t) if t.verdict == "allow" => self.unanswered.push(t.request_no),
+            Body::HttpRequest(r) if r.verdict == "allow" => {
+                self.unanswered.insert(r.request_no);
+            }
+            Body::HttpTunnelOpened(t) if t.verdict == "allow" => {
+                self.unanswered.insert(t.request_no);
+            }
             Body::HttpResponse(r) => self.answered(r.request_no),
             Body::HttpTunnelClosed(t) => self.answered(t.request_no),
             _ => {}
         }
     }
 
+    /// Whether more statements of the same text follow one that ended like this.
+    fn goes_on(&mut self, no: i64, outcome: &str) -> bool {
+        let Some(left) = self.several.get_mut(&no) else { return false };
+        *left -= 1;
+        if *left > 0 && matches!(outcome, "complete" | "empty") {
+            return true;
+        }
+        self.several.remove(&no);
+        false
+    }
+
     fn answered(&mut self, no: i64) {
-        self.unanswered.retain(|n| *n != no);
+        self.unanswered.remove(&no);
     }
 }
 
@@ -129,17 +151,25 @@ impl LedgerState {
 /// Reads what the last process of `producer` left in the spool. The caller holds the spool's lock.
 pub(super) fn recover(bus: &SpoolBus, producer: &str) -> Result<Recovered, BusError> {
     let mut recovered = Recovered::default();
-    for stream in bus.streams()?.into_iter().filter(|s| s.producer() == producer) {
+    // Nothing on the keys lane is needed again: its segments begin with an empty state.
+    let of_producer = |s: &StreamId| s.producer() == producer && s.lane() != KEYS_LANE;
+    for stream in bus.streams()?.into_iter().filter(of_producer) {
         let mut lane: BTreeMap<SessionId, SessionState> = BTreeMap::new();
         let mut subscription = bus.subscribe_newest(&stream)?;
+        let mut records = subscription.poll(4 << 20)?;
+        if !matches!(records.first(), Some((_, Record::State(_)))) {
+            // The lane's first segment, or one whose state was damaged.
+            subscription = bus.subscribe_oldest(&stream)?;
+            records = subscription.poll(4 << 20)?;
+        }
         loop {
-            let records = subscription.poll(4 << 20)?;
             if records.is_empty() {
                 break;
             }
             for (position, record) in records {
                 apply(&stream, position, record, &mut lane, &mut recovered.ledger)?;
             }
+            records = subscription.poll(4 << 20)?;
         }
         recovered.sessions.extend(lane);
     }
@@ -172,13 +202,17 @@ fn apply(
             let session = event.envelope.session;
             if matches!(body, Body::SessionClosed(_)) {
                 // Kept until the ledger says SEAL: a crash in between still needs its count and head.
-                lane.entry(session).and_modify(|s| s.unanswered.clear());
+                lane.entry(session).and_modify(|s| {
+                    s.unanswered.clear();
+                    s.several.clear();
+                });
             }
             lane.entry(session)
                 .or_insert_with(|| SessionState {
                     count: 0,
                     head: event.envelope.prev,
-                    unanswered: Vec::new(),
+                    unanswered: BTreeSet::new(),
+                    several: BTreeMap::new(),
                 })
                 .saw(event.envelope.seq, event.hash, &body);
         }

@@ -455,3 +455,44 @@ async fn from_a_spool_on_disk_with_compaction_beside_it_nothing_is_lost_or_repea
     let lane = &kept[&"gw/0".parse().unwrap()];
     assert!(lane.0 > 0, "released segments are removed");
 }
+
+#[tokio::test]
+async fn a_drain_goes_past_positions_that_the_spool_has_lost() {
+    let (dir, store) = directory();
+    let bus = MemoryBus::default();
+    let mut gateway = Gateway::start(&bus, "gw", None);
+    gateway.work(3);
+    let mut mirror = Mirror::new(dir.path(), "gw");
+    mirror.write(&bus);
+    let (config_of_spool, lane) = (mirror.config.clone(), mirror.config.dir.join("gw/0"));
+    drop(mirror);
+    let spool = bodycam_bus::spool::SpoolBus::new(&config_of_spool);
+    let record = async || {
+        let key = Arc::new(EpochKey::from_seed(&[7; 32]));
+        let metrics = Arc::new(Metrics::default());
+        let mut recorder =
+            Recorder::open(spool.clone(), store.clone(), key, config(), metrics).await.unwrap();
+        tokio::time::timeout(Duration::from_secs(30), recorder.drain())
+            .await
+            .expect("the drain ends")
+            .unwrap();
+    };
+    record().await;
+    // The disk forgets the end of the lane, which the lake has.
+    let segments = std::fs::read_dir(&lane).unwrap().map(|f| f.unwrap().path());
+    let newest = segments.filter(|f| f.extension().is_some_and(|e| e == "seg")).max().unwrap();
+    let file = std::fs::OpenOptions::new().write(true).open(&newest).unwrap();
+    file.set_len(file.metadata().unwrap().len() / 2).unwrap();
+    let end = spool.released(&"gw/0".parse().unwrap()).unwrap();
+    assert_eq!(bodycam_bus::spool::Spool::open(&config_of_spool, "gw").unwrap().lost()[0].to, end);
+    record().await;
+    // And what follows on them is stored.
+    let mut mirror = Mirror::new(dir.path(), "gw");
+    let known: Vec<_> = bus.records().into_iter().map(|(stream, records)| (stream, records.len())).collect();
+    gateway.work(2);
+    mirror.resume(known);
+    mirror.write(&bus);
+    drop(mirror);
+    record().await;
+    assert_lake_is_bus(&store, &bus).await;
+}

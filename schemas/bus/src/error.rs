@@ -24,9 +24,17 @@ pub enum BusError {
     InUse { path: PathBuf },
     /// A segment is damaged where it cannot be a torn tail.
     #[error(
-        "spool segment {path} is damaged at byte {offset}: {what}; keep the file for examination, the records after it cannot be read"
+        "spool segment {path} is damaged at byte {offset}: {what}; nothing behind it is read until its gateway has \
+         started again, which keeps the damaged segment aside and says GAP in the ledger"
     )]
     Damaged { path: PathBuf, offset: u64, what: String },
+    /// The ledger has lost records that the lake holds.
+    #[error(
+        "stream {stream} ends at position {end}, but the lake holds it up to {released}: the end of the ledger was lost, \
+         and its chain cannot go on from where it ended; give the gateway a new name (gateway.producer) and keep the old \
+         directory"
+    )]
+    LedgerLost { stream: String, end: i64, released: i64 },
     /// A record does not decode.
     #[error("record {position} of stream {stream} does not decode: {source}")]
     Decode { stream: String, position: i64, source: DecodeError },

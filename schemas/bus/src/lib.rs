@@ -13,7 +13,7 @@ pub mod stream;
 
 mod wire;
 
-pub use config::{Durability, SpoolConfig};
+pub use config::{Durability, SpoolConfig, SpoolConfigError};
 pub use error::BusError;
 pub use record::Record;
 pub use stream::StreamId;
@@ -53,6 +53,10 @@ pub trait Bus {
 
     /// Reads `stream` from position `from` on. A stream whose first kept record lies behind `from` is refused.
     fn subscribe(&self, stream: &StreamId, from: i64) -> Result<Self::Subscription, BusError>;
+
+    /// Makes every record before `to` durable where it is. A lake commit comes after it: else a power cut could
+    /// take back what the lake holds, and its positions would be given out again.
+    fn settle(&self, stream: &StreamId, to: i64) -> Result<(), BusError>;
 
     /// Says that every record before `to` rests durably in the lake: the bus may forget it.
     fn release(&self, stream: &StreamId, to: i64) -> Result<(), BusError>;

@@ -2,21 +2,28 @@
 //!
 //! A segment is named after the position of its first record, 20 digits, `.seg`. It starts with the 8 bytes
 //! `BCSPOOL1`; then come records: length (u32 LE, of what follows the CRC), CRC32C (u32 LE, of the same),
-//! kind (one byte, 1 = protobuf), protobuf. The writer cuts a torn tail when it opens the lane; the reader
-//! waits at an incomplete tail. Released positions stand in `<lane>/released`.
+//! kind (one byte), content. Kind 1 is a record (protobuf). Kind 2 is a skip: an i64 LE, the position of the
+//! next record; those in between are lost, and the ledger says GAP. When the spool is opened a torn tail is cut
+//! and damage kept aside (`repair.rs`); the reader waits at a torn tail and names damage. Released positions
+//! stand in `<lane>/released`. Directories are made with mode 0700, files with 0600.
 
 use std::collections::HashMap;
 use std::fs;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
+use segment::Segment;
+
 use crate::{Bus, BusError, SpoolConfig, StreamId};
 
+mod repair;
 mod segment;
 mod sync;
 mod tail;
+mod usage;
 mod writer;
 
+pub use repair::LostPositions;
 pub use tail::SpoolSubscription;
 pub use writer::{LaneWriter, Settling, Spool};
 
@@ -48,6 +55,16 @@ impl SpoolBus {
         let dir = self.lane_dir(stream);
         let first = match segment::list(&dir)?.pop() {
             Some(newest) => newest.first,
+            None => segment::released(&dir)?,
+        };
+        SpoolSubscription::open(dir, stream.clone(), first)
+    }
+
+    /// Reads `stream` from the first record that it still has.
+    pub fn subscribe_oldest(&self, stream: &StreamId) -> Result<SpoolSubscription, BusError> {
+        let dir = self.lane_dir(stream);
+        let first = match segment::list(&dir)?.first() {
+            Some(oldest) => oldest.first,
             None => segment::released(&dir)?,
         };
         SpoolSubscription::open(dir, stream.clone(), first)
@@ -93,7 +110,17 @@ impl Bus for SpoolBus {
         let dir = self.lane_dir(stream);
         match segment::list(&dir)?.pop() {
             None => segment::released(&dir),
-            Some(last) => Ok(segment::scan(&last)?.next),
+            Some(last) => Ok(segment::scan(&last)?.next.max(segment::released(&dir)?)),
         }
+    }
+
+    fn settle(&self, stream: &StreamId, to: i64) -> Result<(), BusError> {
+        // What is released was settled; the segments before the newest were synced when it was begun.
+        let newest = segment::list(&self.lane_dir(stream))?.into_iter().rfind(|s| s.first < to);
+        if let Some(Segment { path, .. }) = newest {
+            let file = fs::File::open(&path).map_err(BusError::io("open", &path))?;
+            file.sync_data().map_err(BusError::io("fsync", &path))?;
+        }
+        Ok(())
     }
 }

@@ -173,10 +173,11 @@ pub fn columns(whole: &[u8]) -> Result<Columns, FrameError> {
     Ok(columns)
 }
 
-/// The first value of a DataRow.
-pub fn first_value(body: &[u8]) -> Option<&[u8]> {
+/// The values of a DataRow.
+pub fn values(body: &[u8]) -> Result<Vec<Option<Vec<u8>>>, FrameError> {
     let mut body = Body::new("DataRow", body);
-    if body.count().ok()? == 0 { None } else { body.value().ok()? }
+    let count = body.count()?;
+    (0..count).map(|_| Ok(body.value()?.map(<[u8]>::to_vec))).collect()
 }
 
 /// Overall format of a CopyInResponse or CopyOutResponse: 0 text, 1 binary.

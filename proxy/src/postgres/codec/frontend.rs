@@ -246,6 +246,14 @@ pub fn put_bind(out: &mut Vec<u8>, portal: &[u8], statement: &[u8]) {
     });
 }
 
+/// Appends a Describe of a portal.
+pub fn put_describe_portal(out: &mut Vec<u8>, portal: &[u8]) {
+    frame(out, b'D', |out| {
+        out.push(b'P');
+        put_text(out, portal);
+    });
+}
+
 /// Appends a FunctionCall without arguments.
 pub fn put_function_call(out: &mut Vec<u8>, function: u32) {
     frame(out, b'F', |out| {

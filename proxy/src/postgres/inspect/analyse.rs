@@ -12,9 +12,9 @@ use pg_query::protobuf::node::Node as N;
 use pg_query::protobuf::summary_result::Context;
 
 use super::catalog::CatalogSnapshot;
-use super::facts::{EXECUTE_UNKNOWN, Facts, MAX_LISTED, Reference, SettingChange};
-use super::redact::redact_secrets;
-use super::settings::{SearchPath, Settings};
+use super::facts::{EXECUTE_UNKNOWN, Facts, MAX_LISTED, NO_CATALOG, Reference, SettingChange};
+use super::redact::{Redacted, SecretParameters, redact_secrets};
+use super::settings::Settings;
 use super::statement::statement;
 use super::template::template;
 use super::walk::Walk;
@@ -47,7 +47,7 @@ pub fn analyse(
 ) -> Facts {
     let standard = settings.standard_conforming_strings;
     if sql.len() > max_bytes {
-        return unparsed(sql, standard, "too-large");
+        return unparsed(sql, standard, catalog, "too-large");
     }
     let options =
         if standard { ParserOptions::DEFAULT } else { ParserOptions::DISABLE_STANDARD_CONFORMING_STRINGS };
@@ -56,28 +56,43 @@ pub fn analyse(
         // The tree is too deep to be handed over; its summary is not.
         Err(pg_query::Error::Decode(_)) => match pg_query::summary(sql, options, -1) {
             Ok(summary) => from_summary(&summary, settings, catalog, tenant),
-            Err(_) => return unparsed(sql, standard, "too-deep"),
+            Err(_) => return unparsed(sql, standard, catalog, "too-deep"),
         },
         Err(pg_query::Error::Parse(message)) if too_deep(&message) => {
-            return unparsed(sql, standard, "too-deep");
+            return unparsed(sql, standard, catalog, "too-deep");
         }
-        Err(_) => return unparsed(sql, standard, "unparsed"),
+        Err(_) => return unparsed(sql, standard, catalog, "unparsed"),
     };
     let text = template(sql, standard, catalog, tenant);
     facts.fingerprint = Some(tenant.fingerprint(&text));
     facts.template = Some(text);
-    facts.redacted = redacted(sql, standard, true);
+    (facts.redacted, facts.secret_parameters) = redacted(sql, standard, true, catalog);
+    if facts.secret_parameters != SecretParameters::None {
+        for reference in &mut facts.references {
+            if let Reference::Prepares(_, inner) = reference {
+                Arc::make_mut(inner).secret_parameters = facts.secret_parameters.clone();
+            }
+        }
+    }
     facts
 }
 
-fn unparsed(sql: &str, standard: bool, reason: &'static str) -> Facts {
-    Facts { redacted: redacted(sql, standard, false), ..Facts::unparsed(reason) }
+fn unparsed(sql: &str, standard: bool, catalog: &CatalogSnapshot, reason: &'static str) -> Facts {
+    let (redacted, _) = redacted(sql, standard, false, catalog);
+    Facts { redacted, ..Facts::unparsed(reason) }
 }
 
-fn redacted(sql: &str, standard: bool, parses: bool) -> Option<Arc<str>> {
-    match redact_secrets(sql, standard, parses) {
-        std::borrow::Cow::Borrowed(_) => None,
-        std::borrow::Cow::Owned(safe) => Some(safe.into()),
+fn redacted(
+    sql: &str,
+    standard: bool,
+    parses: bool,
+    catalog: &CatalogSnapshot,
+) -> (Option<Arc<str>>, SecretParameters) {
+    let columns_of = |name: &str| catalog.columns_of(name);
+    let Redacted { text, parameters } = redact_secrets(sql, standard, parses, &columns_of);
+    match text {
+        std::borrow::Cow::Borrowed(_) => (None, parameters),
+        std::borrow::Cow::Owned(safe) => (Some(safe.into()), parameters),
     }
 }
 
@@ -92,8 +107,7 @@ fn from_tree(
     catalog: &CatalogSnapshot,
     tenant: &TenantKey,
 ) -> Facts {
-    let path = &settings.search_path;
-    let mut walk = Walk::new(catalog, tenant, path);
+    let mut walk = Walk::new(catalog, tenant, settings);
     let mut outcomes = Vec::with_capacity(statements.len());
     for raw in statements {
         if let Some(node) = raw.stmt.as_ref().and_then(|node| node.node.as_ref()) {
@@ -118,6 +132,9 @@ fn from_tree(
         facts.setting_changes.extend(outcome.setting_changes);
     }
     facts.references.truncate(MAX_LISTED);
+    if catalog.generation() == 0 && !(facts.relations_read.is_empty() && facts.relations_written.is_empty()) {
+        facts.opaque.push(NO_CATALOG);
+    }
     facts
 }
 
@@ -126,8 +143,12 @@ pub fn found(walk: Walk<'_>, catalog: &CatalogSnapshot) -> Facts {
     // A body that nobody here knows can set the search path as well.
     let sets_config = walk.sets_config
         || ["unknown-function", "dynamic-sql"].iter().any(|reason| walk.opaque.contains(reason));
+    let mut walk = walk;
+    beneath_views(&mut walk.read, catalog);
+    beneath_views(&mut walk.written, catalog);
     let mut facts = Facts {
         has_predicate: !walk.open,
+        temporary: walk.temporary.into_iter().collect(),
         opaque: walk.opaque.into_iter().collect(),
         functions: walk.functions.into_iter().collect(),
         ..Facts::default()
@@ -142,6 +163,16 @@ pub fn found(walk: Walk<'_>, catalog: &CatalogSnapshot) -> Facts {
         cut(list, &mut facts.opaque);
     }
     facts
+}
+
+/// Adds the relations that views among these stand for.
+fn beneath_views(relations: &mut BTreeSet<Rel>, catalog: &CatalogSnapshot) {
+    let views: Vec<usize> = relations.iter().filter_map(|rel| rel.place).collect();
+    for beneath in views.into_iter().flat_map(|at| catalog.beneath(at)) {
+        if let Some(relation) = catalog.at(beneath) {
+            relations.insert(Rel { label: relation.label(), place: Some(beneath) });
+        }
+    }
 }
 
 /// The relation with the largest estimate; without estimates the first written, else the first read.
@@ -181,8 +212,7 @@ fn from_summary(
     catalog: &CatalogSnapshot,
     tenant: &TenantKey,
 ) -> Facts {
-    let path: &SearchPath = &settings.search_path;
-    let mut walk = Walk::new(catalog, tenant, path);
+    let mut walk = Walk::new(catalog, tenant, settings);
     walk.opaque.insert("too-deep");
     for table in &summary.protobuf.tables {
         if table.context == Context::Select as i32 || table.context == Context::None as i32 {

@@ -70,6 +70,11 @@ impl Cache {
         hasher.update(of);
         hasher.update(&generation.to_le_bytes());
         hasher.update(&[u8::from(settings.standard_conforming_strings)]);
+        hasher.update(&(settings.temporary.len() as u64).to_le_bytes());
+        for name in settings.temporary.iter() {
+            hasher.update(&(name.len() as u64).to_le_bytes());
+            hasher.update(name.as_bytes());
+        }
         match &settings.search_path {
             SearchPath::Known(schemas) => {
                 hasher.update(&(schemas.len() as u64).to_le_bytes());

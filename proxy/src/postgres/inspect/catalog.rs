@@ -3,7 +3,7 @@
 //! A side connection reads it ([`refresh`]); when that fails, traffic goes on without. Invariant: a snapshot
 //! never changes, and a reading that brings nothing new keeps the old one, with its generation.
 
-use std::collections::{HashMap, HashSet};
+use std::collections::{BTreeSet, HashMap, HashSet};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
@@ -27,6 +27,8 @@ pub struct CatalogSnapshot {
     by_oid: HashMap<u32, usize>,
     /// Schemas of the functions of each name.
     functions: HashMap<Box<str>, Vec<Box<str>>>,
+    /// Places of the relations that each view reads, those beneath other views included.
+    views: HashMap<usize, Vec<usize>>,
     /// Every name that may stand in a literal-free text.
     known: HashSet<Box<str>>,
 }
@@ -121,6 +123,30 @@ impl CatalogSnapshot {
         new
     }
 
+    /// With what its views read: pairs of the OIDs of a view and of a relation in its query.
+    pub fn with_views(mut self, reads: &[(u32, u32)]) -> Self {
+        let mut direct: HashMap<usize, Vec<usize>> = HashMap::new();
+        for (view, relation) in reads {
+            if let (Some(view), Some(relation)) = (self.by_oid.get(view), self.by_oid.get(relation)) {
+                direct.entry(*view).or_default().push(*relation);
+            }
+        }
+        for view in direct.keys() {
+            let (mut all, mut next) = (BTreeSet::new(), vec![*view]);
+            while let Some(at) = next.pop() {
+                let beneath = direct.get(&at).into_iter().flatten().copied();
+                next.extend(beneath.filter(|relation| relation != view && all.insert(*relation)));
+            }
+            self.views.insert(*view, all.into_iter().collect());
+        }
+        self
+    }
+
+    /// Places of the relations that the view at this place reads.
+    pub(super) fn beneath(&self, at: usize) -> Vec<usize> {
+        self.views.get(&at).cloned().unwrap_or_default()
+    }
+
     /// Which snapshot this is: 0 for the empty catalog, another number for each one read, of any database.
     pub fn generation(&self) -> u64 {
         self.generation
@@ -134,6 +160,13 @@ impl CatalogSnapshot {
     /// The relation at this place in the snapshot.
     pub(super) fn at(&self, index: usize) -> Option<&Relation> {
         self.relations.get(index)
+    }
+
+    /// Columns of every relation of this name, whatever its schema, in the order of their numbers.
+    pub(super) fn columns_of(&self, name: &str) -> Vec<Vec<String>> {
+        let places = self.by_name.get(name).map(Vec::as_slice).unwrap_or_default();
+        let relations = places.iter().filter_map(|at| self.at(*at));
+        relations.map(|r| r.columns.iter().map(|(_, column)| column.to_string()).collect()).collect()
     }
 
     /// Places of the relations that a name in a statement can mean: one where the schema or the search path
@@ -180,7 +213,10 @@ impl CatalogSnapshot {
     }
 
     fn same_content(&self, other: &Self) -> bool {
-        self.relations == other.relations && self.functions == other.functions && self.known == other.known
+        self.relations == other.relations
+            && self.views == other.views
+            && self.functions == other.functions
+            && self.known == other.known
     }
 }
 

@@ -5,11 +5,16 @@ use std::sync::Arc;
 use bodycam_record::Fingerprint;
 use bodycam_record::kinds::sql::SqlStatement;
 
+use super::redact::SecretParameters;
+
 /// Entries that one list of facts holds at most; more make the statement `too-large`.
 pub const MAX_LISTED: usize = 1000;
 
 /// The reason in `opaque` for EXECUTE or FETCH of a name whose meaning is not known.
 pub const EXECUTE_UNKNOWN: &str = "execute-unknown";
+
+/// The reason in `opaque` for relations that were named while no catalog of the database was at hand.
+pub const NO_CATALOG: &str = "no-catalog";
 
 /// What a statement does, as far as its text and the catalog tell. Fields without a comment are those of
 /// [`SqlStatement`].
@@ -32,6 +37,10 @@ pub struct Facts {
     pub est_rows: Option<i64>,
     /// The text with its secrets replaced, when it holds any: content must hold this instead.
     pub redacted: Option<Arc<str>>,
+    /// Names of the temporary relations that it makes.
+    pub temporary: Vec<String>,
+    /// Parameters whose values content must not hold.
+    pub secret_parameters: SecretParameters,
     /// Prepared statements and cursors that it defines or uses, in the order of the text.
     pub references: Vec<Reference>,
     /// What it does to the settings that change what later texts mean.
@@ -47,27 +56,64 @@ pub enum Reference {
     Executes(String),
     /// `DEALLOCATE name`; all of them without a name.
     Deallocates(Option<String>),
-    /// `DECLARE name CURSOR FOR …`, with the facts of its query.
-    Declares(String, Arc<Facts>),
+    /// `DECLARE name CURSOR FOR …`, with the facts of its query, and whether it outlives its transaction.
+    Declares(String, Arc<Facts>, bool),
     /// `FETCH`, `MOVE` of `name`.
     Fetches(String),
     /// `CLOSE name`; all of them without a name.
     Closes(Option<String>),
 }
 
-/// A change of `search_path`.
+/// A change of a setting that tells what later texts mean.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum SettingChange {
     /// To these schemas, `$user` among them as it is written.
     SearchPath(Vec<String>),
-    /// To something that the text does not tell, or not for the whole session.
+    /// How texts are read: `standard_conforming_strings`, `client_encoding`. The target reports what they are.
+    Lexing,
+    /// Any of them, to something that the text does not tell, or not for the whole session.
     Unknown,
+    /// As [`SettingChange::Unknown`], and another role may be the user from now on.
+    Role,
 }
 
 impl Facts {
     /// The facts of a text that could not be analysed, with the reason from the list of `opaque`.
     pub fn unparsed(reason: &'static str) -> Self {
-        Self { statement_kind: "unparsed", statement_count: 1, opaque: vec![reason], ..Self::default() }
+        // What the parser does not take the server will not take either; the rest can set anything.
+        let setting_changes = if reason == "unparsed" { Vec::new() } else { vec![SettingChange::Unknown] };
+        let opaque = vec![reason];
+        // Nobody knows where its parameters stand.
+        let secret_parameters = SecretParameters::All;
+        Self {
+            statement_kind: "unparsed",
+            statement_count: 1,
+            opaque,
+            setting_changes,
+            secret_parameters,
+            ..Self::default()
+        }
+    }
+
+    /// Whether its text or parameters hold secrets, which an error or notice may repeat.
+    pub fn holds_secrets(&self) -> bool {
+        self.redacted.is_some() || matches!(self.secret_parameters, SecretParameters::Some(_))
+    }
+
+    /// Whether its rows may repeat what a setting was set to. Rows of relations are none of these.
+    pub fn returns_settings(&self) -> bool {
+        self.relations_read.is_empty() && self.functions.iter().any(|name| name == "set_config")
+    }
+
+    /// Whether it may change how texts are read.
+    pub fn changes_lexing(&self) -> bool {
+        let changes = |c: &SettingChange| !matches!(c, SettingChange::SearchPath(_));
+        self.setting_changes.iter().any(changes) || self.may_define_names()
+    }
+
+    /// Whether it may run what its text does not show: that can prepare, deallocate, open and close by any name.
+    pub fn may_define_names(&self) -> bool {
+        self.opaque.iter().any(|reason| !matches!(*reason, "copy-program" | "copy-file" | NO_CATALOG))
     }
 
     /// These facts with what `used` does added.
@@ -90,6 +136,12 @@ impl Facts {
             whole.output_columns.clone_from(&used.output_columns);
         } else if whole.output_columns != used.output_columns && !used.output_columns.is_empty() {
             whole.output_columns = vec!["?".to_owned()];
+        }
+        if used.secret_parameters != SecretParameters::None {
+            whole.secret_parameters = SecretParameters::All;
+        }
+        if !used.setting_changes.is_empty() && !whole.setting_changes.contains(&SettingChange::Unknown) {
+            whole.setting_changes.push(SettingChange::Unknown);
         }
         whole.has_predicate &= used.has_predicate;
         if whole.main_relation.is_none() || used.est_rows > whole.est_rows {
@@ -127,7 +179,7 @@ impl Facts {
             .references
             .iter()
             .map(|r| match r {
-                Reference::Prepares(_, facts) | Reference::Declares(_, facts) => facts.weight(),
+                Reference::Prepares(_, facts) | Reference::Declares(_, facts, _) => facts.weight(),
                 _ => 64,
             })
             .sum();

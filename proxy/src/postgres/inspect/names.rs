@@ -3,7 +3,8 @@
 //! Bind made.
 //!
 //! Invariant: a name never stands for less than what it may run. A definition can fail at the target, so a
-//! second one under the same name adds to the first until the name is given up.
+//! second one under the same name adds to the first until the target has answered; and what ran out of sight
+//! (a function, DO) may have given any name another meaning.
 
 use std::collections::HashMap;
 use std::sync::Arc;
@@ -16,29 +17,65 @@ const MAX_NAMES: usize = 4096;
 /// What the names of one session stand for.
 #[derive(Debug, Default)]
 pub struct SessionNames {
-    statements: HashMap<String, Arc<Facts>>,
-    cursors: HashMap<String, Arc<Facts>>,
+    statements: HashMap<String, Entry>,
+    cursors: HashMap<String, Entry>,
+    epoch: u64,
+}
+
+#[derive(Debug, Clone)]
+struct Entry {
+    facts: Arc<Facts>,
+    /// When it was defined.
+    epoch: u64,
+    /// Whether it outlives its transaction.
+    holds: bool,
 }
 
 impl SessionNames {
-    /// A Parse message defined the statement `name` (not the unnamed one).
+    /// How often something ran that may have changed what any name stands for: what was defined in an earlier
+    /// epoch is not certain.
+    pub fn epoch(&self) -> u64 {
+        self.epoch
+    }
+
+    /// Something is sent that may change what any name stands for.
+    pub fn doubt(&mut self) {
+        self.epoch += 1;
+    }
+
+    /// A Parse message is sent that defines the statement `name` (not the unnamed one).
     pub fn prepared(&mut self, name: &str, facts: &Arc<Facts>) {
-        define(&mut self.statements, name, facts);
+        define(&mut self.statements, name, Entry { facts: facts.clone(), epoch: self.epoch, holds: false });
     }
 
-    /// A Bind message made the portal `name` (not the unnamed one) of a statement with these facts.
+    /// A Bind message is sent that makes the portal `name` (not the unnamed one).
     pub fn bound(&mut self, name: &str, facts: &Arc<Facts>) {
-        define(&mut self.cursors, name, facts);
+        define(&mut self.cursors, name, Entry { facts: facts.clone(), epoch: self.epoch, holds: false });
     }
 
-    /// A Close message was answered, or the portal's transaction is over.
-    pub fn closed_statement(&mut self, name: &str) {
-        self.statements.remove(name);
+    /// The target has made `name`, sent in `epoch`, stand for this statement and nothing else.
+    pub fn is_statement(&mut self, name: &str, facts: &Arc<Facts>, epoch: u64) {
+        replace(&mut self.statements, name, Entry { facts: facts.clone(), epoch, holds: false });
     }
 
-    /// A Close message was answered, or the portal's transaction is over.
-    pub fn closed_portal(&mut self, name: &str) {
-        self.cursors.remove(name);
+    /// The target has made `name`, sent in `epoch`, stand for this query and nothing else.
+    pub fn is_cursor(&mut self, name: &str, facts: &Arc<Facts>, epoch: u64, holds: bool) {
+        replace(&mut self.cursors, name, Entry { facts: facts.clone(), epoch, holds });
+    }
+
+    /// The target has forgotten the statement `name`; all without one.
+    pub fn closed_statement(&mut self, name: Option<&str>) {
+        forget(&mut self.statements, name);
+    }
+
+    /// The target has closed the cursor `name`; all without one.
+    pub fn closed_cursor(&mut self, name: Option<&str>) {
+        forget(&mut self.cursors, name);
+    }
+
+    /// No transaction is open: cursors without hold are gone.
+    pub fn transaction_over(&mut self) {
+        self.cursors.retain(|_, entry| entry.holds);
     }
 
     /// Notes what a statement that is sent on defines, and gives its facts with what it uses filled in.
@@ -53,24 +90,22 @@ impl SessionNames {
                 Reference::Executes(name) => self.statements.get(name),
                 Reference::Fetches(name) => self.cursors.get(name),
                 Reference::Prepares(name, inner) => {
-                    define(&mut self.statements, name, inner);
+                    self.prepared(name, inner);
                     continue;
                 }
-                Reference::Declares(name, inner) => {
-                    define(&mut self.cursors, name, inner);
+                Reference::Declares(name, inner, holds) => {
+                    let entry = Entry { facts: inner.clone(), epoch: self.epoch, holds: *holds };
+                    define(&mut self.cursors, name, entry);
                     continue;
                 }
-                Reference::Deallocates(name) => {
-                    forget(&mut self.statements, name.as_deref());
-                    continue;
-                }
-                Reference::Closes(name) => {
-                    forget(&mut self.cursors, name.as_deref());
-                    continue;
-                }
+                // The target may refuse it.
+                Reference::Deallocates(_) | Reference::Closes(_) => continue,
             };
             match used {
-                Some(used) => whole = whole.using(used),
+                Some(used) => {
+                    whole = whole.using(&used.facts);
+                    all_known &= used.epoch == self.epoch && !used.facts.opaque.contains(&EXECUTE_UNKNOWN);
+                }
                 None => all_known = false,
             }
         }
@@ -81,17 +116,24 @@ impl SessionNames {
     }
 }
 
-fn define(names: &mut HashMap<String, Arc<Facts>>, name: &str, facts: &Arc<Facts>) {
+fn define(names: &mut HashMap<String, Entry>, name: &str, entry: Entry) {
     if let Some(before) = names.get_mut(name) {
-        if before != facts {
-            *before = Arc::new(before.using(facts));
+        if before.facts != entry.facts {
+            before.facts = Arc::new(before.facts.using(&entry.facts));
         }
-    } else if names.len() < MAX_NAMES {
-        names.insert(name.to_owned(), facts.clone());
+        before.holds |= entry.holds;
+    } else {
+        replace(names, name, entry);
     }
 }
 
-fn forget(names: &mut HashMap<String, Arc<Facts>>, name: Option<&str>) {
+fn replace(names: &mut HashMap<String, Entry>, name: &str, entry: Entry) {
+    if names.len() < MAX_NAMES || names.contains_key(name) {
+        names.insert(name.to_owned(), entry);
+    }
+}
+
+fn forget(names: &mut HashMap<String, Entry>, name: Option<&str>) {
     match name {
         Some(name) => {
             names.remove(name);
@@ -128,21 +170,46 @@ mod tests {
     #[test]
     fn a_redefinition_that_may_have_failed_hides_nothing() {
         let mut names = SessionNames::default();
-        names.follow(&with(Reference::Prepares("p".to_owned(), reading("public.customers"))));
-        names.follow(&with(Reference::Prepares("p".to_owned(), reading("public.colours"))));
+        let (customers, colours) = (reading("public.customers"), reading("public.colours"));
+        names.follow(&with(Reference::Prepares("p".to_owned(), customers)));
+        names.follow(&with(Reference::Deallocates(Some("p".to_owned()))));
+        names.follow(&with(Reference::Prepares("p".to_owned(), colours.clone())));
         let execute = with(Reference::Executes("p".to_owned()));
         assert_eq!(names.follow(&execute).relations_read, ["public.colours", "public.customers"]);
-        names.follow(&with(Reference::Deallocates(Some("p".to_owned()))));
+        names.is_statement("p", &colours, 0);
+        assert_eq!(names.follow(&execute).relations_read, ["public.colours"]);
+        names.closed_statement(Some("p"));
         assert_eq!(names.follow(&execute).opaque, [EXECUTE_UNKNOWN]);
     }
 
     #[test]
-    fn fetch_has_the_facts_of_its_cursor_until_it_is_closed() {
+    fn what_ran_out_of_sight_makes_every_name_uncertain_until_it_is_defined_anew() {
         let mut names = SessionNames::default();
-        names.follow(&with(Reference::Declares("c".to_owned(), reading("public.customers"))));
+        let (execute, fetch) = (with(Reference::Executes("p".into())), with(Reference::Fetches("c".into())));
+        let facts = reading("public.customers");
+        names.is_statement("p", &facts, 0);
+        names.is_cursor("c", &facts, 0, false);
+        names.doubt();
+        for using in [&execute, &fetch] {
+            let used = names.follow(using);
+            assert_eq!((used.relations_read.len(), used.opaque.as_slice()), (1, &[EXECUTE_UNKNOWN][..]));
+        }
+        names.is_statement("p", &facts, names.epoch());
+        assert!(names.follow(&execute).opaque.is_empty());
+    }
+
+    #[test]
+    fn fetch_has_the_facts_of_its_cursor_until_it_is_closed_or_its_transaction_over() {
         let fetch = with(Reference::Fetches("c".to_owned()));
-        assert_eq!(names.follow(&fetch).relations_read, ["public.customers"]);
-        names.follow(&with(Reference::Closes(None)));
-        assert_eq!(names.follow(&fetch).opaque, [EXECUTE_UNKNOWN]);
+        for holds in [false, true] {
+            let mut names = SessionNames::default();
+            names.follow(&with(Reference::Declares("c".to_owned(), reading("public.customers"), holds)));
+            names.follow(&with(Reference::Closes(None)));
+            assert_eq!(names.follow(&fetch).relations_read, ["public.customers"], "CLOSE may fail");
+            names.transaction_over();
+            assert_eq!(names.follow(&fetch).opaque.is_empty(), holds);
+            names.closed_cursor(None);
+            assert_eq!(names.follow(&fetch).opaque, [EXECUTE_UNKNOWN]);
+        }
     }
 }

@@ -35,7 +35,9 @@ pub fn statement(walk: &mut Walk<'_>, node: &N) -> Outcome {
         }
         N::DeclareCursorStmt(declare) => {
             let Some(query) = inner(declare.query.as_deref()) else { return kind("cursor") };
-            let reference = |facts| Reference::Declares(declare.portalname.clone(), facts);
+            // CURSOR_OPT_HOLD of parsenodes.h.
+            let holds = declare.options & 0x20 != 0;
+            let reference = |facts| Reference::Declares(declare.portalname.clone(), facts, holds);
             defined(walk, "cursor", query, reference)
         }
         N::ExecuteStmt(execute) => {
@@ -74,6 +76,22 @@ pub fn statement(walk: &mut Walk<'_>, node: &N) -> Outcome {
             if let Some(query) = &view.query {
                 walk.open |= walk.query(query).open;
             }
+            kind("ddl")
+        }
+        N::CreateStmt(create) => {
+            if let Some(relation) = create.relation.as_ref().filter(|r| r.relpersistence == "t") {
+                walk.write_relation(relation);
+            } else {
+                touched(walk, create);
+            }
+            kind("ddl")
+        }
+        N::RenameStmt(rename) => {
+            let relation = rename.relation.as_ref().map(|r| r.relname.as_str()).unwrap_or_default();
+            if walk.settings.temporary.contains(relation) {
+                walk.temporary.insert(rename.newname.clone());
+            }
+            touched(walk, node);
             kind("ddl")
         }
         N::RuleStmt(rule) => {
@@ -193,7 +211,7 @@ fn defined(
     query: &N,
     reference: impl FnOnce(Arc<Facts>) -> Reference,
 ) -> Outcome {
-    let mut own = Walk::new(walk.catalog, walk.tenant, walk.path);
+    let mut own = Walk::new(walk.catalog, walk.tenant, walk.settings);
     let outcome = statement(&mut own, query);
     let mut facts = found(own, walk.catalog);
     facts.statement_kind = outcome.kind;
@@ -325,8 +343,15 @@ fn set(walk: &mut Walk<'_>, set: &pg::VariableSetStmt) -> Outcome {
         let known = schemas.len() == set.args.len();
         let change = if known { SettingChange::SearchPath(schemas) } else { SettingChange::Unknown };
         outcome.setting_changes.push(change);
-    } else if path || whose || set.kind == K::VarResetAll as i32 {
+    } else if whose || set.kind == K::VarResetAll as i32 {
+        outcome.setting_changes.push(SettingChange::Role);
+    } else if path {
         outcome.setting_changes.push(SettingChange::Unknown);
+    } else if ["standard_conforming_strings", "client_encoding", "backslash_quote", "names"]
+        .iter()
+        .any(|name| set.name.eq_ignore_ascii_case(name))
+    {
+        outcome.setting_changes.push(SettingChange::Lexing);
     }
     outcome
 }

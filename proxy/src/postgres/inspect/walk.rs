@@ -14,7 +14,7 @@ use pg_query::protobuf::node::Node as N;
 use super::builtin;
 use super::catalog::CatalogSnapshot;
 use super::search::{Found, search};
-use super::settings::SearchPath;
+use super::settings::{SearchPath, Settings};
 
 pub mod from;
 pub mod names;
@@ -29,12 +29,15 @@ pub struct Walk<'a> {
     pub(super) catalog: &'a CatalogSnapshot,
     pub(super) tenant: &'a TenantKey,
     pub(super) path: &'a SearchPath,
+    pub(super) settings: &'a Settings,
     pub(super) read: BTreeSet<Rel>,
     pub(super) written: BTreeSet<Rel>,
     pub(super) functions: BTreeSet<String>,
     pub(super) opaque: BTreeSet<&'static str>,
     /// Whether a read, update or delete of a relation is not narrowed.
     pub(super) open: bool,
+    /// Names of the temporary relations that it makes.
+    pub(super) temporary: BTreeSet<String>,
     /// Whether `set_config` was called.
     pub(super) sets_config: bool,
     /// Common table expressions in scope, the innermost last.
@@ -45,11 +48,13 @@ pub struct Walk<'a> {
 
 impl<'a> Walk<'a> {
     /// A walk that has found nothing.
-    pub fn new(catalog: &'a CatalogSnapshot, tenant: &'a TenantKey, path: &'a SearchPath) -> Self {
+    pub fn new(catalog: &'a CatalogSnapshot, tenant: &'a TenantKey, settings: &'a Settings) -> Self {
         Self {
             catalog,
             tenant,
-            path,
+            path: &settings.search_path,
+            settings,
+            temporary: BTreeSet::new(),
             read: BTreeSet::new(),
             written: BTreeSet::new(),
             functions: BTreeSet::new(),
@@ -152,23 +157,29 @@ impl<'a> Walk<'a> {
 
     /// Notes a read of a relation that is named outside any FROM.
     pub(super) fn read_relation(&mut self, schema: &str, name: &str) {
-        let found = names::relations(self.catalog, self.tenant, self.path, schema, name);
+        let found = names::relations(self.catalog, self.tenant, self.settings, schema, name);
         self.read.extend(found);
     }
 
     /// The relations that a name in the tree can mean.
     pub(super) fn relations_of(&self, relation: &pg::RangeVar) -> Vec<Rel> {
-        names::relations(self.catalog, self.tenant, self.path, &relation.schemaname, &relation.relname)
+        names::relations(self.catalog, self.tenant, self.settings, &relation.schemaname, &relation.relname)
     }
 
     /// Notes a write.
     pub(super) fn write_relation(&mut self, relation: &pg::RangeVar) {
-        self.write_named(&relation.schemaname, &relation.relname);
+        let temporary = relation.relpersistence == "t" || relation.schemaname == "pg_temp";
+        if temporary {
+            self.temporary.insert(relation.relname.clone());
+            self.written.insert(names::temporary(self.catalog, self.tenant, &relation.relname));
+        } else {
+            self.write_named(&relation.schemaname, &relation.relname);
+        }
     }
 
     /// Notes a write of a relation given by schema and name.
     pub(super) fn write_named(&mut self, schema: &str, name: &str) {
-        let found = names::relations(self.catalog, self.tenant, self.path, schema, name);
+        let found = names::relations(self.catalog, self.tenant, self.settings, schema, name);
         self.written.extend(found);
     }
 

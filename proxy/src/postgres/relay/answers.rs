@@ -7,6 +7,7 @@ use std::collections::VecDeque;
 use std::rc::Rc;
 
 use super::record::{Portal, Recorded, Statement};
+use super::slots::Window;
 
 /// Requests on their way beyond which no more are taken from the client until some are answered.
 pub(super) const MAX_OWED: usize = 1 << 16;
@@ -34,6 +35,8 @@ pub(super) enum Owed {
     },
     /// Describe of a statement: ParameterDescription, then RowDescription or NoData.
     DescribeStatement(Option<Rc<Statement>>),
+    /// Our own Describe of a portal, right before its Execute: the client does not see the answer.
+    OwnDescribe(Rc<Portal>),
     /// Describe of a portal: RowDescription or NoData.
     DescribePortal(Option<Rc<Portal>>),
     /// Close: CloseComplete.
@@ -54,7 +57,9 @@ impl Owed {
             Owed::Execute(_) => "the answer to Execute",
             Owed::Parse { .. } => "the answer to Parse",
             Owed::Bind { .. } => "the answer to Bind",
-            Owed::DescribeStatement(_) | Owed::DescribePortal(_) => "the answer to Describe",
+            Owed::DescribeStatement(_) | Owed::DescribePortal(_) | Owed::OwnDescribe(_) => {
+                "the answer to Describe"
+            }
             Owed::CloseStatement(_) | Owed::ClosePortal(_) => "the answer to Close",
             Owed::Sync | Owed::MaybeSync => "the answer to Sync",
         }
@@ -74,6 +79,13 @@ pub(super) struct Running {
     pub refusal: Option<Box<Refusal>>,
 }
 
+impl Running {
+    /// Whether another Execute of the portal goes on with the same statement.
+    pub fn goes_on(&self) -> bool {
+        self.portal.as_ref().is_some_and(|portal| Rc::ptr_eq(&portal.recorded, &self.recorded))
+    }
+}
+
 /// A refusal that reaches the client through the target's own error, so that everything after it stays exact.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(super) struct Refusal {
@@ -88,6 +100,10 @@ pub(super) struct Answers {
     queue: VecDeque<Owed>,
     /// Requests ever sent.
     sent: u64,
+    /// Requests sent up to the last one after which the target goes on whatever failed before.
+    batch: u64,
+    /// Syncs that were taken out right behind the oldest request.
+    gap: u64,
     /// Whether the target skips everything until a Sync that was not sent yet.
     pub skipping: bool,
     /// Syncs that the target may have answered although they were taken for ignored.
@@ -97,8 +113,16 @@ pub(super) struct Answers {
 impl Answers {
     /// A request was sent.
     pub fn push(&mut self, owed: Owed) {
-        self.queue.push_back(owed);
         self.sent += 1;
+        if matches!(owed, Owed::Query(_) | Owed::Call(_) | Owed::Sync | Owed::MaybeSync) {
+            self.batch = self.sent;
+        }
+        self.queue.push_back(owed);
+    }
+
+    /// Where the requests stand.
+    pub fn window(&self) -> Window {
+        Window { oldest: self.sent - self.queue.len() as u64 - self.gap, batch: self.batch, next: self.sent }
     }
 
     /// Requests ever sent.
@@ -121,6 +145,14 @@ impl Answers {
         self.queue.front_mut()
     }
 
+    /// Whether the last request made this portal.
+    pub fn just_bound(&self, portal: &Rc<Portal>) -> bool {
+        match self.queue.back() {
+            Some(Owed::Bind { portal: bound, .. }) => Rc::ptr_eq(bound, portal),
+            _ => false,
+        }
+    }
+
     /// The statement whose answer is on its way.
     pub fn running(&self) -> Option<Rc<Recorded>> {
         match self.queue.front() {
@@ -132,13 +164,14 @@ impl Answers {
     /// As [`Answers::front`], for an answer that no Sync has: Syncs that the target ignored go away.
     pub fn front_but_sync(&mut self) -> Option<&mut Owed> {
         while matches!(self.queue.front(), Some(Owed::MaybeSync)) {
-            self.queue.pop_front();
+            self.pop();
         }
         self.queue.front_mut()
     }
 
     /// The oldest request is answered.
     pub fn pop(&mut self) -> Option<Owed> {
+        self.gap = 0;
         self.queue.pop_front()
     }
 
@@ -147,7 +180,7 @@ impl Answers {
         match self.queue.front() {
             Some(Owed::Query(_) | Owed::Call(_) | Owed::Sync) => {
                 self.spare = 0;
-                self.queue.pop_front()
+                self.pop()
             }
             Some(Owed::MaybeSync) => {
                 let maybes = self.queue.iter().take_while(|o| matches!(o, Owed::MaybeSync)).count();
@@ -156,7 +189,7 @@ impl Answers {
                     self.spare += u32::try_from(maybes).unwrap_or(u32::MAX);
                     self.queue.drain(..maybes);
                 }
-                self.queue.pop_front()
+                self.pop()
             }
             None if self.spare > 0 => {
                 self.spare -= 1;
@@ -181,6 +214,7 @@ impl Answers {
     pub fn copied(&mut self) {
         while matches!(self.queue.get(1), Some(Owed::MaybeSync)) {
             self.queue.remove(1);
+            self.gap += 1;
         }
     }
 
@@ -189,7 +223,7 @@ impl Answers {
     pub fn skip(&mut self) -> Option<Owed> {
         match self.queue.front() {
             Some(Owed::Sync | Owed::MaybeSync) => None,
-            Some(_) => self.queue.pop_front(),
+            Some(_) => self.pop(),
             None => {
                 self.skipping = true;
                 None

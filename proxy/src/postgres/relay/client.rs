@@ -1,6 +1,6 @@
 //! What the client sends: statements become events before they leave, everything else is noted as owed.
 
-use std::cell::RefCell;
+use std::cell::{Cell, RefCell};
 use std::rc::Rc;
 use std::sync::Arc;
 
@@ -10,10 +10,12 @@ use super::end::End;
 use super::pipe::Pipe;
 use super::record::{Arguments, Draft, Ending, Portal, Recorded, Statement, Text};
 use super::session::{MAX_NAMES, Passing, Session, Within};
+use super::slots::Latest;
 use super::spill::{HELD, Spill};
 use crate::postgres::codec::frontend::{self, Frontend, Kind, Named};
 use crate::postgres::codec::{FrameError, HEADER, header};
-use crate::postgres::inspect::Facts;
+use crate::postgres::inspect::facts::EXECUTE_UNKNOWN;
+use crate::postgres::inspect::{Facts, Reference, SecretParameters, SettingChange};
 use crate::recording::RecordingError;
 
 /// Bytes walked before other sessions of the core get their turn.
@@ -28,12 +30,42 @@ pub(super) enum Walked {
     More,
 }
 
+/// What becomes of a message.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Judged {
+    Pass,
+    /// It goes on behind a Describe of our own.
+    DescribeFirst,
+    /// It must wait until the target has answered more.
+    Wait,
+}
+
+impl Portal {
+    /// Whether its columns matter and nobody has asked for them.
+    fn wants_description(&self) -> bool {
+        const WITHOUT_ROWS: [&str; 9] =
+            ["transaction", "set", "ddl", "dcl", "copy", "empty", "listen", "notify", "deallocate"];
+        let facts = &self.recorded.facts;
+        let changes = matches!(facts.statement_kind, "insert" | "update" | "delete" | "merge");
+        let known = self.statement.as_ref().is_some_and(|s| s.described.get());
+        !(self.described.get()
+            || known
+            || WITHOUT_ROWS.contains(&facts.statement_kind)
+            || changes && facts.output_columns.is_empty())
+    }
+}
+
 impl Session {
     /// Walks what the client sent.
     pub async fn walk_client(&mut self, pipe: &mut Pipe) -> Result<Walked, End> {
+        if self.waits() {
+            return Ok(Walked::All);
+        }
+        self.waits_since = None;
         let mut walked = 0;
         let outcome = loop {
             if self.answers.len() >= MAX_OWED {
+                self.waits_since = Some(self.heard);
                 break Walked::All;
             }
             match self.step_client(pipe).await? {
@@ -88,12 +120,28 @@ impl Session {
                 _ => false,
             };
             if !refused {
-                self.client_message(head.kind, body).await?;
-                pipe.pass(frame);
+                match self.client_message(head.kind, body).await? {
+                    Judged::Wait => {
+                        self.waits_since = Some(self.heard);
+                        return Ok(0);
+                    }
+                    Judged::Pass => pipe.pass(frame),
+                    Judged::DescribeFirst => {
+                        let portal = frontend::execute(body).map_err(client_error)?;
+                        let mut instead = Vec::new();
+                        frontend::put_describe_portal(&mut instead, portal);
+                        instead.extend_from_slice(unread.get(..frame).unwrap_or_default());
+                        pipe.replace(frame, instead);
+                    }
+                }
                 return Ok(frame);
             }
         }
         match head.kind {
+            Kind::CopyData if self.copies.too_many() && !self.answers.is_empty() => {
+                self.waits_since = Some(self.heard);
+                Ok(0)
+            }
             Kind::CopyData if unread.len() >= HEADER => {
                 let part = unread.get(HEADER..).unwrap_or_default();
                 let (have, left) = (part.len(), head.body - part.len());
@@ -105,6 +153,12 @@ impl Session {
             Kind::Query | Kind::Parse | Kind::Bind | Kind::FunctionCall
                 if frame > HELD.min(self.max_statement_bytes) =>
             {
+                // It is read while it comes in: what its names and its text mean must be clear before.
+                let window = self.answers.window();
+                if window.oldest < window.batch && !self.copies.client_copies() {
+                    self.waits_since = Some(self.heard);
+                    return Ok(0);
+                }
                 let producer = self.pen.lane().producer().clone();
                 let dir = (frame <= self.max_statement_bytes).then(|| producer.spool_dir());
                 let keep = usize::try_from(self.recording.max_statement_content).unwrap_or(usize::MAX);
@@ -119,74 +173,151 @@ impl Session {
         }
     }
 
-    async fn client_message(&mut self, kind: Kind, body: &[u8]) -> Result<(), End> {
+    async fn client_message(&mut self, kind: Kind, body: &[u8]) -> Result<Judged, End> {
+        if kind == Kind::Execute {
+            return self.execute(frontend::execute(body).map_err(client_error)?);
+        }
+        Ok(if self.other_message(kind, body).await? { Judged::Pass } else { Judged::Wait })
+    }
+
+    /// Judges a whole message that is no Execute; false when it must wait until the target has answered more.
+    async fn other_message(&mut self, kind: Kind, body: &[u8]) -> Result<bool, End> {
         match kind {
             Kind::Query => {
                 let text = frontend::query(body).map_err(client_error)?;
-                let facts = self.analyse(text).await;
+                let Some(facts) = self.analyse(text).await else { return Ok(false) };
                 let text = self.text(text, &facts);
-                self.query(facts, &text, None)
+                self.query(facts, &text, None)?;
             }
             Kind::Parse => {
                 let parse = frontend::parse(body).map_err(client_error)?;
-                let facts = self.analyse(parse.text).await;
+                let Some(facts) = self.analyse(parse.text).await else { return Ok(false) };
                 let text = self.text(parse.text, &facts);
-                self.parse(parse.name, parse.types, facts, text, None)
+                self.parse(parse.name, parse.types, facts, text, None)?;
             }
             Kind::Bind => {
                 let bind = frontend::bind(body).map_err(client_error)?;
-                let types = self.statements.latest(bind.statement).map(|s| s.types.borrow().clone());
-                let arguments = self.arguments(&types.unwrap_or_default(), bind.formats, &bind.values);
+                let Some(statement) = self.statement_named(bind.statement) else { return Ok(false) };
+                if statement.as_ref().is_some_and(|s| self.must_wait_for_names_of(&s.facts)) {
+                    return Ok(false);
+                }
+                let types = statement.as_ref().map(|s| s.types.borrow().clone()).unwrap_or_default();
+                let secret = match statement {
+                    Some(statement) => statement.facts.secret_parameters.clone(),
+                    None => SecretParameters::All,
+                };
+                let arguments = self.arguments(&types, &secret, bind.formats, &bind.values);
                 let formats = bind.result_formats.as_bytes().to_vec();
-                self.bind(bind.portal, bind.statement, formats, arguments, None)
+                self.bind(bind.portal, bind.statement, formats, arguments, None)?;
             }
             Kind::FunctionCall => {
                 let call = frontend::function_call(body).map_err(client_error)?;
-                let arguments = self.arguments(&[], call.formats, &call.values);
-                self.call(call.function, arguments, None)
+                let secret = secret_arguments(call.function);
+                let arguments = self.arguments(&[], &secret, call.formats, &call.values);
+                self.call(call.function, arguments, None)?;
             }
             Kind::Describe => {
                 let owed = match frontend::named("Describe", body).map_err(client_error)? {
-                    Named::Statement(name) => Owed::DescribeStatement(self.statements.latest(name).cloned()),
-                    Named::Portal(name) => Owed::DescribePortal(self.portals.latest(name).cloned()),
+                    Named::Statement(name) => match self.statement_named(name) {
+                        Some(statement) => {
+                            statement.iter().for_each(|s| s.described.set(true));
+                            Owed::DescribeStatement(statement)
+                        }
+                        None => return Ok(false),
+                    },
+                    Named::Portal(name) => match self.portal_named(name) {
+                        Some(portal) => {
+                            portal.iter().for_each(|p| p.described.set(true));
+                            Owed::DescribePortal(portal)
+                        }
+                        None => return Ok(false),
+                    },
                 };
-                self.owe(owed)
+                self.owe(owed)?;
             }
-            Kind::Execute => {
-                let portal = frontend::execute(body).map_err(client_error)?;
-                self.execute(portal)
-            }
+            Kind::Execute => {}
             Kind::Close => match frontend::named("Close", body).map_err(client_error)? {
                 Named::Statement(name) => {
-                    self.statements.send(name, None);
-                    self.owe(Owed::CloseStatement(name.into()))
+                    self.statements.send(name, self.answers.sent(), None);
+                    self.owe(Owed::CloseStatement(name.into()))?;
                 }
                 Named::Portal(name) => {
-                    self.portals.send(name, None);
-                    self.owe(Owed::ClosePortal(name.into()))
+                    self.portals.send(name, self.answers.sent(), None);
+                    self.owe(Owed::ClosePortal(name.into()))?;
                 }
             },
-            Kind::Sync if self.copies.client_copies() => self.owe(Owed::MaybeSync),
+            Kind::Sync if self.copies.client_copies() => self.owe(Owed::MaybeSync)?,
             Kind::Sync => {
                 self.answers.skipping = false;
-                self.owe(Owed::Sync)
+                self.owe(Owed::Sync)?;
             }
-            Kind::Flush => Ok(()),
-            Kind::CopyData => Ok(self.copy_in_data(body, 1)?),
-            Kind::CopyDone => {
-                self.copies.client_ended(CopyEnd::Done, self.answers.sent());
-                Ok(())
-            }
+            Kind::Flush => {}
+            Kind::CopyData if self.copies.too_many() && !self.answers.is_empty() => return Ok(false),
+            Kind::CopyData => self.copy_in_data(body, 1)?,
+            Kind::CopyDone => self.copies.client_ended(CopyEnd::Done, self.answers.sent()),
             Kind::CopyFail => {
                 frontend::copy_fail(body).map_err(client_error)?;
                 self.copies.client_ended(CopyEnd::Failed, self.answers.sent());
-                Ok(())
             }
-            Kind::Terminate => {
-                self.terminated = true;
-                Ok(())
+            Kind::Terminate => self.terminated = true,
+            Kind::Password => return Err(client_error(FrameError::Unknown { from: "client", tag: b'p' })),
+        }
+        Ok(true)
+    }
+
+    /// Whether nothing has changed since the walk of the client had to wait.
+    pub fn waits(&self) -> bool {
+        self.waits_since == Some(self.heard)
+    }
+
+    /// The statement of a name, if any is known; the outer none says that only an answer on its way tells.
+    pub(super) fn statement_named(&self, name: &[u8]) -> Option<Option<Rc<Statement>>> {
+        match self.statements.latest(name, self.answers.window()) {
+            Latest::Wait if !self.copies.client_copies() => None,
+            latest => Some(latest.known().cloned()),
+        }
+    }
+
+    /// The portal of a name, likewise.
+    fn portal_named(&self, name: &[u8]) -> Option<Option<Rc<Portal>>> {
+        match self.portals.latest(name, self.answers.window()) {
+            // A target that reads COPY data answers nothing before the client ends it.
+            Latest::Wait if !self.copies.client_copies() => None,
+            latest => Some(latest.known().cloned()),
+        }
+    }
+
+    /// Whether a statement runs something by a name that only an answer on its way tells.
+    pub(super) fn must_wait_for_names_of(&self, facts: &Facts) -> bool {
+        facts.references.iter().any(|reference| match reference {
+            Reference::Executes(name) => self.statement_named(name.as_bytes()).is_none(),
+            Reference::Fetches(name) => self.portal_named(name.as_bytes()).is_none(),
+            _ => false,
+        })
+    }
+
+    /// Notes what a statement that is sent on may change: settings, and what names stand for.
+    fn follow_changes(&mut self, facts: &Facts) {
+        self.follow_settings(facts);
+        let window = self.answers.window();
+        for reference in &facts.references {
+            match reference {
+                Reference::Prepares(name, _) => self.statements.touch(Some(name.as_bytes()), window),
+                Reference::Deallocates(name) => {
+                    self.statements.touch(name.as_deref().map(str::as_bytes), window);
+                }
+                Reference::Declares(name, ..) => self.portals.touch(Some(name.as_bytes()), window),
+                Reference::Closes(name) => {
+                    self.portals.touch(name.as_deref().map(str::as_bytes), window);
+                }
+                Reference::Executes(_) | Reference::Fetches(_) => {}
             }
-            Kind::Password => Err(client_error(FrameError::Unknown { from: "client", tag: b'p' })),
+        }
+        self.settings.made_temporary(&facts.temporary);
+        let renames = facts.setting_changes.iter().any(|c| !matches!(c, SettingChange::Lexing));
+        if facts.may_define_names() || renames || !facts.temporary.is_empty() {
+            // A new path or a temporary relation gives prepared statements another meaning, too. What it runs can prepare, deallocate, open and close by any name.
+            self.names.doubt();
         }
     }
 
@@ -199,10 +330,12 @@ impl Session {
         let refused = refusal.is_some();
         let draft = Draft { form: "simple", facts, text: Some(text), refused, ..Draft::default() };
         let recorded = self.statement(draft)?;
-        self.follow_settings(&recorded.facts.clone());
+        if !refused {
+            self.follow_changes(&recorded.facts.clone());
+        }
         recorded.executed.set(true);
-        self.statements.send(b"", None);
-        self.portals.send(b"", None);
+        self.statements.send(b"", self.answers.sent(), None);
+        self.portals.send(b"", self.answers.sent(), None);
         let run = self.run(recorded, None, refusal);
         self.owe(Owed::Query(run))
     }
@@ -223,7 +356,9 @@ impl Session {
             facts,
             types: RefCell::new(types),
             columns: RefCell::default(),
+            described: Cell::default(),
             recorded: RefCell::default(),
+            epoch: self.names.epoch(),
         });
         if refusal.is_some() {
             self.record_parse(name, &statement, true)?;
@@ -233,7 +368,7 @@ impl Session {
             }
             self.unrecorded.push((name.into(), Rc::clone(&statement)));
         }
-        self.statements.send(name, Some(Rc::clone(&statement)));
+        self.statements.send(name, self.answers.sent(), Some(Rc::clone(&statement)));
         self.owe(Owed::Parse { name: name.into(), statement, refusal })
     }
 
@@ -248,11 +383,13 @@ impl Session {
         if self.portals.len() >= MAX_NAMES {
             return Err(End::Names { limit: MAX_NAMES });
         }
-        let statement = self.statements.latest(statement_name).cloned();
+        let statement = self.statement_named(statement_name).flatten();
         let facts = match &statement {
+            Some(s) if !statement_name.is_empty() && s.epoch < self.names.epoch() => doubted(&s.facts),
             Some(statement) => Arc::clone(&statement.facts),
             None => unknown("execute"),
         };
+        let certain = statement.as_ref().is_some_and(|s| Arc::ptr_eq(&s.facts, &facts));
         let facts = if facts.references.is_empty() { facts } else { self.names.follow(&facts) };
         let recorded = self.statement(Draft {
             form: "extended",
@@ -260,7 +397,7 @@ impl Session {
             text: statement.as_ref().map(|s| &s.text),
             arguments,
             // The name tells what is executed where the text does not.
-            statement_name: if statement.is_none() { statement_name } else { b"" },
+            statement_name: if certain { b"" } else { statement_name },
             portal_name: name,
             parent: statement.as_ref().and_then(|s| s.recorded.borrow().as_ref().map(|r| r.seq)),
             refused: refusal.is_some(),
@@ -272,26 +409,48 @@ impl Session {
         if !name.is_empty() {
             self.names.bound(&String::from_utf8_lossy(name), &recorded.facts);
         }
-        let portal = Rc::new(Portal { recorded, statement, columns: RefCell::default(), formats });
-        self.portals.send(name, Some(Rc::clone(&portal)));
+        let (columns, described) = (RefCell::default(), Cell::default());
+        let portal = Rc::new(Portal { recorded, statement, columns, described, formats });
+        self.portals.send(name, self.answers.sent(), Some(Rc::clone(&portal)));
         self.owe(Owed::Bind { name: name.into(), portal, refusal })
     }
 
-    fn execute(&mut self, name: &[u8]) -> Result<(), End> {
-        let portal = self.portals.latest(name).cloned();
+    fn execute(&mut self, name: &[u8]) -> Result<Judged, End> {
+        let Some(portal) = self.portal_named(name) else { return Ok(Judged::Wait) };
+        let doubtful = |portal: &Portal| !name.is_empty() && portal.recorded.epoch < self.names.epoch();
         let recorded = match &portal {
+            Some(portal) if doubtful(portal) => {
+                // Something ran since that may have closed it and opened another.
+                let facts = doubted(&portal.recorded.facts);
+                let parent = Some(portal.recorded.seq);
+                let draft = Draft { form: "extended", facts, portal_name: name, parent, ..Draft::default() };
+                self.statement(draft)?
+            }
             Some(portal) => Rc::clone(&portal.recorded),
             None => {
                 // A cursor of SQL, or nothing that we know: the statement is this Execute.
-                let facts = self.cursors.get(name).cloned().unwrap_or_else(|| unknown("cursor"));
+                let facts = match self.cursors.get(name) {
+                    Some(cursor) if cursor.epoch == self.names.epoch() => Arc::clone(&cursor.facts),
+                    Some(cursor) => doubted(&cursor.facts),
+                    None => unknown("cursor"),
+                };
                 let draft = Draft { form: "extended", facts, portal_name: name, ..Draft::default() };
                 self.statement(draft)?
             }
         };
-        self.follow_settings(&recorded.facts.clone());
+        self.follow_changes(&recorded.facts.clone());
         recorded.executed.set(true);
+        // Who does not ask for the columns of what it fetches has them recorded all the same.
+        let unknown_columns = portal.clone().filter(|portal| portal.wants_description());
+        // Right behind its Bind, where a Describe can fail only with it: the client sees every error as it is.
+        let describes = unknown_columns.filter(|portal| self.answers.just_bound(portal));
+        if let Some(portal) = &describes {
+            portal.described.set(true);
+            self.owe(Owed::OwnDescribe(Rc::clone(portal)))?;
+        }
         let run = self.run(recorded, portal, None);
-        self.owe(Owed::Execute(run))
+        self.owe(Owed::Execute(run))?;
+        Ok(if describes.is_some() { Judged::DescribeFirst } else { Judged::Pass })
     }
 
     pub(super) fn call(
@@ -304,6 +463,7 @@ impl Session {
             statement_kind: "function-call",
             statement_count: 1,
             opaque: vec!["function-call"],
+            secret_parameters: secret_arguments(function),
             ..Facts::default()
         };
         let oid = function.to_string();
@@ -316,6 +476,7 @@ impl Session {
             ..Draft::default()
         })?;
         recorded.executed.set(true);
+        self.names.doubt();
         let run = self.run(recorded, None, refusal);
         self.owe(Owed::Call(run))
     }
@@ -335,6 +496,10 @@ impl Session {
         if self.answers.skipping {
             return Ok(self.skipped(owed)?);
         }
+        if self.answers.is_empty() && !self.copies.is_empty() {
+            // What came before was read by nothing.
+            self.end_copies("failed")?;
+        }
         self.answers.push(owed);
         Ok(())
     }
@@ -349,10 +514,13 @@ impl Session {
             }
             Owed::Call(run) => self.result(&run.recorded, Ending::plain("skipped"), None),
             // Its portal goes on, or goes away with the Bind that was skipped before.
-            Owed::Execute(run) if run.portal.is_some() => Ok(()),
+            Owed::Execute(run) if run.goes_on() => Ok(()),
             Owed::Execute(run) => self.result(&run.recorded, Ending::plain("skipped"), None),
             Owed::Parse { name, statement, .. } => {
                 self.statements.settle(&name, false);
+                if statement.recorded.borrow().is_none() {
+                    self.record_parse(&name, &statement, false)?;
+                }
                 let recorded = statement.recorded.borrow().clone();
                 recorded.map_or(Ok(()), |recorded| self.skip_recorded(&recorded))
             }
@@ -368,7 +536,11 @@ impl Session {
                 self.portals.settle(&name, false);
                 Ok(())
             }
-            Owed::DescribeStatement(_) | Owed::DescribePortal(_) | Owed::Sync | Owed::MaybeSync => Ok(()),
+            Owed::DescribeStatement(_)
+            | Owed::DescribePortal(_)
+            | Owed::OwnDescribe(_)
+            | Owed::Sync
+            | Owed::MaybeSync => Ok(()),
         }
     }
 
@@ -408,9 +580,21 @@ impl Session {
     }
 }
 
+/// Arguments that content must not hold of a function that is called by its OID: of `set_config`, and of all that
+/// are not the server's own (their OIDs begin at 16384, `FirstNormalObjectId`).
+pub(super) fn secret_arguments(function: u32) -> SecretParameters {
+    const SET_CONFIG: u32 = 2078;
+    if function == SET_CONFIG || function >= 16_384 { SecretParameters::All } else { SecretParameters::None }
+}
+
 /// The facts of something that runs under a name that nobody here knows.
 fn unknown(kind: &'static str) -> Arc<Facts> {
-    Arc::new(Facts { statement_kind: kind, ..Facts::unparsed("execute-unknown") })
+    Arc::new(Facts { statement_kind: kind, ..Facts::unparsed(EXECUTE_UNKNOWN) })
+}
+
+/// Facts of what a name stood for before something ran that may have changed it.
+fn doubted(facts: &Facts) -> Arc<Facts> {
+    Arc::new(facts.using(&Facts { opaque: vec![EXECUTE_UNKNOWN], has_predicate: true, ..Facts::default() }))
 }
 
 pub(super) fn client_error(error: FrameError) -> End {

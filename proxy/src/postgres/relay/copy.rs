@@ -20,6 +20,9 @@ pub(super) enum CopyEnd {
     Failed,
 }
 
+/// Streams of data on their way to the target.
+const MAX_WAITING: usize = 64;
+
 /// Data of one COPY in one direction.
 struct Stream {
     hasher: Box<blake3::Hasher>,
@@ -66,6 +69,11 @@ impl Copies {
         self.streams.back().is_some_and(|c| c.reader.is_some() && c.end.is_none())
     }
 
+    /// Whether so much is waiting for statements to read it that the client must wait for answers.
+    pub fn too_many(&self) -> bool {
+        self.streams.len() >= MAX_WAITING && self.streams.back().is_some_and(|c| c.end.is_some())
+    }
+
     /// The client ended its data.
     pub fn client_ended(&mut self, end: CopyEnd, sent: u64) {
         if let Some(copy) = self.streams.back_mut().filter(|c| c.end.is_none()) {
@@ -78,6 +86,11 @@ impl Copies {
 impl Session {
     /// COPY data from the client; `messages` counts those that begin here.
     pub(super) fn copy_in_data(&mut self, bytes: &[u8], messages: i64) -> Result<(), RecordingError> {
+        // While the target owes nothing it reads no data: it all counts as one.
+        let nobody_reads = self.answers.is_empty();
+        if let Some(stray) = self.copies.streams.back_mut().filter(|c| nobody_reads && c.reader.is_none()) {
+            stray.end = None;
+        }
         if self.copies.streams.back().is_none_or(|c| c.end.is_some()) {
             self.open_copy_in(None);
         }

@@ -81,12 +81,14 @@ impl End {
             End::Names { limit } => {
                 ("54000", format!("bodycam: more than {limit} prepared statements or portals"), None)
             }
-            End::Recording(_) | End::Spill(_) => (
-                "58030",
-                "bodycam: this session cannot be recorded and is closed".to_owned(),
-                Some("the gateway's log says why"),
-            ),
+            End::Recording(_) | End::Spill(_) => return Self::unrecorded(),
         })
+    }
+
+    /// The same for a session whose end cannot be recorded, whatever ended it.
+    pub fn unrecorded() -> Option<(&'static str, String, Option<&'static str>)> {
+        let message = "bodycam: this session cannot be recorded and is closed".to_owned();
+        Some(("58030", message, Some("the gateway's log says why")))
     }
 
     /// The event that says why, and its explanation.

@@ -17,8 +17,8 @@ use super::startup::Client;
 use crate::correlation;
 use crate::postgres::Service;
 use crate::postgres::codec::backend;
-use crate::postgres::codec::startup::{Parameters, Startup, options};
-use crate::postgres::inspect::SearchPath;
+use crate::postgres::codec::startup::{OptionSetting, Parameters, Startup, options};
+use crate::postgres::inspect::redact::{is_secret_name, is_secret_value};
 use crate::postgres::live::Listed;
 use crate::postgres::socket::Socket;
 use crate::postgres::upstream::{Target, Upstream, UpstreamError};
@@ -76,22 +76,17 @@ pub(super) async fn open(
         service.targets.iter().find(|t| t.config.serves(name)).map(|t| (t, name.to_owned()))
     });
     let Some((target, database)) = found else {
-        let message = format!("bodycam: database \"{}\" leads to no target", shown_bytes(database));
-        tracing::warn!(event = "no_target", principal = %client.principal.name, "{message}");
-        lane.producer().counters().refused.fetch_add(1, std::sync::atomic::Ordering::Relaxed);
-        let mut out = client.greeting;
-        backend::put_error(
-            &mut out,
-            "FATAL",
-            "3D000",
-            &message,
-            Some("ask for a database under [[targets]]"),
+        let message = format!(
+            "bodycam: database \"{}\" leads to no target; ask for one under [[targets]]",
+            shown_bytes(database)
         );
-        client.socket.farewell(&out).await;
-        return Ok(None);
+        tracing::warn!(event = "no_target", principal = %client.principal.name, "{message}");
+        let asked = String::from_utf8_lossy(database).into_owned();
+        let opening = opening(service, &client, None, &asked, peer, lane).await;
+        return refuse(client, opening, Refused::new("no-target", "3D000", message), lane).await;
     };
     let target = Arc::clone(target);
-    let opening = opening(service, &client, &target, &database, peer, lane).await;
+    let opening = opening(service, &client, Some(&target), &database, peer, lane).await;
     let parameters = match judge(&client, &target) {
         Ok(parameters) => parameters,
         Err(refused) => return refuse(client, opening, *refused, lane).await,
@@ -106,16 +101,19 @@ pub(super) async fn open(
         };
         return refuse(client, opening, refused, lane).await;
     };
-    let catalog = service.catalogs.of(&target.config.name, &database, || target.side_connector(&database));
-    let (connected, ()) =
-        tokio::join!(target.connect(&database, &parameters), catalog.first_reading(FIRST_CATALOG));
-    let upstream = match connected {
+    let upstream = match target.connect(&database, &parameters).await {
         Ok(upstream) => upstream,
         Err(error) => return refuse(client, opening, refused_upstream(error), lane).await,
     };
+    // Only now is it known that there is such a database.
+    let catalog = service.catalogs.of(&target.config.name, &database, || target.side_connector(&database));
+    catalog.first_reading(FIRST_CATALOG).await;
     let opening = Opening { upstream_tls: upstream.socket.is_tls(), ..opening };
     let correlation = opening.correlation.as_deref().map(|id| lane.producer().tenant_key().correlation(id));
-    let pen = lane.open_session(opening)?;
+    let pen = match lane.open_session(opening) {
+        Ok(pen) => pen,
+        Err(error) => return Err(unrecorded(client.socket, client.greeting, error).await),
+    };
     let Client { socket, inbox, startup, version, principal, mut greeting, .. } = *client;
     let Upstream {
         socket: server,
@@ -126,6 +124,7 @@ pub(super) async fn open(
         process,
         key,
         address,
+        user,
         search_path,
     } = upstream;
     let listed = service.live.list(&target.config.name, process, Some(pen.session()));
@@ -135,11 +134,6 @@ pub(super) async fn open(
     } else {
         Some(service.cancel_keys.register(version, cancel.clone()).map_err(RecordingError::Random)?)
     };
-    let role = target.config.role.clone();
-    let search_path = match search_path {
-        Some(path) => SearchPath::parse(&path, &role),
-        None => SearchPath::Unknown,
-    };
     let mut session = Session::new(Parts {
         pen,
         recording: service.recording.clone(),
@@ -147,18 +141,15 @@ pub(super) async fn open(
         inspector: service.inspector.clone(),
         catalog,
         principal,
-        role,
+        user,
         search_path,
         parameters: reported,
         correlation_fixed: startup_correlation(&startup).is_some_and(|(_, fixed)| fixed),
         correlation,
     });
-    for notice in notices {
-        let digest = session.digest(&notice);
-        session.side_message("notice", &notice, notice.len(), digest)?;
+    if let Err(error) = record_opening(&mut session, &notices).await {
+        return Err(unrecorded(socket, greeting, error).await);
     }
-    session.pen.persist().await?;
-    session.dirty = false;
     greeting.extend_from_slice(&told);
     if let Some(key) = &cancel_key {
         backend::put_key_data(&mut greeting, process, &key.key);
@@ -171,10 +162,36 @@ pub(super) async fn open(
     Ok(Some(Opened { client: socket, server, up, down, session, cancel_key, cancel, slot, listed }))
 }
 
+async fn record_opening(session: &mut Session, notices: &[Vec<u8>]) -> Result<(), RecordingError> {
+    for notice in notices {
+        let digest = session.digest(notice);
+        session.side_message("notice", notice, notice.len(), digest)?;
+    }
+    session.pen.persist().await?;
+    session.dirty = false;
+    Ok(())
+}
+
+/// Tells a client that its session cannot be recorded and so is not opened.
+async fn unrecorded(socket: Socket, greeting: Vec<u8>, error: RecordingError) -> RecordingError {
+    let (sqlstate, message, hint) = match error {
+        RecordingError::Stopping => ("57P01", "bodycam: the gateway is stopping", "connect again"),
+        _ => (
+            "58030",
+            "bodycam: no session can be recorded now, so none is opened",
+            "try again later; the gateway's log says why",
+        ),
+    };
+    let mut out = greeting;
+    backend::put_error(&mut out, "FATAL", sqlstate, message, Some(hint));
+    socket.farewell(&out).await;
+    error
+}
+
 async fn opening(
     service: &Service,
     client: &Client,
-    target: &Target,
+    target: Option<&Target>,
     database: &str,
     peer: SocketAddr,
     lane: &Lane,
@@ -186,7 +203,7 @@ async fn opening(
     let mut facts: Vec<(String, Vec<u8>)> =
         vec![("credential".to_owned(), principal.credential_name.as_bytes().to_vec())];
     for (name, value) in &client.startup.parameters {
-        facts.push((format!("startup.{}", String::from_utf8_lossy(name)), value.clone()));
+        facts.push((format!("startup.{}", String::from_utf8_lossy(name)), without_secrets(name, value)));
     }
     if let Some(tls) = &client.tls_facts {
         facts.push(("client_tls".to_owned(), tls.clone().into_bytes()));
@@ -197,9 +214,9 @@ async fn opening(
         principal_kind: principal.kind.name().to_owned(),
         credential: principal.credential,
         auth_method: principal.auth_method.to_owned(),
-        target: target.config.name.clone(),
+        target: target.map(|t| t.config.name.clone()).unwrap_or_default(),
         database: database.to_owned(),
-        upstream_role: target.config.role.clone(),
+        upstream_role: target.map(|t| t.config.role.clone()).unwrap_or_default(),
         client_address: address,
         credential_addresses: addresses,
         client_tls: client.socket.is_tls(),
@@ -208,6 +225,26 @@ async fn opening(
         correlation: startup_correlation(&client.startup).map(|(id, _)| id),
         facts,
     }
+}
+
+/// What the record holds of a startup parameter: settings with a secret's name keep theirs to themselves.
+fn without_secrets(name: &[u8], value: &[u8]) -> Vec<u8> {
+    const HIDDEN: &[u8] = b"***";
+    if name != b"options" {
+        let secret = is_secret_name(name) || is_secret_value(value);
+        return if secret { HIDDEN.to_vec() } else { value.to_vec() };
+    }
+    let settings = options(value).unwrap_or_default();
+    let secret = |s: &OptionSetting| is_secret_name(s.name.as_bytes()) || is_secret_value(&s.value);
+    if !settings.iter().any(secret) {
+        let unread = settings.is_empty() && is_secret_value(value);
+        return if unread { HIDDEN.to_vec() } else { value.to_vec() };
+    }
+    let told = settings.iter().map(|s| {
+        let shown = if secret(s) { HIDDEN } else { &s.value };
+        [b"-c ", s.name.as_bytes(), b"=", shown].concat()
+    });
+    told.collect::<Vec<_>>().join(&b' ')
 }
 
 /// The correlation id in the startup message, and whether a later `application_name` may not replace it.
@@ -263,7 +300,10 @@ async fn refuse(
     lane: &Lane,
 ) -> Result<Option<Opened>, RecordingError> {
     lane.producer().counters().refused.fetch_add(1, std::sync::atomic::Ordering::Relaxed);
-    let mut pen = lane.open_session(opening)?;
+    let mut pen = match lane.open_session(opening) {
+        Ok(pen) => pen,
+        Err(error) => return Err(unrecorded(client.socket, client.greeting, error).await),
+    };
     let event: Body = match refused.limit {
         Some((limit_value, observed)) => ControlLimit {
             limit_name: refused.reason.to_owned(),
@@ -282,7 +322,9 @@ async fn refuse(
         .into(),
     };
     record_refusal(&mut pen, event, &refused)?;
-    pen.persist().await?;
+    if let Err(error) = pen.persist().await {
+        return Err(unrecorded(client.socket, client.greeting, error).await);
+    }
     let mut out = client.greeting;
     match &refused.verbatim {
         Some(error) => crate::postgres::codec::frame(&mut out, b'E', |out| out.extend_from_slice(error)),

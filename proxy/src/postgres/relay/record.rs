@@ -15,7 +15,8 @@ use bodycam_record::{ContentKind, Digest, Id16};
 use crate::correlation;
 use crate::postgres::codec::backend::{self, Columns};
 use crate::postgres::codec::frontend::Formats;
-use crate::postgres::inspect::Facts;
+use crate::postgres::inspect::redact::{is_secret_name, is_secret_value};
+use crate::postgres::inspect::{Facts, SecretParameters};
 use crate::recording::{ContentWriter, RecordingError, Rows};
 
 use super::session::Session;
@@ -34,8 +35,12 @@ pub(super) struct Statement {
     pub types: RefCell<Vec<u32>>,
     /// As described; the formats are not known yet.
     pub columns: RefCell<Option<Rc<Columns>>>,
+    /// Whether anybody has asked for them.
+    pub described: Cell<bool>,
     /// The first event that holds its text.
     pub recorded: RefCell<Option<Rc<Recorded>>>,
+    /// [`SessionNames::epoch`](crate::postgres::inspect::SessionNames::epoch) when it was sent.
+    pub epoch: u64,
 }
 
 /// A portal.
@@ -44,6 +49,8 @@ pub(super) struct Portal {
     pub recorded: Rc<Recorded>,
     pub statement: Option<Rc<Statement>>,
     pub columns: RefCell<Option<Rc<Columns>>>,
+    /// Whether anybody has asked for them.
+    pub described: Cell<bool>,
     /// Result format codes of Bind.
     pub formats: Vec<u8>,
 }
@@ -56,6 +63,8 @@ pub(super) struct Recorded {
     pub facts: Arc<Facts>,
     pub correlation: Option<Id16>,
     pub verdict: &'static str,
+    /// As [`Statement::epoch`].
+    pub epoch: u64,
     /// Results so far.
     pub results: Cell<i64>,
     pub executed: Cell<bool>,
@@ -179,10 +188,11 @@ impl Session {
         Text { kept: kept_part, cut, bytes: count(bytes), digest, correlation }
     }
 
-    /// What is recorded of parameters.
+    /// What is recorded of parameters: all count and are digested, but content holds no secret.
     pub(super) fn arguments(
         &mut self,
         types: &[u32],
+        secret: &SecretParameters,
         formats: Formats<'_>,
         values: &[Option<&[u8]>],
     ) -> Arguments {
@@ -208,8 +218,25 @@ impl Session {
             }
         }
         let digest = self.digest(w.as_slice());
-        let encoded = w.as_slice().get(..whole).unwrap_or_default().to_vec();
-        let cut = whole < w.as_slice().len();
+        let hidden = hidden(secret, values);
+        let encoded = if hidden.contains(&true) {
+            let mut safe = Writer::new();
+            for (i, (value, hidden)) in values.iter().zip(&hidden).enumerate() {
+                safe.int(types.get(i).copied().map_or(0, i64::from));
+                safe.int(if *hidden { 0 } else { formats.at(i) });
+                safe.field(|out| match value {
+                    None => out.push(0),
+                    Some(value) => {
+                        out.push(1);
+                        out.extend_from_slice(if *hidden { b"***" } else { value });
+                    }
+                });
+            }
+            if safe.as_slice().len() <= limit { safe.into_vec() } else { Vec::new() }
+        } else {
+            w.as_slice().get(..whole).unwrap_or_default().to_vec()
+        };
+        let cut = whole < w.as_slice().len() || encoded.is_empty();
         self.scratch = w.into_vec();
         self.scratch.clear();
         self.scratch.shrink_to(1 << 16);
@@ -279,6 +306,7 @@ impl Session {
             facts: draft.facts,
             correlation,
             verdict,
+            epoch: self.names.epoch(),
             results: Cell::new(0),
             executed: Cell::new(false),
             finished: Cell::new(false),
@@ -332,7 +360,7 @@ impl Session {
         };
         let mut content = current.content.take();
         // The message of an error can quote what was cut out of the statement.
-        if let Some(error) = ending.error.filter(|_| facts.redacted.is_none()) {
+        if let Some(error) = ending.error.filter(|_| !facts.holds_secrets()) {
             let content = content.get_or_insert_with(|| self.pen.content());
             self.pen.put(content, ContentKind::Error, error)?;
         }
@@ -380,6 +408,10 @@ impl Session {
 
     /// Stores as many whole rows as the limits allow. Parts of a long row were admitted by its first.
     fn store_rows(&mut self, mut bytes: &[u8], mut rows: i64) -> Result<(), RecordingError> {
+        if self.running().is_some_and(|running| running.facts.returns_settings()) {
+            self.current.cut = true;
+            return Ok(());
+        }
         let room = self.room();
         if rows > 0 && (rows > room.rows || count(bytes.len()) > room.bytes) {
             let (fitting, length) = fitting(bytes, room);
@@ -455,13 +487,24 @@ impl Session {
             SqlMessage { message: message.to_owned(), sqlstate, parameter, bytes: count(whole), digest };
         let running = self.running();
         let mut content = self.pen.content();
-        if running.as_ref().is_none_or(|r| r.facts.redacted.is_none()) {
+        if running.as_ref().is_none_or(|r| !r.facts.holds_secrets()) {
             self.pen.put(&mut content, ContentKind::Message, body)?;
         }
         self.pen.event(event.into(), running.map(|r| r.seq), Some(content))?;
         self.dirty = true;
         Ok(())
     }
+}
+
+/// Which values content must not hold: those that stand where a secret does, those that are one by
+/// themselves, and all beside one that is a secret's name.
+fn hidden(secret: &SecretParameters, values: &[Option<&[u8]>]) -> Vec<bool> {
+    let names: Vec<bool> = values.iter().map(|v| v.is_some_and(is_secret_name)).collect();
+    let named = |at: usize| names.iter().enumerate().any(|(other, name)| *name && other != at);
+    let of = |(at, value): (usize, &Option<&[u8]>)| {
+        value.is_some_and(|value| secret.contains(at + 1) || is_secret_value(value)) || named(at)
+    };
+    values.iter().enumerate().map(of).collect()
 }
 
 #[derive(Debug, Clone, Copy)]

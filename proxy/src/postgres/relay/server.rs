@@ -9,15 +9,17 @@ use super::answers::{Owed, Refusal};
 use super::client::Walked;
 use super::end::End;
 use super::pipe::Pipe;
-use super::record::{Ending, Recorded};
-use super::session::{LongMessage, Passing, Session, Within};
+use super::record::{Draft, Ending, Recorded};
+use super::session::{Cursor, LongMessage, Passing, Session, Within};
 use crate::postgres::codec::backend::{self, Backend, Kind};
 use crate::postgres::codec::{FrameError, HEADER, header};
 use crate::postgres::inspect::Reference;
-use crate::recording::Rows;
+use crate::recording::{RecordingError, Rows};
 
 /// Bytes walked before other sessions of the core get their turn.
 const TURN: usize = 256 << 10;
+/// Statements of one batch that are remembered until its commit.
+const MAX_UNCOMMITTED: usize = 1000;
 /// Messages up to this size are looked at as a whole, even if they could pass piece by piece.
 const WHOLE: usize = 64 << 10;
 
@@ -156,7 +158,7 @@ impl Session {
         let Some(Owed::Query(run) | Owed::Execute(run)) = self.answers.front_but_sync() else {
             return Err(self.unasked(Kind::DataRow));
         };
-        if run.failed {
+        if run.failed || run.refusal.is_some() {
             return Err(self.unasked(Kind::DataRow));
         }
         if self.current.columns.is_none()
@@ -177,6 +179,7 @@ impl Session {
 
     /// A whole message that is no row; gives what the client sees instead, if anything.
     fn target_message(&mut self, kind: Kind, body: &[u8]) -> Result<Option<Vec<u8>>, End> {
+        self.heard += 1;
         match kind {
             Kind::Notice => {
                 let digest = self.digest(body);
@@ -200,6 +203,17 @@ impl Session {
                 self.status = backend::ready(body).map_err(target_error)?;
                 self.ready()?;
             }
+            Kind::RowDescription | Kind::NoData
+                if matches!(self.answers.front_but_sync(), Some(Owed::OwnDescribe(_))) =>
+            {
+                if let Some(Owed::OwnDescribe(portal)) = self.answers.pop()
+                    && kind == Kind::RowDescription
+                {
+                    let columns = backend::columns(body).map_err(target_error)?;
+                    *portal.columns.borrow_mut() = Some(Rc::new(columns));
+                }
+                return Ok(Some(Vec::new()));
+            }
             Kind::RowDescription => self.row_description(body)?,
             Kind::CommandComplete => {
                 let tag = backend::tag(body).map_err(target_error)?;
@@ -208,16 +222,25 @@ impl Session {
             Kind::EmptyQuery => self.complete(kind, Ending::plain("empty"))?,
             Kind::PortalSuspended => self.complete(kind, Ending::plain("suspended"))?,
             Kind::ParseComplete => match self.answers.front_but_sync() {
-                Some(Owed::Parse { .. }) => {
-                    if let Some(Owed::Parse { name, .. }) = self.answers.pop() {
+                // What was refused cannot succeed: the poison was something to the target after all.
+                Some(Owed::Parse { refusal: None, .. }) => {
+                    if let Some(Owed::Parse { name, statement, .. }) = self.answers.pop() {
                         self.statements.settle(&name, true);
+                        if !name.is_empty() {
+                            let name = String::from_utf8_lossy(&name);
+                            self.names.is_statement(&name, &statement.facts, statement.epoch);
+                        }
                     }
                 }
                 _ => return Err(self.unasked(kind)),
             },
             Kind::BindComplete => match self.answers.front_but_sync() {
-                Some(Owed::Bind { .. }) => {
-                    if let Some(Owed::Bind { name, .. }) = self.answers.pop() {
+                Some(Owed::Bind { refusal: None, .. }) => {
+                    if let Some(Owed::Bind { name, portal, .. }) = self.answers.pop() {
+                        if !name.is_empty() {
+                            let (facts, epoch) = (&portal.recorded.facts, portal.recorded.epoch);
+                            self.names.is_cursor(&String::from_utf8_lossy(&name), facts, epoch, false);
+                        }
                         self.bound(&name)?;
                     }
                 }
@@ -297,7 +320,7 @@ impl Session {
 
     fn function_result(&mut self, bytes: usize, digest: Digest) -> Result<(), End> {
         let (recorded, started) = match self.answers.front_but_sync() {
-            Some(Owed::Call(run)) if !run.failed && !run.recorded.finished.get() => {
+            Some(Owed::Call(run)) if !run.failed && run.refusal.is_none() && !run.recorded.finished.get() => {
                 (Rc::clone(&run.recorded), run.started_ns)
             }
             _ => return Err(self.unasked(Kind::FunctionResult)),
@@ -312,7 +335,9 @@ impl Session {
     fn row_description(&mut self, body: &[u8]) -> Result<(), End> {
         let columns = Rc::new(backend::columns(body).map_err(target_error)?);
         match self.answers.front_but_sync() {
-            Some(Owed::Query(run)) if !run.failed => self.current.columns = Some(columns),
+            Some(Owed::Query(run)) if !run.failed && run.refusal.is_none() => {
+                self.current.columns = Some(columns);
+            }
             Some(Owed::DescribeStatement(statement)) => {
                 if let Some(statement) = statement {
                     *statement.columns.borrow_mut() = Some(columns);
@@ -332,13 +357,23 @@ impl Session {
 
     /// A statement of the request at the front has ended, or its portal is suspended.
     fn complete(&mut self, kind: Kind, ending: Ending<'_>) -> Result<(), End> {
+        let mut ending = ending;
         let (recorded, started, ends) = match self.answers.front_but_sync() {
-            Some(Owed::Query(run)) if !run.failed && kind != Kind::PortalSuspended => {
+            Some(Owed::Query(run))
+                if !run.failed && run.refusal.is_none() && kind != Kind::PortalSuspended =>
+            {
                 (Rc::clone(&run.recorded), run.started_ns, false)
             }
-            Some(Owed::Execute(run)) => (Rc::clone(&run.recorded), run.started_ns, true),
+            Some(Owed::Execute(run)) => {
+                if kind == Kind::PortalSuspended && !run.goes_on() {
+                    // The rest is fetched by a statement of its own, as with FETCH.
+                    ending.outcome = "complete";
+                }
+                (Rc::clone(&run.recorded), run.started_ns, true)
+            }
             _ => return Err(self.unasked(kind)),
         };
+        let recorded = if ends { self.again(recorded)? } else { recorded };
         if self.current.columns.is_none() && ends {
             self.expect_rows()?;
         }
@@ -352,43 +387,73 @@ impl Session {
         }
         if ends {
             self.answers.pop();
-            self.confirm_names(&recorded)?;
+            if self.status == b'I' && self.uncommitted.len() < MAX_UNCOMMITTED {
+                self.uncommitted.push(Rc::clone(&recorded));
+            }
+            self.confirm_names(&recorded, true)?;
         }
         Ok(())
     }
 
-    /// What a statement of SQL did to names that the protocol shares.
-    fn confirm_names(&mut self, recorded: &Recorded) -> Result<(), End> {
+    /// The statement that an Execute runs: the portal's own, or one more when that has ended before.
+    pub(super) fn again(&mut self, recorded: Rc<Recorded>) -> Result<Rc<Recorded>, RecordingError> {
+        if !recorded.finished.get() {
+            return Ok(recorded);
+        }
+        let (facts, parent) = (Arc::clone(&recorded.facts), Some(recorded.seq));
+        self.statement(Draft { form: "extended", facts, parent, ..Draft::default() })
+    }
+
+    /// What a statement of SQL did to names that the protocol shares. Of several statements that failed at one
+    /// of them, those before it may have changed names for good.
+    fn confirm_names(&mut self, recorded: &Recorded, done: bool) -> Result<(), End> {
         let facts = Arc::clone(&recorded.facts);
+        if !done && facts.statement_count == 1 {
+            return Ok(());
+        }
         for reference in &facts.references {
             match reference {
-                Reference::Prepares(name, inner) => {
+                Reference::Prepares(name, inner) if done => {
                     let text = self.text(b"", inner);
                     let statement = super::record::Statement {
                         text,
                         facts: Arc::clone(inner),
                         types: Default::default(),
                         columns: Default::default(),
+                        described: Default::default(),
                         recorded: Default::default(),
+                        epoch: recorded.epoch,
                     };
                     self.statements.set(name.as_bytes(), Some(Rc::new(statement)));
+                    self.names.is_statement(name, inner, recorded.epoch);
                 }
-                Reference::Deallocates(Some(name)) => {
+                Reference::Prepares(name, _) | Reference::Deallocates(Some(name)) => {
                     self.statements.set(name.as_bytes(), None);
+                    self.names.closed_statement(Some(name));
                 }
-                Reference::Deallocates(None) => drop(self.statements.clear()),
-                Reference::Declares(name, inner) => {
+                Reference::Deallocates(None) => {
+                    self.statements.clear_named();
+                    self.names.closed_statement(None);
+                }
+                Reference::Declares(name, inner, holds) if done => {
                     if self.cursors.len() < super::session::MAX_NAMES {
-                        self.cursors.insert(name.as_bytes().into(), Arc::clone(inner));
+                        let cursor =
+                            Cursor { facts: Arc::clone(inner), epoch: recorded.epoch, holds: *holds };
+                        self.cursors.insert(name.as_bytes().into(), cursor);
                     }
+                    self.names.is_cursor(name, inner, recorded.epoch, *holds);
                 }
-                Reference::Closes(Some(name)) => {
+                Reference::Declares(name, ..) | Reference::Closes(Some(name)) => {
                     self.cursors.remove(name.as_bytes());
+                    self.names.closed_cursor(Some(name));
                     if let Some(portal) = self.portals.set(name.as_bytes(), None) {
                         self.abandon(&portal.recorded)?;
                     }
                 }
-                Reference::Closes(None) => self.cursors.clear(),
+                Reference::Closes(None) => {
+                    self.cursors.clear();
+                    self.names.closed_cursor(None);
+                }
                 Reference::Executes(_) | Reference::Fetches(_) => {}
             }
         }
@@ -410,10 +475,11 @@ impl Session {
         match self.answers.pop() {
             Some(Owed::CloseStatement(name)) => {
                 self.statements.settle(&name, true);
-                self.names.closed_statement(&String::from_utf8_lossy(&name));
+                self.names.closed_statement(Some(&String::from_utf8_lossy(&name)));
             }
             Some(Owed::ClosePortal(name)) => {
-                self.names.closed_portal(&String::from_utf8_lossy(&name));
+                self.names.closed_cursor(Some(&String::from_utf8_lossy(&name)));
+                self.cursors.remove(&name);
                 self.bound(&name)?;
             }
             _ => {}
@@ -433,15 +499,14 @@ impl Session {
                 if !run.recorded.finished.get() {
                     self.result(&run.recorded, Ending::plain("cut"), Some(run.started_ns))?;
                 }
-                if !run.failed {
-                    self.confirm_names(&run.recorded)?;
-                }
+                self.confirm_names(&run.recorded, !run.failed)?;
             }
             Owed::Call(run) if !run.recorded.finished.get() => {
                 self.result(&run.recorded, Ending::plain("cut"), Some(run.started_ns))?;
             }
             _ => {}
         }
+        self.uncommitted.clear();
         if self.status == b'I' {
             if std::mem::take(&mut self.catalog_changed) {
                 self.catalog.outdated();
@@ -449,6 +514,11 @@ impl Session {
             }
             for portal in self.portals.clear() {
                 self.abandon(&portal.recorded)?;
+            }
+            if self.answers.is_empty() {
+                self.names.transaction_over();
+                self.cursors.retain(|_, cursor| cursor.holds);
+                self.lexing_open = false;
             }
         }
         if self.answers.is_empty() && !self.copies.is_empty() {
@@ -461,6 +531,10 @@ impl Session {
     /// An ErrorResponse, of which `body` is at least the beginning; gives what the client sees instead.
     fn error(&mut self, body: &[u8], whole: usize, digest: Digest) -> Result<Option<Vec<u8>>, End> {
         let ending = Ending { outcome: "error", tag: b"", error: Some(body) };
+        if matches!(self.answers.front(), Some(Owed::OwnDescribe(_))) {
+            // It is what the Execute behind would have been told.
+            self.answers.pop();
+        }
         let (recorded, started, refusal, stays) = match self.answers.front() {
             Some(Owed::Query(run) | Owed::Call(run)) if !run.failed => {
                 run.failed = true;
@@ -481,6 +555,7 @@ impl Session {
             }
             Some(Owed::DescribeStatement(_) | Owed::DescribePortal(None)) => (None, None, None, false),
             Some(Owed::CloseStatement(_) | Owed::ClosePortal(_)) => (None, None, None, false),
+            Some(Owed::OwnDescribe(_)) => return Err(self.unasked(Kind::Error)),
             // Of a commit at Sync, or of the connection as a whole.
             Some(Owed::Query(_) | Owed::Call(_) | Owed::Sync | Owed::MaybeSync) | None => {
                 (None, None, None, true)
@@ -488,10 +563,19 @@ impl Session {
         };
         match recorded {
             Some(recorded) => {
+                let recorded = if stays { recorded } else { self.again(recorded)? };
                 self.copy_ended(&recorded, None)?;
                 self.result(&recorded, ending, started)?;
             }
-            None => self.side_message("error", body, whole, digest)?,
+            None => {
+                let at_commit = matches!(self.answers.front(), Some(Owed::Sync | Owed::MaybeSync));
+                let undone = std::mem::take(&mut self.uncommitted);
+                self.side_message("error", body, whole, digest)?;
+                // The commit at Sync failed: nothing of its batch has happened.
+                for recorded in undone.into_iter().filter(|_| at_commit) {
+                    self.result(&recorded, Ending { outcome: "rolled-back", ..ending }, None)?;
+                }
+            }
         }
         if !stays {
             if let Some(failed) = self.answers.pop() {

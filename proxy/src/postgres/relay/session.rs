@@ -22,7 +22,11 @@ use super::spill::{Spill, Store};
 use crate::correlation;
 use crate::identity::{Directory, Ended, Principal};
 use crate::postgres::codec::backend;
-use crate::postgres::inspect::{Facts, Inspector, SearchPath, SessionNames, Settings, SharedCatalog};
+use crate::postgres::inspect::facts::EXECUTE_UNKNOWN;
+use crate::postgres::inspect::{
+    Facts, Inspector, Reference, SearchPath, SecretParameters, SessionNames, Settings, SharedCatalog,
+    redact_secrets, without_literals,
+};
 use crate::recording::{RecordingConfig, RecordingError, SessionPen};
 
 /// Names of prepared statements and of portals that one session may have, each.
@@ -41,8 +45,10 @@ pub(super) struct Parts {
     pub inspector: Inspector,
     pub catalog: SharedCatalog,
     pub principal: Principal,
-    pub role: String,
-    pub search_path: SearchPath,
+    /// Who the target takes the session for, as far as is known.
+    pub user: Option<String>,
+    /// `search_path`, as the target spells it.
+    pub search_path: Option<String>,
     /// What the target said in its greeting.
     pub parameters: Vec<(Vec<u8>, Vec<u8>)>,
     /// Whether the client gave a correlation id that no later `application_name` may replace.
@@ -80,6 +86,15 @@ pub(super) struct LongMessage {
     pub hasher: blake3::Hasher,
 }
 
+/// A cursor that SQL declared.
+pub(super) struct Cursor {
+    pub facts: Arc<Facts>,
+    /// As [`Statement::epoch`].
+    pub epoch: u64,
+    /// Whether it outlives its transaction.
+    pub holds: bool,
+}
+
 /// The state.
 pub(super) struct Session {
     pub pen: SessionPen,
@@ -90,11 +105,14 @@ pub(super) struct Session {
     pub(super) inspector: Inspector,
     pub(super) catalog: SharedCatalog,
     pub(super) principal: Principal,
-    pub(super) role: String,
 
     pub(super) settings: Settings,
     /// Whether texts are in UTF-8 (`client_encoding`).
     pub(super) utf8: bool,
+    /// The last request that may have changed how texts are read.
+    pub(super) lexing_changed: Option<u64>,
+    /// Whether a transaction may have changed that, so that its end or failure changes it back.
+    pub(super) lexing_open: bool,
     pub(super) names: SessionNames,
     pub(super) statements: Slots<Rc<Statement>>,
     pub(super) portals: Slots<Rc<Portal>>,
@@ -103,7 +121,7 @@ pub(super) struct Session {
     /// Relations that the catalog did not know although it was read anew for them.
     pub(super) looked_up: HashSet<String>,
     /// Cursors that SQL declared.
-    pub(super) cursors: HashMap<Box<[u8]>, Arc<Facts>>,
+    pub(super) cursors: HashMap<Box<[u8]>, Cursor>,
     /// Parse messages of this walk whose text no event holds yet.
     pub(super) unrecorded: Vec<(Box<[u8]>, Rc<Statement>)>,
 
@@ -116,7 +134,13 @@ pub(super) struct Session {
     pub(super) target_within: Within,
     /// Whether the client said goodbye.
     pub terminated: bool,
+    /// Messages of the target that were walked, without rows.
+    pub heard: u64,
+    /// The same when the walk of the client met what it cannot judge before the target has answered more.
+    pub waits_since: Option<u64>,
 
+    /// Statements of the current batch that have ended well; its commit can still fail.
+    pub(super) uncommitted: Vec<Rc<Recorded>>,
     pub(super) statement_no: i64,
     pub(super) correlation: Option<Id16>,
     correlation_fixed: bool,
@@ -133,8 +157,13 @@ impl Session {
     /// The state of a session that is ready for its first query.
     pub fn new(parts: Parts) -> Self {
         let hasher = parts.pen.key().hasher();
-        let mut settings = Settings::initial(&parts.role);
-        settings.search_path = parts.search_path;
+        let search_path = match &parts.search_path {
+            Some(path) => SearchPath::parse(path, parts.user.as_deref()),
+            None => SearchPath::Unknown,
+        };
+        let user = parts.user.map(Into::into);
+        let temporary = Arc::default();
+        let settings = Settings { search_path, user, temporary, standard_conforming_strings: true };
         let mut session = Self {
             dirty: true,
             recording: parts.recording,
@@ -142,9 +171,10 @@ impl Session {
             inspector: parts.inspector,
             catalog: parts.catalog,
             principal: parts.principal,
-            role: parts.role,
             settings,
             utf8: false,
+            lexing_changed: None,
+            lexing_open: false,
             names: SessionNames::default(),
             statements: Slots::default(),
             portals: Slots::default(),
@@ -159,6 +189,9 @@ impl Session {
             client_within: Within::Frames,
             target_within: Within::Frames,
             terminated: false,
+            heard: 0,
+            waits_since: None,
+            uncommitted: Vec::new(),
             statement_no: 0,
             correlation: parts.correlation,
             correlation_fixed: parts.correlation_fixed,
@@ -190,6 +223,11 @@ impl Session {
     /// Whether a message of the gateway's own may follow what the target has sent.
     pub fn at_boundary(&self) -> bool {
         matches!(self.target_within, Within::Frames)
+    }
+
+    /// Whether a long message of the client has come in part.
+    pub fn spills(&self) -> bool {
+        matches!(self.client_within, Within::Spilling(_))
     }
 
     /// Whether a message of the gateway's own may follow what the client has sent.
@@ -239,7 +277,7 @@ impl Session {
             // Reported from PostgreSQL 18 on.
             b"search_path" => {
                 self.settings.search_path = match std::str::from_utf8(value) {
-                    Ok(path) => SearchPath::parse(path, &self.role),
+                    Ok(path) => SearchPath::parse(path, self.settings.user.as_deref()),
                     Err(_) => SearchPath::Unknown,
                 };
             }
@@ -257,9 +295,13 @@ impl Session {
         while let Some(owed) = self.answers.pop() {
             match owed {
                 Owed::Query(run) | Owed::Call(run) | Owed::Execute(run) => {
-                    let unended = !run.recorded.finished.get() || self.current.bytes > 0;
+                    let several = run.portal.is_none();
+                    // A text with several statements has a result for each.
+                    let left = several && run.recorded.results.get() < run.recorded.facts.statement_count;
+                    let unended = !run.recorded.finished.get() || self.current.bytes > 0 || left;
                     if unended && !run.failed {
-                        self.result(&run.recorded, Ending::plain("cut"), Some(run.started_ns))?;
+                        let recorded = if left { run.recorded } else { self.again(run.recorded)? };
+                        self.result(&recorded, Ending::plain("cut"), Some(run.started_ns))?;
                     }
                 }
                 Owed::Bind { portal, .. } if !portal.recorded.finished.get() => {
@@ -287,9 +329,24 @@ impl Session {
         Ok(())
     }
 
-    /// The facts of a text, with those of the names that it uses.
-    pub(super) async fn analyse(&mut self, text: &[u8]) -> Arc<Facts> {
-        let readable = std::str::from_utf8(text).ok().filter(|t| self.utf8 || t.is_ascii());
+    /// The facts of a text, with those of the names that it uses; none when what it means depends on an
+    /// answer on its way.
+    pub(super) async fn analyse(&mut self, text: &[u8]) -> Option<Arc<Facts>> {
+        let mut readable = std::str::from_utf8(text).ok().filter(|t| self.utf8 || t.is_ascii());
+        if let Some(changed) = self.lexing_changed
+            && !self.copies.client_copies()
+        {
+            let window = self.answers.window();
+            let ambiguous = text.contains(&b'\\') || !text.is_ascii();
+            if window.oldest >= window.batch && changed < window.batch {
+                // Everything up to the last ReadyForQuery was heard, parameters as well.
+                self.lexing_changed = None;
+            } else if ambiguous && changed < window.batch {
+                return None;
+            } else if ambiguous {
+                readable = None;
+            }
+        }
         let facts = match readable {
             Some(text) => {
                 let facts = self.inspect(text).await;
@@ -303,12 +360,32 @@ impl Session {
             }
             None => {
                 // Another encoding may lex differently; only what must not be stored is looked for.
-                let facts = self.inspect(&String::from_utf8_lossy(text)).await;
-                let redacted = facts.redacted.clone();
+                let text = String::from_utf8_lossy(text);
+                let mut redacted = self.inspect(&text).await.redacted.clone();
+                let other = !self.settings.standard_conforming_strings;
+                if redact_secrets(&text, other, false, &|_| Vec::new()).text != text {
+                    // Read the other way it holds secrets in other places.
+                    redacted = Some("".into());
+                }
                 Arc::new(Facts { redacted, ..Facts::unparsed("unparsed") })
             }
         };
-        if facts.references.is_empty() { facts } else { self.names.follow(&facts) }
+        if facts.references.is_empty() {
+            return Some(facts);
+        }
+        if self.must_wait_for_names_of(&facts) {
+            return None;
+        }
+        let mut facts = self.names.follow(&facts);
+        let executes = facts.references.iter().any(|r| matches!(r, Reference::Executes(_)));
+        let doubtful = facts.opaque.contains(&EXECUTE_UNKNOWN);
+        if executes && (doubtful || facts.secret_parameters != SecretParameters::None) {
+            // What it hands over stands where a secret does, as far as anybody can tell.
+            let text = String::from_utf8_lossy(text);
+            let safe = without_literals(&text, self.settings.standard_conforming_strings);
+            Arc::make_mut(&mut facts).redacted = Some(safe.into());
+        }
+        Some(facts)
     }
 
     /// Whether the catalog should be read anew for a relation that it does not know. Each is looked up once,
@@ -333,9 +410,16 @@ impl Session {
 
     /// Follows a statement that is sent on into the settings.
     pub(super) fn follow_settings(&mut self, facts: &Facts) {
+        self.lexing_open |= facts.changes_lexing();
+        if self.lexing_open {
+            self.lexing_changed = Some(self.answers.sent());
+        }
         if !facts.setting_changes.is_empty() {
             let in_transaction = self.status != b'I' || !self.answers.is_empty();
-            self.settings.follow(facts, &self.role, in_transaction);
+            self.settings.follow(facts, in_transaction);
+        }
+        if facts.opaque.contains(&EXECUTE_UNKNOWN) {
+            self.settings.anything_changed();
         }
     }
 }

@@ -13,21 +13,28 @@ use bodycam_record::content::{MAX_CHUNK, seal_chunk};
 use bodycam_record::{ContentKind, Digest, SealedChunk, SessionId, SessionKey};
 
 use super::answers::Refusal;
-use super::client::client_error;
+use super::client::{client_error, secret_arguments};
 use super::end::End;
 use super::pipe::Pipe;
 use super::record::{Arguments, count};
 use super::session::{Session, Within};
 use crate::postgres::codec::frontend::{self, Formats, Kind};
 use crate::postgres::codec::{FrameError, HEADER, SMALL};
-use crate::postgres::inspect::Facts;
-use crate::postgres::inspect::redact::redact_secrets;
+use crate::postgres::inspect::redact::{is_secret_value, redact_secrets};
+use crate::postgres::inspect::{Facts, SecretParameters};
 
 /// Longest message that is held whole.
 pub(super) const HELD: usize = 1 << 20;
 
 /// What a refused statement becomes: a text that no server can parse, so that it refuses for us.
 const POISON: &[u8] = b"bodycam refused this statement";
+
+/// The name of a statement that a refused Bind asks for: nobody can have prepared what nobody can guess.
+fn poison_name() -> Result<Vec<u8>, End> {
+    let mut random = [0; 16];
+    getrandom::fill(&mut random).map_err(|e| End::Spill(io::Error::other(e)))?;
+    Ok(format!("bodycam refused {}", bodycam_record::ids::to_hex(&random)).into_bytes())
+}
 
 /// A message that comes in.
 pub(super) struct Spill {
@@ -131,9 +138,11 @@ impl Session {
         // The frame's own header is not part of the message.
         let header = HEADER.saturating_sub(spill.skipped).min(n);
         spill.skipped += header;
-        let statements = &self.statements;
-        let types_of =
-            |name: &[u8]| statements.latest(name).map(|s| s.types.borrow().clone()).unwrap_or_default();
+        let (statements, window) = (&self.statements, self.answers.window());
+        let types_of = |name: &[u8]| {
+            let statement = statements.latest(name, window).known();
+            statement.map(|s| s.types.borrow().clone()).unwrap_or_default()
+        };
         spill.reader.feed(part.get(header..).unwrap_or_default(), &types_of).map_err(client_error)?;
         spill.left -= n;
         if spill.left > 0 {
@@ -180,7 +189,7 @@ impl Session {
         let name = |at: usize| reader.names.get(at).cloned().unwrap_or_default();
         match kind {
             Kind::Parse => frontend::put_parse(&mut poison, &name(0), POISON),
-            Kind::Bind => frontend::put_bind(&mut poison, &name(0), POISON),
+            Kind::Bind => frontend::put_bind(&mut poison, &name(0), &poison_name()?),
             Kind::FunctionCall => frontend::put_function_call(&mut poison, 0),
             _ => frontend::put_query(&mut poison, POISON),
         }
@@ -206,7 +215,7 @@ impl Session {
             Kind::Query | Kind::Parse => {
                 let beginning = String::from_utf8_lossy(&reader.text);
                 let strings = self.settings.standard_conforming_strings;
-                let kept = redact_secrets(&beginning, strings, false).into_owned();
+                let kept = redact_secrets(&beginning, strings, false, &|_| Vec::new()).text.into_owned();
                 let facts = Arc::new(Facts::unparsed("too-large"));
                 let text = self.text_of(kept.as_bytes(), reader.text_bytes, digest);
                 match kind {
@@ -215,12 +224,21 @@ impl Session {
                 }
             }
             _ => {
+                // Its values were read one by one: where any is a secret, none is kept.
+                let secret = match kind {
+                    Kind::Bind => match self.statement_named(name(1)).flatten() {
+                        Some(statement) => statement.facts.secret_parameters.clone(),
+                        None => SecretParameters::All,
+                    },
+                    _ => secret_arguments(reader.oid),
+                };
+                let keep = secret == SecretParameters::None && !is_secret_value(&reader.encoded);
                 let arguments = Arguments {
                     count: count(reader.values),
                     bytes: count(reader.value_bytes),
                     digest: (reader.values > 0).then_some(digest),
-                    encoded: reader.encoded.clone(),
-                    cut: reader.cut,
+                    encoded: if keep { reader.encoded.clone() } else { Vec::new() },
+                    cut: reader.cut || !keep,
                 };
                 match kind {
                     Kind::Bind => {

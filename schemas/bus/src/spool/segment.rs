@@ -1,7 +1,8 @@
 //! Segment files: names, framing, scanning, release.
 
-use std::fs::{self, File};
+use std::fs::{self, File, OpenOptions};
 use std::io::{ErrorKind, Read, Seek, SeekFrom, Write};
+use std::os::unix::fs::OpenOptionsExt;
 use std::path::{Path, PathBuf};
 
 use crate::BusError;
@@ -14,6 +15,12 @@ pub(super) const HEADER: usize = 8;
 pub(super) const MAX_RECORD: usize = 16 << 20;
 /// Kind byte of a protobuf record.
 pub(super) const KIND_PROTOBUF: u8 = 1;
+/// Kind byte of a skip: the positions from here to the i64 LE that it holds are lost; it has none itself.
+pub(super) const KIND_SKIP: u8 = 2;
+/// Fewest bytes of a record: header and kind.
+pub(super) const MIN_RECORD: u64 = HEADER as u64 + 1;
+/// Bytes that a search for whole records behind damage may checksum before it takes them for there.
+const SEARCH_BUDGET: usize = 1 << 30;
 
 /// A segment file.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -48,9 +55,26 @@ pub(super) enum Framed<'a> {
 
 /// Appends the frame of a payload of kind protobuf that `fill` writes.
 pub(super) fn frame(out: &mut Vec<u8>, fill: impl FnOnce(&mut Vec<u8>)) {
+    frame_of(KIND_PROTOBUF, out, fill);
+}
+
+/// Appends the frame of a skip to position `to`.
+pub(super) fn frame_skip(out: &mut Vec<u8>, to: i64) {
+    frame_of(KIND_SKIP, out, |out| out.extend_from_slice(&to.to_le_bytes()));
+}
+
+/// Position after a record at `at`; nothing when it is a skip that makes no sense.
+pub(super) fn after(kind: u8, payload: &[u8], at: i64) -> Option<i64> {
+    if kind != KIND_SKIP {
+        return at.checked_add(1);
+    }
+    payload.try_into().ok().map(i64::from_le_bytes).filter(|to| *to >= at)
+}
+
+fn frame_of(kind: u8, out: &mut Vec<u8>, fill: impl FnOnce(&mut Vec<u8>)) {
     let at = out.len();
     out.extend_from_slice(&[0; HEADER]);
-    out.push(KIND_PROTOBUF);
+    out.push(kind);
     fill(out);
     let (len, crc) = match out.get(at + HEADER..) {
         Some(body) => (body.len() as u32, crc32c::crc32c(body)),
@@ -78,6 +102,43 @@ pub(super) fn unframe(bytes: &[u8]) -> Framed<'_> {
     match body.split_first() {
         Some((kind, payload)) => Framed::Whole { kind: *kind, payload, rest },
         None => Framed::Bad("empty record"),
+    }
+}
+
+/// Where the first whole record lies behind the one at the start of `bytes`, which is none.
+pub(super) fn whole_behind(bytes: &[u8]) -> Option<usize> {
+    let mut spent = 0;
+    for at in 1..bytes.len() {
+        let rest = bytes.get(at..)?;
+        let [l0, l1, l2, l3, _, _, _, _, kind, ..] = *rest else { return None };
+        let len = u32::from_le_bytes([l0, l1, l2, l3]) as usize;
+        if len == 0 || len > rest.len() - HEADER || !matches!(kind, KIND_PROTOBUF | KIND_SKIP) {
+            continue;
+        }
+        if spent > SEARCH_BUDGET || matches!(unframe(rest), Framed::Whole { .. }) {
+            return Some(at);
+        }
+        spent += len;
+    }
+    None
+}
+
+/// The whole records of kind protobuf among `bytes`, as frames, and their number.
+pub(super) fn salvage(bytes: &[u8]) -> (Vec<u8>, u64) {
+    let (mut frames, mut count, mut rest) = (Vec::new(), 0, bytes);
+    loop {
+        if let Framed::Whole { kind, rest: after, .. } = unframe(rest) {
+            if kind == KIND_PROTOBUF {
+                frames.extend_from_slice(rest.get(..rest.len() - after.len()).unwrap_or_default());
+                count += 1;
+            }
+            rest = after;
+            continue;
+        }
+        match whole_behind(rest).and_then(|at| rest.get(at..)) {
+            Some(behind) if matches!(unframe(behind), Framed::Whole { .. }) => rest = behind,
+            _ => return (frames, count),
+        }
     }
 }
 
@@ -136,11 +197,7 @@ pub(super) fn scan(segment: &Segment) -> Result<Extent, BusError> {
     }
     file.read_exact(&mut magic).map_err(BusError::io("read", &segment.path))?;
     if &magic != MAGIC {
-        return Err(BusError::Damaged {
-            path: segment.path.clone(),
-            offset: 0,
-            what: "not a spool segment of this version".to_owned(),
-        });
+        return Ok(Extent { next: segment.first, valid: 0, torn: size });
     }
     let (mut next, mut valid) = (segment.first, 8u64);
     let mut buf = Vec::new();
@@ -151,10 +208,11 @@ pub(super) fn scan(segment: &Segment) -> Result<Extent, BusError> {
         (&file).take(window as u64).read_to_end(&mut buf).map_err(BusError::io("read", &segment.path))?;
         let mut rest = buf.as_slice();
         let before = valid;
-        while let Framed::Whole { rest: after, .. } = unframe(rest) {
-            valid += (rest.len() - after.len()) as u64;
-            next += 1;
-            rest = after;
+        while let Framed::Whole { kind, payload, rest: behind } = unframe(rest) {
+            let Some(to) = after(kind, payload, next) else { break };
+            valid += (rest.len() - behind.len()) as u64;
+            next = to;
+            rest = behind;
         }
         let exhausted = buf.len() < window;
         if valid == before {
@@ -173,10 +231,11 @@ pub(super) fn release(dir: &Path, to: i64) -> Result<(), BusError> {
     let marker = dir.join("released");
     if to > released(dir)? {
         let temporary = dir.join("released.tmp");
-        let mut file = File::create(&temporary).map_err(BusError::io("create", &temporary))?;
+        let mut file = create(&temporary)?;
         file.write_all(to.to_string().as_bytes()).map_err(BusError::io("write", &temporary))?;
         file.sync_all().map_err(BusError::io("fsync", &temporary))?;
         fs::rename(&temporary, &marker).map_err(BusError::io("rename", &marker))?;
+        sync_directory(dir)?;
     }
     let segments = list(dir)?;
     for pair in segments.windows(2) {
@@ -187,6 +246,19 @@ pub(super) fn release(dir: &Path, to: i64) -> Result<(), BusError> {
         }
     }
     Ok(())
+}
+
+/// A new file that only its owner reads, in place of any that is there.
+pub(super) fn create(path: &Path) -> Result<File, BusError> {
+    let mut options = OpenOptions::new();
+    options.write(true).create(true).truncate(true).mode(0o600);
+    options.open(path).map_err(BusError::io("create", path))
+}
+
+/// Makes the entries of a directory durable.
+pub(super) fn sync_directory(dir: &Path) -> Result<(), BusError> {
+    let dir = if dir.as_os_str().is_empty() { Path::new(".") } else { dir };
+    File::open(dir).and_then(|d| d.sync_all()).map_err(BusError::io("fsync", dir))
 }
 
 /// Position before which everything was released.

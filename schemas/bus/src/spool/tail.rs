@@ -3,13 +3,15 @@
 use std::fs::File;
 use std::io::{Read, Seek, SeekFrom};
 use std::path::PathBuf;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use super::segment::{self, Framed, MAGIC, Segment};
 use crate::{BusError, Record, StreamId, Subscription, wire};
 
 /// How long to wait at the end of a lane before looking again.
 const POLL: Duration = Duration::from_millis(20);
+/// A record that has been incomplete for so long is looked behind: its length may be what is damaged.
+const PATIENCE: Duration = Duration::from_secs(1);
 
 /// Reads one lane, in order, from a position on; waits at the end.
 #[derive(Debug)]
@@ -26,6 +28,10 @@ struct Open {
     file: File,
     offset: u64,
     at: i64,
+    /// Since when the record at `offset` has been incomplete.
+    stuck: Option<(u64, Instant)>,
+    /// Length of the file when whole records were last looked for behind it.
+    searched: u64,
 }
 
 impl SpoolSubscription {
@@ -101,7 +107,7 @@ impl SpoolSubscription {
     fn enter(&self, segment: Segment) -> Result<Open, BusError> {
         let file = File::open(&segment.path).map_err(BusError::io("open", &segment.path))?;
         let at = segment.first;
-        Ok(Open { segment, file, offset: 0, at })
+        Ok(Open { segment, file, offset: 0, at, stuck: None, searched: 0 })
     }
 
     /// Reads on in the open segment. Gives whether anything was consumed, and the bytes of what was kept.
@@ -134,11 +140,18 @@ impl SpoolSubscription {
             let mut kept = 0;
             loop {
                 match segment::unframe(rest) {
-                    Framed::Whole { kind, payload, rest: after } => {
-                        if open.at >= self.position {
+                    Framed::Whole { kind, payload, rest: behind } => {
+                        let damaged = |what: String| {
+                            Err(BusError::Damaged { path: path.clone(), offset: open.offset, what })
+                        };
+                        let Some(next) = segment::after(kind, payload, open.at) else {
+                            return damaged("a skip to where the stream has been".to_owned());
+                        };
+                        if kind == segment::KIND_SKIP {
+                            self.position = self.position.max(next);
+                        } else if open.at >= self.position {
                             if kind != segment::KIND_PROTOBUF {
-                                let what = format!("record kind {kind} is unknown to this version");
-                                return Err(BusError::Damaged { path, offset: open.offset, what });
+                                return damaged(format!("record kind {kind} is unknown to this version"));
                             }
                             let record = wire::decode(payload).map_err(|source| BusError::Decode {
                                 stream: self.stream.to_string(),
@@ -147,22 +160,19 @@ impl SpoolSubscription {
                             })?;
                             records.push((open.at, record));
                             kept += payload.len();
-                            self.position = open.at + 1;
+                            self.position = next;
                         }
-                        open.offset += (rest.len() - after.len()) as u64;
-                        open.at += 1;
-                        rest = after;
+                        open.offset += (rest.len() - behind.len()) as u64;
+                        open.at = next;
+                        rest = behind;
                     }
                     Framed::Incomplete => break,
                     Framed::Bad(what) => {
-                        // A torn tail is cut by the next writer; in a closed segment it is damage.
+                        // A torn tail is cut by the next writer; anything else is damage.
                         let closed = segment::list(&self.dir)?.iter().any(|s| s.first > open.segment.first);
-                        if closed {
-                            return Err(BusError::Damaged {
-                                path,
-                                offset: open.offset,
-                                what: what.to_owned(),
-                            });
+                        if closed || behind(open)? {
+                            let what = what.to_owned();
+                            return Err(BusError::Damaged { path, offset: open.offset, what });
                         }
                         break;
                     }
@@ -172,11 +182,31 @@ impl SpoolSubscription {
                 return Ok((true, kept));
             }
             if buf.len() < window || window > 2 * segment::MAX_RECORD {
+                let since = open.stuck.filter(|(at, _)| *at == open.offset).map(|(_, since)| since);
+                open.stuck = Some((open.offset, since.unwrap_or_else(Instant::now)));
+                if !rest.is_empty() && since.is_some_and(|s| s.elapsed() >= PATIENCE) && behind(open)? {
+                    let what = "whole records follow on one that is incomplete".to_owned();
+                    return Err(BusError::Damaged { path, offset: open.offset, what });
+                }
                 return Ok((false, 0));
             }
             window *= 4;
         }
     }
+}
+
+/// Whether whole records lie behind the one that cannot be read: then it is no torn tail.
+fn behind(open: &mut Open) -> Result<bool, BusError> {
+    let path = &open.segment.path;
+    let len = open.file.metadata().map_err(BusError::io("inspect", path))?.len();
+    if len == open.searched {
+        return Ok(false);
+    }
+    open.file.seek(SeekFrom::Start(open.offset)).map_err(BusError::io("read", path))?;
+    let mut rest = Vec::new();
+    (&open.file).read_to_end(&mut rest).map_err(BusError::io("read", path))?;
+    open.searched = len;
+    Ok(segment::whole_behind(&rest).is_some())
 }
 
 fn read_some(file: &mut File, buf: &mut [u8]) -> std::io::Result<usize> {
@@ -335,24 +365,180 @@ mod tests {
         assert!(matches!(Spool::open(&config, "gw"), Err(BusError::InUse { .. })));
     }
 
+    fn damage(path: &std::path::Path, at: usize) {
+        let mut bytes = std::fs::read(path).unwrap();
+        bytes[at] ^= 1;
+        std::fs::write(path, bytes).unwrap();
+    }
+
+    fn read_error(config: &SpoolConfig) -> String {
+        let mut sub = SpoolBus::new(config).subscribe(&"gw/0".parse().unwrap(), 0).unwrap();
+        let started = Instant::now();
+        loop {
+            match sub.poll(1 << 20) {
+                Err(e) => return e.to_string(),
+                Ok(_) => assert!(started.elapsed() < Duration::from_secs(5), "damage was waited on"),
+            }
+        }
+    }
+
     #[test]
-    fn damage_in_a_closed_segment_is_named() {
+    fn damage_in_a_closed_segment_is_named_kept_aside_and_costs_one_record() {
         let dir = tempfile::tempdir().unwrap();
         let config = config(&dir);
         write(&config, 0..100);
+        let before = read_all(&config, 0);
         let first = segment::list(&config.dir.join("gw/0")).unwrap().remove(0);
-        let mut bytes = std::fs::read(&first.path).unwrap();
-        let at = bytes.len() / 2;
-        bytes[at] ^= 1;
-        std::fs::write(&first.path, bytes).unwrap();
-        let mut sub = SpoolBus::new(&config).subscribe(&"gw/0".parse().unwrap(), 0).unwrap();
-        let error = loop {
-            match sub.poll(1 << 20) {
-                Ok(batch) => assert!(!batch.is_empty(), "damage was skipped silently"),
-                Err(e) => break e.to_string(),
-            }
-        };
+        damage(&first.path, std::fs::metadata(&first.path).unwrap().len() as usize / 2);
+        let error = read_error(&config);
         assert!(error.contains("damaged at byte") && error.contains(".seg"), "{error}");
+        let lost = Spool::open(&config, "gw").unwrap().lost().to_vec();
+        assert_eq!(lost.len(), 1);
+        assert_eq!(lost[0].to - lost[0].from, 1, "the next segment tells the positions: {lost:?}");
+        let kept: Vec<_> = before.into_iter().filter(|(at, _)| *at != lost[0].from).collect();
+        assert_eq!(read_all(&config, 0), kept);
+    }
+
+    #[test]
+    fn damage_in_the_newest_segment_is_told_and_what_is_whole_behind_it_is_not_dropped() {
+        // A flipped bit in a body, in a length, and in the first bytes of the file.
+        for at in [200, 8, 11, 0] {
+            let dir = tempfile::tempdir().unwrap();
+            let config = SpoolConfig { segment_bytes: 1 << 20, ..config(&dir) };
+            write(&config, 1..40);
+            let segment = segment::list(&config.dir.join("gw/0")).unwrap().remove(0);
+            damage(&segment.path, at);
+            let error = read_error(&config);
+            assert!(error.contains("damaged at byte") && error.contains(".seg"), "{at}: {error}");
+            let mut spool = Spool::open(&config, "gw").unwrap();
+            let [lost] = spool.lost() else { panic!("{:?}", spool.lost()) };
+            let (from, to) = (lost.from, lost.to);
+            assert!(to - from > 39 - from, "{at}: past every position that was used: {from}..{to}");
+            assert!(segment.path.with_extension("seg.damaged").exists());
+            let mut lane = spool.lane("0").unwrap();
+            assert!(lane.append(&template(77)).unwrap() >= to);
+            lane.flush().unwrap();
+            let all = read_all(&config, 0);
+            assert!(all.iter().all(|(position, _)| *position < from || *position >= to));
+            let records: Vec<_> = all.into_iter().map(|(_, r)| r).collect();
+            let whole = (1..40).chain([77]).map(template).filter(|r| records.contains(r)).count();
+            let kept = if at == 0 { 40 } else { 39 };
+            assert_eq!((whole, records.len()), (kept, kept), "{at}: at most one record was lost");
+            spool.declared().unwrap();
+            drop((lane, spool));
+            assert_eq!(Spool::open(&config, "gw").unwrap().lost(), []);
+        }
+    }
+
+    #[test]
+    fn positions_that_the_lake_has_are_not_given_out_again_after_a_lost_tail() {
+        let dir = tempfile::tempdir().unwrap();
+        let config = SpoolConfig { segment_bytes: 1 << 20, ..config(&dir) };
+        write(&config, 0..10);
+        let bus = SpoolBus::new(&config);
+        let stream: StreamId = "gw/0".parse().unwrap();
+        bus.release(&stream, 10).unwrap();
+        let segment = segment::list(&config.dir.join("gw/0")).unwrap().remove(0);
+        let file = std::fs::OpenOptions::new().write(true).open(&segment.path).unwrap();
+        file.set_len(std::fs::metadata(&segment.path).unwrap().len() / 2).unwrap();
+        assert_eq!(bus.end(&stream).unwrap(), 10);
+        let mut reader = bus.subscribe(&stream, 10).unwrap();
+        assert_eq!(reader.poll(1 << 20).unwrap(), []);
+        let spool = Spool::open(&config, "gw").unwrap();
+        let [lost] = spool.lost() else { panic!("{:?}", spool.lost()) };
+        assert_eq!(lost.to, 10);
+        let mut lane = spool.lane("0").unwrap();
+        assert_eq!(lane.append(&template(5)).unwrap(), 10);
+        lane.flush().unwrap();
+        assert_eq!(reader.poll(1 << 20).unwrap(), [(10, template(5))], "nothing new is taken for old");
+    }
+
+    #[test]
+    fn a_ledger_whose_end_is_lost_is_not_forked() {
+        let dir = tempfile::tempdir().unwrap();
+        let config = config(&dir);
+        drop(Spool::open(&config, "gw").unwrap().lane("ledger").unwrap());
+        SpoolBus::new(&config).release(&"gw/ledger".parse().unwrap(), 5).unwrap();
+        let error = Spool::open(&config, "gw").unwrap_err();
+        assert!(matches!(error, BusError::LedgerLost { end: 0, released: 5, .. }), "{error}");
+    }
+
+    #[test]
+    fn a_spool_smaller_than_its_segments_empties_again() {
+        let dir = tempfile::tempdir().unwrap();
+        let config = SpoolConfig { max_bytes: 40_000, segment_bytes: 1 << 20, ..config(&dir) };
+        let spool = Spool::open(&config, "gw").unwrap();
+        let mut lanes = ["0", "1"].map(|lane| spool.lane(lane).unwrap());
+        for _ in 0..3 {
+            let full = loop {
+                let failed = lanes.iter_mut().find_map(|lane| {
+                    lane.append(&template(499)).unwrap();
+                    lane.flush_and_rotate(Vec::new).err()
+                });
+                if let Some(error) = failed {
+                    break error;
+                }
+            };
+            assert!(matches!(full, BusError::Full { .. }), "{full}");
+            let bus = SpoolBus::new(&config);
+            for lane in &lanes {
+                bus.release(lane.stream(), bus.end(lane.stream()).unwrap()).unwrap();
+            }
+            std::thread::sleep(Duration::from_millis(250));
+            for lane in &mut lanes {
+                lane.flush().unwrap();
+            }
+        }
+    }
+
+    #[test]
+    fn a_full_spool_still_takes_the_ledger() {
+        let dir = tempfile::tempdir().unwrap();
+        let config = SpoolConfig { max_bytes: 10_000, ..config(&dir) };
+        let spool = Spool::open(&config, "gw").unwrap();
+        let mut lane = spool.lane("0").unwrap();
+        while lane.append(&template(499)).is_ok_and(|_| lane.flush().is_ok()) {}
+        assert!(spool.has_room().is_ok() || spool.used_bytes() > 9_000);
+        let mut ledger = spool.lane("ledger").unwrap();
+        for _ in 0..50 {
+            ledger.append(&template(499)).unwrap();
+        }
+        ledger.flush().unwrap();
+        assert!(matches!(spool.has_room(), Err(BusError::Full { .. })));
+    }
+
+    #[test]
+    fn the_spool_is_for_its_owner_only() {
+        use std::os::unix::fs::PermissionsExt;
+        let dir = tempfile::tempdir().unwrap();
+        let config = config(&dir);
+        write(&config, 0..100);
+        SpoolBus::new(&config).release(&"gw/0".parse().unwrap(), 3).unwrap();
+        let mode = |path: &std::path::Path| std::fs::metadata(path).unwrap().permissions().mode() & 0o777;
+        let lane = config.dir.join("gw/0");
+        for dir in [&config.dir, &config.dir.join("gw"), &lane] {
+            assert_eq!(mode(dir), 0o700, "{}", dir.display());
+        }
+        for file in std::fs::read_dir(&lane).unwrap().map(Result::unwrap) {
+            assert_eq!(mode(&file.path()), 0o600, "{}", file.path().display());
+        }
+    }
+
+    #[test]
+    fn a_segment_that_was_begun_and_cannot_be_entered_ends_the_lane() {
+        let dir = tempfile::tempdir().unwrap();
+        let config = config(&dir);
+        let spool = Spool::open(&config, "gw").unwrap();
+        let mut lane = spool.lane("0").unwrap();
+        lane.append(&template(1)).unwrap();
+        lane.flush().unwrap();
+        lane.fail_entering = true;
+        assert!(lane.rotate(Vec::new()).is_err());
+        lane.append(&template(2)).unwrap();
+        assert!(
+            matches!(lane.flush(), Err(BusError::Poisoned { .. })),
+            "its positions are the new segment's"
+        );
     }
 
     #[tokio::test]

@@ -1,31 +1,30 @@
 //! The writing side: one [`Spool`] per producer process, one [`LaneWriter`] per lane.
 
-use std::fs::{self, File, OpenOptions};
-use std::io::Write;
-use std::path::PathBuf;
+use std::fs::{self, DirBuilder, File, OpenOptions};
+use std::io::{ErrorKind, Write};
+use std::os::unix::fs::{DirBuilderExt, OpenOptionsExt};
+use std::path::{Path, PathBuf};
 use std::sync::Arc;
-use std::sync::atomic::{AtomicU64, Ordering};
-use std::time::Instant;
 
 use tokio::sync::watch;
 
-use super::segment::{self, Segment};
+use super::repair::{self, LostPositions};
+use super::segment;
 use super::sync::{LaneSync, Syncer};
+use super::usage::Usage;
 use crate::{BusError, Durability, Publisher, Record, SpoolConfig, StreamId, wire};
 
 /// How often a lane looks at how much the whole spool holds.
 const MEASURE_EVERY: u64 = 1 << 20;
-/// How often a full spool is measured again, in milliseconds.
-const MEASURE_FULL_MS: u128 = 200;
 
 /// A producer's spool, held by one process (the lock file says so).
 #[derive(Debug)]
 pub struct Spool {
     dir: PathBuf,
     producer: String,
-    config: SpoolConfig,
     syncer: Arc<Syncer>,
-    used: Arc<AtomicU64>,
+    usage: Arc<Usage>,
+    lost: Vec<LostPositions>,
     lock: File,
 }
 
@@ -34,8 +33,6 @@ pub struct Spool {
 pub struct LaneWriter {
     stream: StreamId,
     dir: PathBuf,
-    producer_dir: PathBuf,
-    config: SpoolConfig,
     file: Arc<File>,
     path: PathBuf,
     segment_len: u64,
@@ -46,23 +43,26 @@ pub struct LaneWriter {
     syncer: Arc<Syncer>,
     sync: Arc<LaneSync>,
     synced: watch::Receiver<Result<u64, String>>,
-    used: Arc<AtomicU64>,
+    usage: Arc<Usage>,
     since_measure: u64,
-    measured_full: Option<Instant>,
     poisoned: Option<String>,
+    #[cfg(test)]
+    pub(super) fail_entering: bool,
 }
 
 impl Spool {
-    /// Opens (or makes) the spool of `producer`; refused while another process holds it.
+    /// Opens (or makes) the spool of `producer`, and makes every lane fit to be read and written again;
+    /// refused while another process holds it.
     pub fn open(config: &SpoolConfig, producer: &str) -> Result<Self, BusError> {
         StreamId::new(producer, "lock")?;
         let dir = config.dir.join(producer);
-        fs::create_dir_all(&dir).map_err(BusError::io("create", &dir))?;
+        make_directory(&dir)?;
         let path = dir.join("lock");
         let lock = OpenOptions::new()
             .create(true)
             .truncate(false)
             .write(true)
+            .mode(0o600)
             .open(&path)
             .map_err(BusError::io("open", &path))?;
         match lock.try_lock() {
@@ -70,18 +70,16 @@ impl Spool {
             Err(fs::TryLockError::WouldBlock) => return Err(BusError::InUse { path: dir }),
             Err(fs::TryLockError::Error(e)) => return Err(BusError::io("lock", &path)(e)),
         }
+        let mut lost = Vec::new();
+        for lane in segment::subdirectories(&dir)? {
+            let (stream, lane) = (StreamId::new(producer, &lane)?, dir.join(&lane));
+            repair::repair(&lane, &stream)?;
+            lost.extend(repair::pending(&lane, &stream)?);
+        }
         let syncer =
             Arc::new(Syncer::start(config.durability).map_err(BusError::io("start fsync thread of", &dir))?);
-        let spool = Self {
-            producer: producer.to_owned(),
-            config: config.clone(),
-            syncer,
-            used: Arc::new(AtomicU64::new(0)),
-            lock,
-            dir,
-        };
-        spool.used.store(measure(&spool.dir)?, Ordering::Relaxed);
-        Ok(spool)
+        let usage = Arc::new(Usage::new(dir.clone(), config)?);
+        Ok(Self { producer: producer.to_owned(), syncer, usage, lost, lock, dir })
     }
 
     /// The producer.
@@ -89,34 +87,57 @@ impl Spool {
         &self.producer
     }
 
-    /// Bytes that wait for the recorder, as last measured.
-    pub fn used_bytes(&self) -> u64 {
-        self.used.load(Ordering::Relaxed)
+    /// Positions that were lost and that the ledger does not say yet.
+    pub fn lost(&self) -> &[LostPositions] {
+        &self.lost
     }
 
-    /// Opens a lane for writing: cuts a torn tail and goes on after the last whole record.
+    /// Says that the ledger holds a GAP for each of [`Spool::lost`].
+    pub fn declared(&mut self) -> Result<(), BusError> {
+        for lost in &self.lost {
+            repair::declared(&self.dir.join(lost.stream.lane()))?;
+        }
+        self.lost.clear();
+        Ok(())
+    }
+
+    /// Bytes that wait for the recorder, as last measured.
+    pub fn used_bytes(&self) -> u64 {
+        self.usage.used()
+    }
+
+    /// Measures how many bytes wait for the recorder.
+    pub fn measure(&self) -> Result<(), BusError> {
+        self.usage.measure()
+    }
+
+    /// Refuses when events would be.
+    pub fn has_room(&self) -> Result<(), BusError> {
+        self.usage.admit("", 1)
+    }
+
+    /// Opens a lane for writing, after the last whole record.
     pub fn lane(&self, lane: &str) -> Result<LaneWriter, BusError> {
         let stream = StreamId::new(&self.producer, lane)?;
         let dir = self.dir.join(lane);
-        fs::create_dir_all(&dir).map_err(BusError::io("create", &dir))?;
+        make_directory(&dir)?;
         let (path, next) = match segment::list(&dir)?.pop() {
             None => {
                 let next = segment::released(&dir)?;
                 (segment::path(&dir, next), next)
             }
             Some(last) => {
-                let next = cut_torn_tail(&last)?;
+                let next = segment::scan(&last)?.next;
                 (last.path, next)
             }
         };
         let (file, segment_len) = start_segment(&path)?;
         let sync = LaneSync::new(Arc::clone(&file));
         self.syncer.register(Arc::clone(&sync));
-        sync_directory(&dir)?;
+        segment::sync_directory(&dir)?;
+        self.usage.opened_lane();
         Ok(LaneWriter {
             stream,
-            producer_dir: self.dir.clone(),
-            config: self.config.clone(),
             file,
             path,
             segment_len,
@@ -127,10 +148,11 @@ impl Spool {
             syncer: Arc::clone(&self.syncer),
             synced: sync.subscribe(),
             sync,
-            used: Arc::clone(&self.used),
+            usage: Arc::clone(&self.usage),
             since_measure: 0,
-            measured_full: None,
             poisoned: None,
+            #[cfg(test)]
+            fail_entering: false,
             dir,
         })
     }
@@ -153,6 +175,11 @@ impl LaneWriter {
         self.next + self.buffered
     }
 
+    /// Waits until what was flushed is on the disk, whatever the configuration demands.
+    pub fn sync(&self) -> Result<(), BusError> {
+        self.file.sync_data().map_err(BusError::io("fsync", &self.path))
+    }
+
     fn check(&mut self) -> Result<(), BusError> {
         if let Some(why) = &self.poisoned {
             return Err(BusError::Poisoned { stream: self.stream.to_string(), why: why.clone() });
@@ -160,23 +187,23 @@ impl LaneWriter {
         if let Err(why) = &*self.synced.borrow() {
             return Err(BusError::Poisoned { stream: self.stream.to_string(), why: why.clone() });
         }
-        let used = self.used.load(Ordering::Relaxed);
-        if used + self.buf.len() as u64 > self.config.max_bytes {
-            let due = self.measured_full.is_none_or(|at| at.elapsed().as_millis() >= MEASURE_FULL_MS);
-            let used = if due { self.measure()? } else { used };
-            if used + self.buf.len() as u64 > self.config.max_bytes {
-                self.measured_full = Some(self.measured_full.filter(|_| !due).unwrap_or_else(Instant::now));
-                return Err(BusError::Full { path: self.dir.clone(), used, limit: self.config.max_bytes });
-            }
-        }
-        Ok(())
+        self.usage.admit(self.stream.lane(), self.buf.len() as u64)
     }
 
-    fn measure(&mut self) -> Result<u64, BusError> {
-        self.since_measure = 0;
-        let used = measure(&self.producer_dir)?;
-        self.used.store(used, Ordering::Relaxed);
-        Ok(used)
+    /// Flushes, and goes on in a new segment when this one has reached its size. A new segment that cannot be
+    /// made is tried again next time: what was flushed is safe where it is.
+    pub fn flush_and_rotate(&mut self, state: impl FnOnce() -> Vec<u8>) -> Result<(), BusError> {
+        self.flush()?;
+        if !self.wants_rotation() {
+            return Ok(());
+        }
+        match self.rotate(state()) {
+            Err(error) if self.poisoned.is_none() => {
+                tracing::warn!(event = "segment_not_begun", stream = %self.stream, error = %error, "going on in the old segment");
+                Ok(())
+            }
+            outcome => outcome,
+        }
     }
 
     /// A handle that waits for what is flushed now.
@@ -187,7 +214,7 @@ impl LaneWriter {
 
     /// Whether the segment has reached its size: the writer should call [`LaneWriter::rotate`].
     pub fn wants_rotation(&self) -> bool {
-        self.segment_len >= self.config.segment_bytes && self.buf.is_empty()
+        self.segment_len >= self.usage.segment_bytes() && self.buf.is_empty()
     }
 
     /// Goes on in a new segment, whose first record is `state`: what the producer needs to know if it starts
@@ -198,13 +225,25 @@ impl LaneWriter {
         let temporary = path.with_extension("tmp");
         let mut first = segment::MAGIC.to_vec();
         segment::frame(&mut first, |out| wire::encode(&Record::State(state), out));
-        let file = File::create(&temporary).map_err(BusError::io("create", &temporary))?;
+        let file = segment::create(&temporary)?;
         (&file).write_all(&first).map_err(BusError::io("write", &temporary))?;
         file.sync_all().map_err(BusError::io("fsync", &temporary))?;
         fs::rename(&temporary, &path).map_err(BusError::io("rename", &path))?;
-        sync_directory(&self.dir)?;
+        // From here on the position belongs to the new segment: the old one must take nothing more.
         let file = Arc::new(file);
-        self.sync.rotate(Arc::clone(&file)).map_err(BusError::io("fsync", &self.path))?;
+        let entered = segment::sync_directory(&self.dir);
+        #[cfg(test)]
+        let entered = entered.and_then(|()| match self.fail_entering {
+            true => Err(BusError::io("fsync", &self.dir)(std::io::Error::other("EIO"))),
+            false => Ok(()),
+        });
+        let entered = entered
+            .and_then(|()| self.sync.rotate(Arc::clone(&file)).map_err(BusError::io("fsync", &self.path)));
+        if let Err(error) = entered {
+            self.poisoned = Some(format!("a new segment was begun and could not be entered: {error}"));
+            return Err(error);
+        }
+        self.usage.wrote(first.len() as u64);
         (self.file, self.path, self.segment_len) = (file, path, first.len() as u64);
         self.next += 1;
         Ok(())
@@ -236,14 +275,18 @@ impl Publisher for LaneWriter {
         self.segment_len += len;
         self.total += len;
         self.next += self.buffered;
-        self.used.fetch_add(len, Ordering::Relaxed);
+        self.usage.wrote(len);
         self.since_measure += len;
         self.syncer.written(&self.sync, self.total);
         self.buf.clear();
         self.buf.shrink_to(1 << 20);
         self.buffered = 0;
         if self.since_measure >= MEASURE_EVERY {
-            self.measure()?;
+            self.since_measure = 0;
+            // The records are out: that they cannot be counted now is no reason to hold them.
+            if let Err(error) = self.usage.measure() {
+                tracing::warn!(event = "spool_not_measured", error = %error, "how full the spool is was not seen");
+            }
         }
         Ok(())
     }
@@ -276,47 +319,34 @@ impl Settling {
     }
 }
 
-fn cut_torn_tail(last: &Segment) -> Result<i64, BusError> {
-    let extent = segment::scan(last)?;
-    if extent.torn > 0 {
-        tracing::warn!(
-            event = "spool_torn_tail_cut",
-            path = %last.path.display(),
-            at = extent.valid,
-            bytes = extent.torn,
-            "cut an incomplete record that a crash left at the end of a spool segment"
-        );
-        let file =
-            OpenOptions::new().write(true).open(&last.path).map_err(BusError::io("open", &last.path))?;
-        file.set_len(extent.valid).map_err(BusError::io("cut", &last.path))?;
-        file.sync_all().map_err(BusError::io("fsync", &last.path))?;
-    }
-    Ok(extent.next)
-}
-
-/// Opens the segment to go on in: a new one, or the last one, whose torn tail was cut.
-fn start_segment(path: &std::path::Path) -> Result<(Arc<File>, u64), BusError> {
-    let mut file =
-        OpenOptions::new().create(true).append(true).open(path).map_err(BusError::io("create", path))?;
+/// Opens the segment to go on in: a new one, or the last one.
+fn start_segment(path: &Path) -> Result<(Arc<File>, u64), BusError> {
+    let mut file = OpenOptions::new()
+        .create(true)
+        .append(true)
+        .mode(0o600)
+        .open(path)
+        .map_err(BusError::io("create", path))?;
     let mut len = file.metadata().map_err(BusError::io("inspect", path))?.len();
     if len < segment::MAGIC.len() as u64 {
         file.set_len(0).map_err(BusError::io("cut", path))?;
         file.write_all(segment::MAGIC).map_err(BusError::io("write", path))?;
         len = segment::MAGIC.len() as u64;
     }
+    // What an earlier process left here counts as written: its sessions are sealed on top of it.
+    file.sync_all().map_err(BusError::io("fsync", path))?;
     Ok((Arc::new(file), len))
 }
 
-fn sync_directory(dir: &std::path::Path) -> Result<(), BusError> {
-    File::open(dir).and_then(|d| d.sync_all()).map_err(BusError::io("fsync", dir))
-}
-
-fn measure(producer_dir: &std::path::Path) -> Result<u64, BusError> {
-    let mut bytes = 0;
-    for lane in segment::subdirectories(producer_dir)? {
-        for segment in segment::list(&producer_dir.join(lane))? {
-            bytes += fs::metadata(&segment.path).map_or(0, |m| m.len());
-        }
+/// Makes a directory, and those above it, that only the gateway's user may enter, durably.
+fn make_directory(dir: &Path) -> Result<(), BusError> {
+    if dir.as_os_str().is_empty() || dir.is_dir() {
+        return Ok(());
     }
-    Ok(bytes)
+    let parent = dir.parent().unwrap_or(Path::new(""));
+    make_directory(parent)?;
+    match DirBuilder::new().mode(0o700).create(dir) {
+        Err(e) if e.kind() != ErrorKind::AlreadyExists => Err(BusError::io("create", dir)(e)),
+        _ => segment::sync_directory(parent),
+    }
 }

@@ -35,7 +35,7 @@ kind! {
         offset_rows: Option<i64>,
         /// Statements in the text.
         statement_count: i64,
-        /// Why the statement's effect is not fully known: `do`, `call`, `execute-unknown`, `unknown-function`, `unparsed`, `too-large`, `too-deep`, `function-call`, `copy-program`, `copy-file`, `dynamic-sql`.
+        /// Why the statement's effect is not fully known: `do`, `call`, `execute-unknown`, `unknown-function`, `unparsed`, `too-large`, `too-deep`, `function-call`, `copy-program`, `copy-file`, `dynamic-sql`, `no-catalog` (no catalog of the database was at hand).
         opaque: Vec<String>,
         /// Rows in the main relation by the target's own estimate.
         est_rows: Option<i64>,
@@ -73,7 +73,7 @@ kind! {
         fingerprint: Option<Id16>,
         /// Main relation of the statement.
         main_relation: Option<String>,
-        /// How it ended: `complete`, `error`, `suspended`, `empty`, `skipped` (the target never ran it), `cut` (the portal or the session ended first).
+        /// How it ended: `complete`, `error`, `suspended`, `empty`, `skipped` (the target never ran it), `cut` (the portal or the session ended first), `rolled-back` (after `complete`: the commit at Sync failed).
         outcome: String,
         /// SQLSTATE of the error.
         sqlstate: Option<String>,

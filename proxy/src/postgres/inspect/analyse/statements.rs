@@ -418,7 +418,8 @@ fn the_main_relation_is_the_largest_one() {
 
 #[test]
 fn an_unknown_search_path_means_every_relation_of_the_name() {
-    let settings = Settings { search_path: SearchPath::Unknown, standard_conforming_strings: true };
+    let settings =
+        Settings { search_path: crate::postgres::inspect::SearchPath::Unknown, ..Settings::initial("bob") };
     let facts = analyse("select * from customers where id = 1", &settings, &shop(), &key(), 1000);
     assert_eq!(facts.relations_read, ["hr.customers", "public.customers"]);
     assert_eq!(facts.output_columns, ["?"]);

@@ -14,6 +14,7 @@ use tokio::time::Instant;
 use tokio_postgres::{Client, Config, NoTls};
 
 use super::{CatalogSnapshot, Relation, SharedCatalog};
+use crate::postgres::upstream::UpstreamError;
 
 /// Longest time for connecting, and for reading once.
 const PATIENCE: Duration = Duration::from_secs(30);
@@ -51,6 +52,15 @@ const FUNCTIONS: &str = "
     SELECT DISTINCT n.nspname::text, p.proname::text
     FROM pg_catalog.pg_proc p JOIN pg_catalog.pg_namespace n ON n.oid = p.pronamespace
     WHERE n.nspname !~ '^pg_temp_'
+    ORDER BY 1, 2";
+
+/// What views read, but for those of the system.
+const VIEWS: &str = "
+    SELECT DISTINCT r.ev_class, d.refobjid
+    FROM pg_catalog.pg_rewrite r
+    JOIN pg_catalog.pg_depend d ON d.objid = r.oid
+     AND d.classid = 'pg_catalog.pg_rewrite'::regclass AND d.refclassid = 'pg_catalog.pg_class'::regclass
+    WHERE r.ev_type = '1' AND d.refobjid <> r.ev_class AND r.ev_class >= 16384
     ORDER BY 1, 2";
 
 /// Schemas, types, indexes and extensions: statements name them, too.
@@ -99,6 +109,13 @@ impl Catalogs {
             return catalog.clone();
         }
         let catalog = SharedCatalog::default();
+        if databases.len() >= MAX_DATABASES {
+            // One that no session uses goes: its reader holds one handle, the registry the other.
+            let idle = databases.iter().find(|(_, c)| c.handles() <= 2).map(|(key, _)| key.clone());
+            if let Some(idle) = idle {
+                databases.remove(&idle);
+            }
+        }
         if databases.len() >= MAX_DATABASES {
             tracing::warn!(event = "catalog.refused", target = %shown(target), "facts go without a catalog: too many databases");
             catalog.tried();
@@ -153,6 +170,9 @@ async fn read_forever(
                     driver.abort();
                 }
                 catalog.failed();
+                if is_no_database(error.as_ref()) && forgotten(&catalogs, &key, &catalog) {
+                    return;
+                }
                 let error = shown(&error.to_string());
                 tracing::warn!(event = "catalog.unreadable", %target, %database, %error, "facts go on with the catalog last read");
             }
@@ -165,10 +185,8 @@ async fn read_forever(
         tokio::time::sleep_until(began + GAP).await;
         // One handle is ours and one is the registry's.
         idle = if catalog.handles() > 2 { 0 } else { idle + 1 };
-        if idle >= IDLE_READINGS {
-            let mut databases = catalogs.databases.lock().unwrap_or_else(PoisonError::into_inner);
-            if catalog.handles() <= 2 {
-                databases.remove(&key);
+        if idle >= IDLE_READINGS || catalog.handles() == 1 {
+            if forgotten(&catalogs, &key, &catalog) {
                 if let Some((_, driver)) = connection {
                     driver.abort();
                 }
@@ -177,6 +195,23 @@ async fn read_forever(
             idle = 0;
         }
     }
+}
+
+/// Takes a catalog that no session uses out of the registry, unless it has been put out already.
+fn forgotten(catalogs: &Catalogs, key: &(String, String), catalog: &SharedCatalog) -> bool {
+    let mut databases = catalogs.databases.lock().unwrap_or_else(PoisonError::into_inner);
+    match catalog.handles() {
+        0 | 1 => true,
+        2 => databases.remove(key).is_some(),
+        _ => false,
+    }
+}
+
+/// Whether the target says that there is no such database (any more).
+fn is_no_database(error: &(dyn std::error::Error + Send + Sync + 'static)) -> bool {
+    let refused = error.downcast_ref::<UpstreamError>().map(UpstreamError::sqlstate);
+    let said = error.downcast_ref::<tokio_postgres::Error>().and_then(|e| e.code()).map(|code| code.code());
+    refused.or(said) == Some("3D000")
 }
 
 async fn read_once(
@@ -231,7 +266,11 @@ pub async fn refresh(client: &Client) -> Result<CatalogSnapshot, tokio_postgres:
     for row in client.query(NAMES, &[]).await? {
         names.push(row.try_get(0)?);
     }
-    Ok(CatalogSnapshot::new(relations, functions, names))
+    let mut views = Vec::new();
+    for row in client.query(VIEWS, &[]).await? {
+        views.push((row.try_get(0)?, row.try_get(1)?));
+    }
+    Ok(CatalogSnapshot::new(relations, functions, names).with_views(&views))
 }
 
 /// A partitioned table has the rows of its leaves, whether it was analysed itself or not.

@@ -146,8 +146,13 @@ impl Walk<'_> {
 
     /// A relation by name, whatever common table expressions there are.
     pub(super) fn base_item(&self, relation: &pg::RangeVar) -> (Vec<Rel>, Item) {
-        let found =
-            names::relations(self.catalog, self.tenant, self.path, &relation.schemaname, &relation.relname);
+        let found = names::relations(
+            self.catalog,
+            self.tenant,
+            self.settings,
+            &relation.schemaname,
+            &relation.relname,
+        );
         // Where the name can mean several relations, columns are resolved by none of them.
         let columns = match found.as_slice() {
             [one] => Columns::Relation(one.clone()),

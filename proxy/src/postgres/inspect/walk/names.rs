@@ -5,7 +5,7 @@ use pg_query::protobuf as pg;
 
 use super::super::builtin;
 use super::super::catalog::CatalogSnapshot;
-use super::super::settings::SearchPath;
+use super::super::settings::{SearchPath, Settings};
 use super::from::{Columns, Item};
 use super::{Walk, strings};
 
@@ -49,6 +49,32 @@ const SYSTEM_COLUMNS: [&str; 6] = ["ctid", "xmin", "xmax", "cmin", "cmax", "tabl
 
 /// The relations that a name can mean; one without a place when the catalog knows none.
 pub fn relations(
+    catalog: &CatalogSnapshot,
+    tenant: &TenantKey,
+    settings: &Settings,
+    schema: &str,
+    name: &str,
+) -> Vec<Rel> {
+    let mut found = Vec::new();
+    if schema == "pg_temp" || schema.is_empty() && settings.temporary.contains(name) {
+        // Made by this session. Its making may have failed, or it may be gone: then the name means what follows.
+        found.push(temporary(catalog, tenant, name));
+        if !schema.is_empty() {
+            return found;
+        }
+    }
+    let lasting = lasting(catalog, tenant, &settings.search_path, schema, name);
+    found.extend(lasting.into_iter().filter(|rel| !settings.temporary.contains(name) || rel.place.is_some()));
+    found
+}
+
+/// A relation of the session's own temporary schema.
+pub(super) fn temporary(catalog: &CatalogSnapshot, tenant: &TenantKey, name: &str) -> Rel {
+    let shown = if catalog.knows(name) { name.to_owned() } else { tenant.unknown_identifier(name) };
+    Rel { label: format!("pg_temp.{shown}"), place: None }
+}
+
+fn lasting(
     catalog: &CatalogSnapshot,
     tenant: &TenantKey,
     path: &SearchPath,
