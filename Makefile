@@ -44,6 +44,7 @@ lint: prerequisites ## formatting, clippy with warnings denied, documentation
 .PHONY: vectors
 vectors: ## regenerate the test vectors of every hashed thing
 	BODYCAM_UPDATE=1 cargo test --workspace --test format
+	BODYCAM_UPDATE=1 cargo test --workspace --lib vectors_of_the_lake
 
 .PHONY: docs
 docs: ## regenerate the generated parts of the documentation

@@ -142,10 +142,10 @@ pub enum Command {
         /// Print the report as JSON.
         #[arg(long)]
         json: bool,
-        /// Judge silence as of this time (RFC 3339 or Unix seconds): an open session without a heartbeat for 15 s is incomplete.
+        /// Judge silence as of this time (RFC 3339 or Unix seconds): an open session or a producer without a STOP is incomplete after 15 s without a heartbeat.
         #[arg(long, value_name = "TIME")]
         as_of: Option<String>,
-        /// Producer keys that you got from a second channel: lines `<producer> <64 hex digits>`.
+        /// Keys that you got from a second channel, one a line: `producer NAME KEY` or `recorder KEY`, the key as 64 hex digits.
         #[arg(long, value_name = "FILE")]
         trust: Option<PathBuf>,
         #[command(flatten)]

@@ -45,7 +45,7 @@ impl Default for LakeConfig {
 impl LakeConfig {
     /// A relative path lies below `base`.
     fn rebase(&mut self, base: &Path) {
-        if !self.url.contains("://") {
+        if !self.url.is_empty() && !self.url.contains("://") {
             self.url = base.join(&self.url).display().to_string();
         }
     }

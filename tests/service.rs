@@ -4,12 +4,14 @@ use std::io::{Read, Write};
 use std::net::TcpStream;
 use std::time::{Duration, Instant};
 
+use base64::Engine as _;
+
 use crate::support::stack::{Stack, bodycam, get, signal};
 
 /// A client that has sent part of a request and then says nothing.
 fn silent_request(stack: &Stack, token: &str) -> TcpStream {
     let mut stream = TcpStream::connect(stack.http).unwrap();
-    let credentials = bodycam_proxy_basic("robot", token);
+    let credentials = base64::engine::general_purpose::STANDARD.encode(format!("robot:{token}"));
     write!(
         stream,
         "POST http://127.0.0.1:9/ HTTP/1.1\r\nHost: 127.0.0.1:9\r\nProxy-Authorization: Basic {credentials}\r\n\
@@ -17,20 +19,6 @@ fn silent_request(stack: &Stack, token: &str) -> TcpStream {
     )
     .unwrap();
     stream
-}
-
-fn bodycam_proxy_basic(user: &str, password: &str) -> String {
-    const ALPHABET: &[u8; 64] = b"ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz0123456789+/";
-    let text = format!("{user}:{password}");
-    let mut out = String::new();
-    for group in text.as_bytes().chunks(3) {
-        let bits = group.iter().fold(0u32, |all, b| all << 8 | u32::from(*b)) << (8 * (3 - group.len()));
-        for at in 0..4 {
-            let six = (bits >> (18 - 6 * at)) & 63;
-            out.push(if at <= group.len() { ALPHABET[six as usize] as char } else { '=' });
-        }
-    }
-    out
 }
 
 #[test]
@@ -41,7 +29,7 @@ fn metrics_tell_of_both_wires_and_of_the_recorder() {
     assert!(stack.psql("robot", &token, "SELECT 1").status.success());
     let metrics = get(stack.admin, "/metrics").unwrap();
     for name in [
-        "bodycam_sessions_accepted_total 1",
+        "bodycam_gateway_sessions_accepted_total 1",
         "bodycam_http_connections_total 0",
         "bodycam_recorder_failing 0",
     ] {

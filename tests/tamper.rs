@@ -9,6 +9,7 @@
 
 mod command;
 mod content;
+mod disk;
 mod events;
 mod files;
 mod fixture;

@@ -3,6 +3,7 @@
 //! silent connections use up nobody's place but their own kind's.
 
 use std::cell::Cell;
+use std::cmp::Reverse;
 use std::collections::{BTreeMap, BTreeSet};
 use std::future::Future;
 use std::net::IpAddr;
@@ -86,7 +87,9 @@ impl Admissions {
         }
         let room = self.limit.saturating_sub(self.known.load(Ordering::Relaxed)).max(1);
         while waiting.all.len() > self.waiting_limit.min(room) {
-            let most = waiting.sources.iter().max_by_key(|(_, of)| of.len()).map(|(source, _)| *source);
+            // The source with the most; of several, the one that has waited longest.
+            let most = waiting.sources.iter().max_by_key(|(_, of)| (of.len(), Reverse(of.first())));
+            let most = most.map(|(source, _)| *source);
             match most {
                 Some(most) if waiting.evict(most) => gone += 1,
                 _ => break,

@@ -39,16 +39,46 @@ impl Committer {
         (from, to): (u64, u64),
         mut staged: Staged,
     ) -> Result<(), RecorderError> {
-        let (name, generation) = stream;
         self.put_keys(lake, &mut staged).await?;
         let counted = count(&staged);
+        let mut written = Vec::new();
+        let result = self.write(lake, ingest, stream, (from, to), &mut staged, &mut written).await;
+        if let Err(err) = result {
+            self.discard(lake, &layout::commit(stream.0, stream.1, from), &err, &written).await;
+            return Err(err);
+        }
+        ingest.committed(&staged.sessions);
+        let (events, ledger_records, chunks) = counted;
+        add(&self.metrics.events_total, events);
+        add(&self.metrics.ledger_records_total, ledger_records);
+        add(&self.metrics.chunks_total, chunks);
+        add(&self.metrics.duplicates_total, staged.duplicates);
+        add(&self.metrics.findings_total, staged.findings.len() as u64);
+        add(&self.metrics.commits_total, 1);
+        set(&self.metrics.last_commit_seconds, u64::try_from(now_ns() / 1_000_000_000).unwrap_or(0));
+        set(&self.metrics.open_sessions, ingest.sessions.len() as u64);
+        Ok(())
+    }
+
+    /// Writes the files and the commit; `written` gets the path of every file that may be there afterwards.
+    async fn write(
+        &self,
+        lake: &mut Lake,
+        ingest: &Ingest,
+        (name, generation): (&StreamName, u64),
+        (from, to): (u64, u64),
+        staged: &mut Staged,
+        written: &mut Vec<String>,
+    ) -> Result<(), RecorderError> {
         let mut files = Vec::new();
-        let mut encoded = Files::of(&mut staged, &ingest.sessions);
+        let mut encoded = Files::of(staged, &ingest.sessions);
         while let Some((hour, file)) = encoded.next().await? {
             let file_name = FileName { stream: name, generation, from, n: files.len(), writer: self.writer };
             let path = layout::data_file(file.entry.table.0, hour, file_name);
             let bytes = file.bytes.len() as u64;
+            written.push(path.clone());
             if lake.store().put_new(&path, file.bytes).await? == Put::Exists {
+                written.pop();
                 return Err(LakeError::Exists { path }.into());
             }
             add(&self.metrics.files_total, 1);
@@ -72,18 +102,21 @@ impl Committer {
             recorder: Digest::ZERO,
             signature: Signature::NONE,
         };
-        lake.commit(commit, &self.key).await?;
-        ingest.committed(&staged.sessions);
-        let (events, ledger_records, chunks) = counted;
-        add(&self.metrics.events_total, events);
-        add(&self.metrics.ledger_records_total, ledger_records);
-        add(&self.metrics.chunks_total, chunks);
-        add(&self.metrics.duplicates_total, staged.duplicates);
-        add(&self.metrics.findings_total, staged.findings.len() as u64);
-        add(&self.metrics.commits_total, 1);
-        set(&self.metrics.last_commit_seconds, u64::try_from(now_ns() / 1_000_000_000).unwrap_or(0));
-        set(&self.metrics.open_sessions, ingest.sessions.len() as u64);
-        Ok(())
+        Ok(lake.commit(commit, &self.key).await?)
+    }
+
+    /// Deletes the files of an attempt that failed: on a full disk they would be written again and again. Left
+    /// alone when the commit may be there all the same, as after an error that came when it had its name.
+    async fn discard(&self, lake: &Lake, commit: &str, err: &RecorderError, written: &[String]) {
+        let foreign = matches!(err, RecorderError::Lake(LakeError::CommitConflict { .. }));
+        if !foreign && !matches!(lake.store().exists(commit).await, Ok(false)) {
+            return;
+        }
+        for path in written {
+            if let Err(err) = lake.store().delete(path).await {
+                tracing::warn!(file = %path, error = %err, "file_of_failed_attempt_not_deleted");
+            }
+        }
     }
 
     /// Writes keys and names, which never change. One that is there with other content stays as it is.

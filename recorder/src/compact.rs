@@ -3,6 +3,9 @@
 //! Invariant: the rows of the inputs are exactly the rows of the outputs (their sums are checked before the
 //! commit, by every reader of it, and by the verifier); inputs that are not what their commit says are left
 //! alone, so that compaction never hides an alteration.
+//!
+//! How many files an hour keeps in a table, once it is quiet: at most three up to 192 MiB, and above that one
+//! for each 48 to 64 MiB (`LARGE`, `AT_ONCE`): a merge holds its rows in memory, and larger files help no reader.
 
 use std::collections::{BTreeMap, HashMap};
 use std::sync::Arc;
@@ -78,6 +81,7 @@ impl Compactor {
 
     /// Deletes data files that no commit ever named: what killed writers left behind. Gives their number.
     pub async fn collect_leftovers(&self, older_than: Duration) -> Result<u64, RecorderError> {
+        self.store.sweep(older_than).await?;
         let before = now_ns().saturating_sub(i64::try_from(older_than.as_nanos()).unwrap_or(i64::MAX));
         let mut found = Vec::new();
         // Findings are left out: those of rules are named by window records, not by commits.
@@ -85,7 +89,7 @@ impl Compactor {
             found.extend(self.store.written_before(folder, before).await?);
         }
         // Read after the listing: a file that was committed meanwhile is named by it.
-        let lake = Lake::open(self.store.clone()).await?;
+        let lake = self.open().await?;
         let state = lake.state();
         found.retain(|path| state.file(path).is_none() && !state.tombstones.iter().any(|t| t.path == *path));
         for path in &found {
@@ -93,6 +97,10 @@ impl Compactor {
             tracing::info!(file = %path, "leftover_deleted");
         }
         Ok(found.len() as u64)
+    }
+
+    async fn open(&self) -> Result<Lake, RecorderError> {
+        Ok(Lake::open_as(self.store.clone(), self.key.public()).await?)
     }
 
     /// Compacts until `stop` is true. A failure is logged and tried again at the next turn: nothing waits for
@@ -126,7 +134,7 @@ impl Compactor {
                 lake.refresh().await?;
                 lake
             }
-            None => Lake::open(self.store.clone()).await?,
+            None => self.open().await?,
         };
         for job in self.jobs(&lake, false) {
             self.try_merge(&mut lake, job).await?;
@@ -138,7 +146,7 @@ impl Compactor {
 
     /// Merges everything that can be merged, as if every folder were quiet; gives the number of commits.
     pub async fn compact_all(&mut self) -> Result<usize, RecorderError> {
-        let mut lake = Lake::open(self.store.clone()).await?;
+        let mut lake = self.open().await?;
         let mut commits = 0;
         loop {
             let jobs = self.jobs(&lake, true);

@@ -12,6 +12,7 @@ use std::time::{Duration, Instant};
 
 use bodycam_bus::stream::LEDGER_LANE;
 use bodycam_bus::{Bus, BusError, Record, StreamId, Subscription};
+use bodycam_lake::store::Lock;
 use bodycam_lake::{Lake, LakeError, Store, StreamName, layout};
 use bodycam_record::EpochKey;
 
@@ -32,6 +33,10 @@ const IDLE: Duration = Duration::from_millis(20);
 const DISCOVER: Duration = Duration::from_millis(500);
 /// After this time a busy stream is asked where it ends, instead of waiting for it to run dry.
 const PATIENCE: Duration = Duration::from_secs(1);
+/// The file in a local lake that its recorder holds locked.
+const LOCK: &str = "recorder.lock";
+/// Age from which a half-written file counts as left behind by a killed writer.
+const HALF_WRITTEN_AGE: Duration = Duration::from_secs(600);
 /// Waits between attempts after a transient failure.
 const RETRY: [Duration; 5] = [
     Duration::from_millis(500),
@@ -53,6 +58,8 @@ pub struct Recorder<B: Bus> {
     discovered: Option<Instant>,
     flushed: Instant,
     metrics: Arc<Metrics>,
+    /// Held while the recorder lives.
+    _lock: Option<Lock>,
 }
 
 /// A stream being read.
@@ -73,7 +80,8 @@ struct Stream<S> {
 }
 
 impl<B: Bus> Recorder<B> {
-    /// Opens the lake, probes its store, and goes on where the commits end.
+    /// Takes the lake for itself, probes its store, and goes on where the commits end. Refused while another
+    /// recorder is at work on the lake.
     pub async fn open(
         bus: B,
         store: Store,
@@ -81,10 +89,23 @@ impl<B: Bus> Recorder<B> {
         config: RecorderConfig,
         metrics: Arc<Metrics>,
     ) -> Result<Self, RecorderError> {
+        let lock = store.lock(LOCK)?;
+        Ok(Self { _lock: lock, ..Self::open_locked(bus, store, key, config, metrics).await? })
+    }
+
+    /// As [`Recorder::open`], when the caller holds the lock.
+    async fn open_locked(
+        bus: B,
+        store: Store,
+        key: Arc<EpochKey>,
+        config: RecorderConfig,
+        metrics: Arc<Metrics>,
+    ) -> Result<Self, RecorderError> {
         config.check()?;
+        store.sweep(HALF_WRITTEN_AGE).await?;
         let nonce = std::hash::RandomState::new().build_hasher().finish();
         store.probe(nonce).await?;
-        let lake = Lake::open(store).await?;
+        let lake = Lake::open_as(store, key.public()).await?;
         let ledgers = Ledgers::load(lake.state(), config.trusted()?);
         let ingest = Ingest::new(Sessions::load(&lake).await?, Templates::load(&lake).await?, ledgers);
         let [a, b, c, d, ..] = nonce.to_le_bytes();
@@ -100,6 +121,7 @@ impl<B: Bus> Recorder<B> {
             discovered: None,
             flushed: Instant::now(),
             metrics,
+            _lock: None,
         })
     }
 
@@ -291,6 +313,14 @@ impl<B: Bus> Recorder<B> {
             self.streams.iter().filter(|(_, s)| s.next > s.committed).map(|(id, _)| id.clone()).collect();
         order.sort_by_key(ledgers_last);
         let something = !order.is_empty();
+        // A ledger is listed before the first event of its producer is committed, so that a lake without it is
+        // not taken for one that is only beginning.
+        for id in order.iter().filter(|id| id.lane() != LEDGER_LANE) {
+            let ledger = StreamId::new(id.producer(), LEDGER_LANE);
+            if let Some(stream) = ledger.ok().and_then(|id| self.streams.get(&id)) {
+                self.lake.add_stream(&stream.name, stream.generation, stream.committed).await?;
+            }
+        }
         for id in order {
             let Some(stream) = self.streams.get_mut(&id) else { continue };
             self.lake.add_stream(&stream.name, stream.generation, stream.committed).await?;
@@ -352,6 +382,8 @@ pub async fn run<B: Bus + Clone>(
     metrics: Arc<Metrics>,
     shutdown: impl Future<Output = ()>,
 ) -> Result<(), RecorderError> {
+    // The newcomer is refused before it has written anything, and the one at work goes on.
+    let _lock = store.lock(LOCK)?;
     let (stop, stopped) = tokio::sync::watch::channel(false);
     let mut shutdown = std::pin::pin!(shutdown);
     let compaction = Compactor::new(store.clone(), key.clone(), &config, metrics.clone());
@@ -360,9 +392,9 @@ pub async fn run<B: Bus + Clone>(
     let result = loop {
         let started = Instant::now();
         let once = async {
+            let (bus, store, key) = (bus.clone(), store.clone(), key.clone());
             let mut recorder =
-                Recorder::open(bus.clone(), store.clone(), key.clone(), config.clone(), metrics.clone())
-                    .await?;
+                Recorder::open_locked(bus, store, key, config.clone(), metrics.clone()).await?;
             let mut seen = stopped.clone();
             recorder.run(async move { drop(seen.wait_for(|stop| *stop).await) }).await
         };

@@ -2,7 +2,7 @@
 """Checks bodycam's test vectors, or a lake, from docs/event-format.md alone.
 
     check.py [--vectors DIR]   recompute every vector from its fields
-    check.py --lake DIR        recompute hashes, chains, checkpoints, seals and ledgers from the Parquet columns
+    check.py --lake DIR        recompute commits, row sums, hashes, chains, checkpoints, seals, ledgers and heartbeats
 
 Exit code 0: everything agrees; 1: something does not (each mismatch is printed).
 Needs: pip install -r requirements.txt (pyarrow for --lake only).
@@ -93,6 +93,14 @@ CONTEXT = {
         "LEDGER": "ledger",
         "EPOCH_CERTIFICATE": "epoch certificate",
         "OPEN_HEADS": "open heads",
+        "LAKE_COMMIT": "lake commit",
+        "LAKE_SNAPSHOT": "lake snapshot",
+        "LAKE_CONTENT_ROW": "lake content row",
+        "LAKE_TABLE_ROW": "lake table row",
+        "POLICY": "policy",
+        "FINDING": "finding",
+        "RULE": "rule",
+        "TENANT_CREDENTIAL": "tenant credential key",
         "TARGET": "target",
         "SESSION_KEY": "session key digest",
         "SESSION_CONTENT": "session content key",
@@ -401,7 +409,7 @@ def check_content(v):
 
 def check_keys(v):
     tenant = raw(v["tenant_key"])
-    for name in ("principal", "fingerprint", "correlation", "address"):
+    for name in ("principal", "fingerprint", "correlation", "address", "credential"):
         entry = v["principal_ref" if name == "principal" else name]
         made = keyed(h(f"TENANT_{name.upper()}", tenant), entry["text"].encode())[:16]
         expect(f"keys {name}", made, raw(entry["out"]))
@@ -471,7 +479,146 @@ def check_ledger(v):
     expect("ledger open heads", open_heads(heads), raw(v["open_heads"]["digest"]))
 
 
+# How the type of a rule's parameter is named in its digest.
+PARAM_TYPES = {"int": "a whole number", "float": "a number", "text": "a text", "list of text": "a list of texts"}
+
+
+def check_rules(v):
+    expect("policy", h("POLICY", v["policy"]["text"].encode()), raw(v["policy"]["digest"]))
+    r = v["rule"]
+    fields = text(r["id"]) + text(r["version"]) + text(r["severity"])
+    fields += b"".join(field("list of text", r[name]) for name in ("entity", "tactics", "attack", "atlas"))
+    fields += b"".join(integer(r[f"{name}_seconds"]) for name in ("window", "lookback", "reach"))
+    fields += field("bool", r["early"]) + text(r["unit"]) + text(r["text"]) + text(r["query"])
+    for name, kind, value in r["params"]:
+        fields += text(name) + text(PARAM_TYPES[kind])
+        fields += lp(struct.pack("<d", value)) if kind == "float" else field(kind, value)
+    expect("rule digest", h("RULE", fields), raw(r["digest"]))
+    f = v["finding_id"]
+    fields = text(f["rule"]) + lp(struct.pack("<Q", f["major"])) + integer(f["window_start_ns"])
+    fields += lp(struct.pack("<Q", len(f["entity"])))
+    fields += b"".join(field("text", value, optional=True) for value in f["entity"])
+    expect("finding id", h("FINDING", fields)[:16], raw(f["id"]))
+
+
+# Section 10.3: what is hashed and signed in a lake.
+
+
+def number(value):
+    return lp(struct.pack("<Q", value))
+
+
+def listed(items, put):
+    return number(len(items)) + b"".join(map(put, items))
+
+
+def optional(value, made):
+    return lp(b"\0") if value is None else lp(b"\1" + made(value))
+
+
+def file_fields(f):
+    ranges = f.get("sessions")
+    return (
+        text(f["path"])
+        + text(f["table"])
+        + number(f["rows"])
+        + number(f["bytes"])
+        + lp(raw(f["sha256"]))
+        + optional(f.get("min_ts_ns"), i64)
+        + optional(f.get("max_ts_ns"), i64)
+        + optional(f.get("row_sum"), raw)
+        + optional(f.get("min_session"), session_bytes)
+        + optional(f.get("max_session"), session_bytes)
+        + field("bool", ranges is not None)
+        + listed(
+            ranges or [],
+            lambda r: lp(session_bytes(r[0])) + integer(r[1]) + integer(r[2]) + optional(r[3], raw),
+        )
+    )
+
+
+def state_fields(s):
+    return lp(session_bytes(s["session"])) + integer(s["next_seq"]) + lp(raw(s["head"])) + field("bool", s["open"])
+
+
+def ledger_fields(ledger):
+    return (
+        text(ledger["producer"])
+        + integer(ledger["epoch"])
+        + lp(raw(ledger["producer_key"]))
+        + lp(raw(ledger["epoch_key"]))
+        + integer(ledger["next_seq"])
+        + lp(raw(ledger["head"]))
+        + integer(ledger["watermark_ns"])
+        + field("bool", ledger["stopped"])
+    )
+
+
+def commit_digest(c):
+    fields = integer(c["version"]) + text(c["stream"])
+    fields += b"".join(number(c[name]) for name in ("generation", "from", "to"))
+    fields += integer(c["created_ns"]) + optional(c.get("previous"), raw)
+    fields += listed(c["files"], file_fields) + listed(c.get("replaces", []), text) + number(c.get("deleted_to", 0))
+    fields += listed(c.get("sessions", []), state_fields)
+    fields += listed([c["ledger"]] if c.get("ledger") else [], ledger_fields)
+    fields += number(c.get("duplicates", 0)) + lp(raw(c["recorder"]))
+    return h("LAKE_COMMIT", fields)
+
+
+def snapshot_digest(s):
+    def stream(entry):
+        ledger = [entry["ledger"]] if entry.get("ledger") else []
+        return (
+            text(entry["stream"])
+            + number(entry["generation"])
+            + number(entry["position"])
+            + optional(entry.get("last_from"), i64)
+            + optional(entry.get("last"), raw)
+            + listed(ledger, ledger_fields)
+        )
+
+    fields = integer(s["version"]) + number(s["n"]) + number(s["commits"])
+    fields += listed(s["streams"], stream) + listed(s["files"], file_fields)
+    fields += listed(
+        s["tombstones"], lambda t: text(t["path"]) + number(t["replaced_by"]) + integer(t["replaced_ns"])
+    )
+    fields += listed(s["open"], lambda o: number(o[0]) + state_fields(o[1]))
+    fields += listed(s.get("ended", []), lambda e: lp(session_bytes(e[0])) + integer(e[1]))
+    return h("LAKE_SNAPSHOT", fields + lp(raw(s["recorder"])))
+
+
+def content_row_hash(session, no, index, kind, sealed):
+    return h("LAKE_CONTENT_ROW", session + i64(no) + struct.pack("<I", index) + i64(kind) + sealed)
+
+
+def row_sum(hashes):
+    return (sum(int.from_bytes(x, "little") for x in hashes) % (1 << 256)).to_bytes(32, "little")
+
+
+def check_lake_vectors(v):
+    seed = Ed25519PrivateKey.from_private_bytes(raw(v["recorder_seed"])).public_key().public_bytes_raw()
+    snapshot = [(v["snapshot"], snapshot_digest)]
+    for n, (vector, digest) in enumerate([(c, commit_digest) for c in v["commits"]] + snapshot):
+        made, said = digest(vector["object"]), vector["object"]
+        expect(f"lake object {n} digest", made, raw(vector["digest"]))
+        expect(f"lake object {n} recorder", raw(said["recorder"]), seed)
+        expect(f"lake object {n} signature", signed(seed, made, raw(said["signature"])), True)
+    expect("lake commit link", raw(v["commits"][1]["object"]["previous"]), raw(v["commits"][0]["digest"]))
+    c = v["content_row"]
+    made = content_row_hash(session_bytes(c["session"]), c["content_no"], c["index"], c["kind"], raw(c["sealed"]))
+    expect("lake content row", made, raw(c["hash"]))
+    for row in v["table_rows"]:
+        fields = text(row["table"])
+        for kind, can_miss, value in row["fields"]:
+            value = raw(value) if kind in ("id16", "digest") and value is not None else value
+            fields += field(kind, value, can_miss)
+        expect(f"lake row of {row['table']}", h("LAKE_TABLE_ROW", fields), raw(row["hash"]))
+    expect("lake row sum", row_sum(map(raw, v["row_sum"]["hashes"])), raw(v["row_sum"]["sum"]))
+
+
 CHECKS = {
+    "rules": check_rules,
+    "lake": check_lake_vectors,
     "bodies": check_bodies,
     "chain": check_chain,
     "merkle": check_merkle,
@@ -511,17 +658,25 @@ def field_tables(document):
 
 
 def live_files(lake):
-    """Paths of the files that are part of the lake, after their digests were compared: table -> paths."""
+    """The files that are part of the lake, after commits and digests were checked: table -> entries."""
     import hashlib
 
     live, n, commits = {}, 0, []
     while (entry := lake / "streams" / f"{n}.json").exists():
         stream = json.loads(entry.read_text())
         folder = lake / "commits" / stream["stream"].replace("/", "@") / str(stream["generation"])
-        position = stream["from"]
+        position, previous = stream["from"], None
         while (path := folder / f"{position}.json").exists():
-            commits.append(json.loads(path.read_text()))
-            position = commits[-1]["to"]
+            commit = json.loads(path.read_text())
+            what = f"commit {path.relative_to(lake)}"
+            place = (commit["stream"], commit["generation"], commit["from"])
+            expect(f"{what} place", place, (stream["stream"], stream["generation"], position))
+            expect(f"{what} previous", commit.get("previous"), previous)
+            digest = commit_digest(commit)
+            good = signed(raw(commit["recorder"]), digest, raw(commit["signature"]))
+            expect(f"{what} signature", good, True)
+            position, previous = commit["to"], digest.hex()
+            commits.append(commit)
         n += 1
     for commit in sorted(commits, key=lambda c: "replaces" in c):
         for path in commit.get("replaces", []):
@@ -530,18 +685,24 @@ def live_files(lake):
             live[f["path"]] = f
     tables = {}
     for path, f in sorted(live.items()):
-        tables.setdefault(f["table"], []).append(lake / path)
+        tables.setdefault(f["table"], []).append(f)
         data = (lake / path).read_bytes() if (lake / path).exists() else b""
         expect(f"file {path}", hashlib.sha256(data).hexdigest(), f["sha256"])
     return tables
 
 
-def rows_of(paths):
+def rows_of(lake, files, row_hash=lambda row: row["hash"]):
+    """The rows of files, after their number and their sum were compared with what the commits state."""
     import pyarrow.parquet
 
-    for path in paths:
-        for group in pyarrow.parquet.ParquetFile(path).iter_batches():
-            yield from group.to_pylist()
+    for f in files:
+        hashes = []
+        for group in pyarrow.parquet.ParquetFile(lake / f["path"]).iter_batches():
+            for row in group.to_pylist():
+                hashes.append(row_hash(row))
+                yield row
+        expect(f"file {f['path']} rows", len(hashes), f["rows"])
+        expect(f"file {f['path']} row sum", row_sum(hashes).hex(), f["row_sum"])
 
 
 def body_of(row, fields):
@@ -551,19 +712,46 @@ def body_of(row, fields):
 def check_lake(lake):
     kinds = field_tables(pathlib.Path(__file__).parent.parent.parent / "docs" / "event-format.md")
     tables = live_files(lake)
-    ledger = [row for row in rows_of(tables.get("ledger", []))]
+    ledger = list(rows_of(lake, tables.get("ledger", [])))
     epochs, sessions = check_ledger_rows(ledger, kinds)
     events = {}
     for table in ("session", "sql", "http", "control", "gap"):
-        for row in rows_of(tables.get(table, [])):
+        for row in rows_of(lake, tables.get(table, [])):
             events.setdefault(row["session_id"], {}).setdefault(row["seq"], row)
     for session, rows in sorted(events.items()):
         check_session(session, rows, kinds, epochs, sessions.get(session))
+    for _ in rows_of(lake, tables.get("content", []), chunk_row_hash):
+        pass
+    check_heartbeats(ledger, kinds, events, sessions)
     for session, known in sessions.items():
         promised = (known.get("end") or {}).get("count", 0)
         if session not in events and promised > 0:
             expect(f"session {uuid.UUID(bytes=session)} events", 0, promised)
     print(f"{sum(map(len, events.values()))} events, {len(ledger)} ledger records")
+
+
+def chunk_row_hash(row):
+    return content_row_hash(
+        row["session_id"], row["content_no"], row["chunk_index"], row["content_kind"], row["sealed"]
+    )
+
+
+def check_heartbeats(ledger, kinds, events, sessions):
+    """Heads of open sessions, where every one of them is there."""
+    for row in ledger:
+        if kinds[row["kind"]][0] != "ledger.heartbeat":
+            continue
+        heads = []
+        for name, count in zip(row["open_sessions"], row["open_counts"]):
+            session = session_bytes(name)
+            if count > 0:
+                head = events.get(session, {}).get(count - 1, {}).get("hash")
+            else:
+                head = sessions.get(session, {}).get("genesis")
+            heads.append((session, count, head))
+        if all(head for _, _, head in heads):
+            what = f"ledger of {row['producer']} record {row['seq']} heads"
+            expect(what, open_heads(heads), row["open_heads"])
 
 
 def check_ledger_rows(rows, kinds):
@@ -580,6 +768,8 @@ def check_ledger_rows(rows, kinds):
         if name == "ledger.start":
             certificate = certificate_digest(row["producer"], row["epoch"], row["epoch_key"])
             expect(f"{what} certificate", signed(row["producer_key"], certificate, row["certificate"]), True)
+            last = max((epoch for producer, epoch in epochs if producer == row["producer"]), default=None)
+            expect(f"{what} epoch", (row["epoch"], row["previous_epoch"]), ((last or 0) + 1, last))
             epochs[row["producer"], row["epoch"]] = row["epoch_key"]
         key = epochs.get((row["producer"], row["epoch"]), bytes(32))
         expect(f"{what} signature", signed(key, row["hash"], row["record_signature"]), True)

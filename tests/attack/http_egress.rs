@@ -160,9 +160,19 @@ fn smuggled_requests_never_reach_an_origin() {
             &[400],
         ),
         (
-            "trailer that frames",
+            "chunked, with a trailer that frames",
             post("Transfer-Encoding: chunked\r\n", &format!("0\r\nContent-Length: {length}\r\n\r\n{second}")),
-            &[200, 407],
+            &[400],
+        ),
+        (
+            "chunked, with a trailer that carries",
+            post("Transfer-Encoding: chunked\r\n", &format!("0\r\nX: {MARK}\r\n\r\n")),
+            &[400],
+        ),
+        (
+            "chunk extension that carries",
+            post("Transfer-Encoding: chunked\r\n", &format!("1;x={MARK}\r\na\r\n0\r\n\r\n")),
+            &[400],
         ),
         (
             "GET with a length of its own",

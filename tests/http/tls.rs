@@ -12,8 +12,10 @@ use crate::support::web::Certificates;
 
 type TlsStream = rustls::StreamOwned<rustls::ClientConnection, TcpStream>;
 
-/// Bytes of a response that no buffer between origin and client holds whole.
-const LARGE: usize = 24 << 20;
+/// Sizes of bodies: steps smaller than what TLS keeps back (64 KiB), up to more than what the system holds for
+/// a client that does not read. With one of them the last bytes are all that does not fit.
+const STEP: usize = 48 << 10;
+const SIZES: usize = 120;
 
 /// Puts the listener behind TLS.
 fn behind_tls(custom: &mut Custom) {
@@ -47,42 +49,60 @@ fn read_head(stream: &mut TlsStream) -> String {
     String::from_utf8(head).unwrap()
 }
 
-/// Reads as one who is slower than the origin, so that the proxy's last write finds the connection full.
-fn read_slowly(stream: &mut TlsStream, bytes: usize) {
-    let (mut got, mut buf) = (0, vec![0; 512 << 10]);
-    std::thread::sleep(Duration::from_millis(500));
-    while got < bytes {
-        let want = buf.len().min(bytes - got);
-        stream.read_exact(&mut buf[..want]).unwrap_or_else(|e| panic!("{e} after {got} of {bytes} bytes"));
-        got += want;
-        std::thread::sleep(Duration::from_millis(10));
-    }
+/// Asks for bodies of every size at once, reads none of them for a while, and then all of them.
+fn read_late(egress: &Egress, ask: impl Fn(usize) -> String + Sync) {
+    let (mut whole, ask) = (0, &ask);
+    std::thread::scope(|scope| {
+        let readers: Vec<_> = (1..=SIZES)
+            .map(|step| {
+                scope.spawn(move || {
+                    let size = step * STEP;
+                    let mut stream = connect(egress);
+                    stream.sock.set_read_timeout(Some(Duration::from_secs(10))).unwrap();
+                    stream.write_all(ask(size).as_bytes()).unwrap();
+                    assert!(read_head(&mut stream).starts_with("HTTP/1.1 200 "));
+                    std::thread::sleep(Duration::from_secs(2));
+                    stream.read_exact(&mut vec![0; size])
+                })
+            })
+            .collect();
+        for (step, reader) in (1..=SIZES).zip(readers) {
+            reader
+                .join()
+                .unwrap()
+                .unwrap_or_else(|e| panic!("the last of {} bytes did not come: {e}", step * STEP));
+            whole += 1;
+        }
+    });
+    assert_eq!(whole, SIZES);
 }
 
 #[test]
-fn a_slow_reader_gets_the_last_byte_of_a_response_and_of_a_tunnel() {
+fn a_late_reader_gets_the_last_byte_of_a_response_and_of_a_tunnel() {
+    // It stays open: nothing more comes that would push the last bytes out.
     let origin = origin(|mut stream| {
-        let mut first = [0; 7];
-        stream.read_exact(&mut first).unwrap();
-        if &first == b"GET / H" {
-            write!(stream, "HTTP/1.1 200 OK\r\nContent-Length: {LARGE}\r\n\r\n").unwrap();
+        let mut asked = Vec::new();
+        while !asked.ends_with(b"\r\n\r\n") {
+            let mut byte = [0];
+            stream.read_exact(&mut byte).unwrap();
+            asked.push(byte[0]);
         }
-        stream.write_all(&vec![b'x'; LARGE]).unwrap();
-        // It stays open: nothing more comes that would push the last bytes out.
+        let asked = String::from_utf8(asked).unwrap();
+        let size: usize = asked.split('/').nth(1).unwrap().split(' ').next().unwrap().parse().unwrap();
+        if asked.starts_with("GET") {
+            write!(stream, "HTTP/1.1 200 OK\r\nContent-Length: {size}\r\n\r\n").unwrap();
+        }
+        stream.write_all(&vec![b'x'; size]).unwrap();
         let _ = stream.read_to_end(&mut Vec::new());
     });
     let egress = Egress::custom(&["opaque:127.0.0.1:*"], behind_tls);
     let credential = Egress::credential(&egress.token("robot"));
-    let mut stream = connect(&egress);
-    write!(stream, "GET http://{origin}/ HTTP/1.1\r\nHost: {origin}\r\n{credential}\r\n").unwrap();
-    assert!(read_head(&mut stream).starts_with("HTTP/1.1 200 "));
-    read_slowly(&mut stream, LARGE);
-
-    let mut stream = connect(&egress);
-    write!(stream, "CONNECT {origin} HTTP/1.1\r\nHost: {origin}\r\n{credential}\r\n").unwrap();
-    assert!(read_head(&mut stream).starts_with("HTTP/1.1 200 "));
-    stream.write_all(b"a file!").unwrap();
-    read_slowly(&mut stream, LARGE);
+    read_late(&egress, |size| {
+        format!("GET http://{origin}/{size} HTTP/1.1\r\nHost: {origin}\r\n{credential}\r\n")
+    });
+    read_late(&egress, |size| {
+        format!("CONNECT {origin} HTTP/1.1\r\nHost: {origin}\r\n{credential}\r\nsend /{size} \r\n\r\n")
+    });
 }
 
 #[test]

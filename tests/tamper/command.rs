@@ -89,7 +89,7 @@ fn the_report_as_json_keeps_its_fields() {
         report["properties"].as_array().unwrap().iter().map(|p| p["aspect"].as_str().unwrap()).collect();
     assert_eq!(
         aspects.join(" "),
-        "integrity order session-completeness population-completeness authenticity freshness content support"
+        "integrity order session-completeness population-completeness authenticity freshness content findings support"
     );
     assert_eq!(keys(&report["trust"]), "mode producers recorders");
     assert_eq!(

@@ -111,5 +111,5 @@ fn a_key_that_is_gone_or_another_is_seen() {
 
     let wrong = Options { tenant_key: Some(bodycam_record::TenantKey::new([2; 32])), ..Options::default() };
     let report = verify_with(&clean.lake(), &wrong);
-    assert_eq!(found(&report).iter().filter(|f| f.0 == Class::Key).count(), 3, "{}", report.to_text());
+    assert_eq!(found(&report).iter().filter(|f| f.0 == Class::Key).count(), 6, "{}", report.to_text());
 }

@@ -5,6 +5,7 @@ use std::sync::{Arc, LazyLock};
 
 use bodycam_bus::spool::SpoolBus;
 use bodycam_bus::{Bus, Record, SpoolConfig};
+use bodycam_lake::columns::sessions::{self, SessionRow};
 use bodycam_lake::columns::{self, Table};
 use bodycam_lake::commit::{
     Commit, FileEntry, LedgerState, SessionState, Signature, StreamEntry, TableName, VERSION,
@@ -17,8 +18,8 @@ use bodycam_record::kinds::sql::{SqlResult, SqlStatement};
 use bodycam_record::kinds::{Body, KindTable};
 use bodycam_record::value::{Type, Value};
 use bodycam_record::{
-    ContentKind, Digest, EpochKey, Event, Family, Genesis, Id16, LedgerRecord, SealedChunk, SessionId,
-    TenantKey,
+    ContentKind, Digest, EpochKey, Event, Family, Genesis, Id16, LedgerRecord, PrincipalRef, SealedChunk,
+    SessionId, TenantKey,
 };
 use bodycam_verify::{Class, Files, Options, Report, Sequential, Trust};
 use bytes::Bytes;
@@ -48,6 +49,7 @@ pub struct Recording {
     pub chunks: Vec<SealedChunk>,
     pub ledger: Vec<LedgerRecord>,
     pub keys: Vec<(SessionId, Vec<u8>)>,
+    pub names: Vec<(PrincipalRef, Vec<u8>)>,
 }
 
 /// A lake in memory.
@@ -92,8 +94,12 @@ enum End {
 }
 
 fn record(end: End) -> Recording {
-    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
-    runtime.block_on(record_sessions(end))
+    // On a thread of its own: the caller can be inside a runtime already.
+    let recorded = std::thread::spawn(move || {
+        let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
+        runtime.block_on(record_sessions(end))
+    });
+    recorded.join().unwrap()
 }
 
 async fn record_sessions(end: End) -> Recording {
@@ -124,7 +130,7 @@ async fn record_in(dir: &std::path::Path, end: End) -> Recording {
         }
         producer.heartbeat().unwrap();
         if round == 3 {
-            clock.set(START_NS + 61_000_000_000);
+            clock.advance(std::time::Duration::from_secs(61));
             pens[0].tick().unwrap();
             pens[0].persist().await.unwrap();
         }
@@ -201,7 +207,10 @@ async fn statement(pen: &mut SessionPen, no: i64, rows: i64) {
     let sql = format!("SELECT * FROM customers LIMIT {rows}");
     pen.put(&mut content, ContentKind::SqlText, sql.as_bytes()).unwrap();
     let Body::SqlStatement(statement) = plain("sql.statement") else { panic!("a statement") };
-    let fingerprint = Some(pen.tenant_key().fingerprint("SELECT * FROM customers LIMIT $1"));
+    let template = "SELECT * FROM customers LIMIT $1";
+    let fingerprint = pen.tenant_key().fingerprint(template);
+    pen.template(fingerprint, template).unwrap();
+    let fingerprint = Some(fingerprint);
     let statement = SqlStatement {
         statement_no: no,
         statement_kind: "select".to_owned(),
@@ -252,7 +261,7 @@ fn plain(kind: &str) -> Body {
 
 fn read(dir: &std::path::Path) -> Recording {
     let bus = SpoolBus::new(&SpoolConfig { dir: dir.to_owned(), ..SpoolConfig::default() });
-    let mut out = Recording { events: vec![], chunks: vec![], ledger: vec![], keys: vec![] };
+    let mut out = Recording { events: vec![], chunks: vec![], ledger: vec![], keys: vec![], names: vec![] };
     for stream in bus.streams().unwrap() {
         let mut subscription = bus.subscribe(&stream, 0).unwrap();
         loop {
@@ -266,7 +275,8 @@ fn read(dir: &std::path::Path) -> Recording {
                     Record::Chunk(chunk) => out.chunks.push(chunk),
                     Record::Ledger(record) => out.ledger.push(*record),
                     Record::Key { session, wrapped } => out.keys.push((session, wrapped)),
-                    Record::Template { .. } | Record::Name { .. } | Record::State(_) => {}
+                    Record::Name { principal_ref, wrapped } => out.names.push((principal_ref, wrapped)),
+                    Record::Template { .. } | Record::State(_) => {}
                 }
             }
         }
@@ -364,6 +374,11 @@ impl Recording {
                 let encoded = file::encode(Table::Content, &batch).unwrap();
                 files.push(lake.data(&lane, from, files.len(), Table::Content, Some(hour), encoded));
             }
+            if from > 0 {
+                let rows = self.index();
+                let encoded = file::encode(Table::Sessions, &sessions::encode(&rows).unwrap()).unwrap();
+                files.push(lake.data(&lane, from, files.len(), Table::Sessions, None, encoded));
+            }
             let commit = self.commit(&lane, from, to, previous, files);
             previous = Some(lake.commit(commit, key));
         }
@@ -383,7 +398,32 @@ impl Recording {
         for (session, wrapped) in &self.keys {
             lake.put(&layout::session_key(*session), wrapped.clone());
         }
+        for (principal, wrapped) in &self.names {
+            lake.put(&layout::directory_entry(*principal), wrapped.clone());
+        }
         lake
+    }
+
+    /// The rows of the index of sessions, as the recorder would have made them.
+    fn index(&self) -> Vec<SessionRow> {
+        let mut rows: BTreeMap<SessionId, SessionRow> = BTreeMap::new();
+        let mut events: Vec<&Event> = self.events.iter().collect();
+        events.sort_by_key(|e| (e.envelope.session, e.envelope.seq));
+        // The same event again is dropped.
+        events.dedup_by_key(|e| (e.envelope.session, e.envelope.seq, e.hash));
+        for event in events {
+            let session = event.envelope.session;
+            let row = rows.entry(session).or_insert_with(|| SessionRow::blank(session));
+            row.take(&event.envelope, &event.body, event.hash);
+        }
+        for record in &self.ledger {
+            if let Ok(Body::LedgerCrash(crash)) = record.decode_body()
+                && let Some(row) = rows.get_mut(&crash.session_id)
+            {
+                row.crash();
+            }
+        }
+        rows.into_values().collect()
     }
 
     fn ledger_state(&self, last: &LedgerRecord) -> LedgerState {

@@ -102,6 +102,8 @@ pub struct SessionPen {
 
 impl SessionPen {
     pub(super) fn open(lane: Lane, opening: Opening) -> Result<Self, RecordingError> {
+        // On a lane that takes nothing no session is begun that could not be told.
+        lane.shared.try_flush()?;
         let producer = lane.producer().clone();
         let (clock, tenant) = (producer.clock().clone(), producer.tenant_key().clone());
         let now = clock.wall_ns();

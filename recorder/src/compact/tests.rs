@@ -68,6 +68,49 @@ async fn many_small_files_become_few_with_the_same_rows() {
 }
 
 #[tokio::test]
+async fn an_hour_of_flushes_every_five_seconds_leaves_three_files_per_hour_and_table() {
+    let store = crate::scene::memory();
+    let bus = MemoryBus::default();
+    let mut gateway = Gateway::start(&bus, "gw", None);
+    let config = RecorderConfig { snapshot_commits: 1_000, ..RecorderConfig::default() };
+    let mut recorder =
+        Recorder::open(bus.clone(), store.clone(), key(), config.clone(), Arc::default()).await.unwrap();
+    let mut compactor = compactor(&store, 900);
+    // The turns of an hour, one a minute; a folder counts as quiet when a whole turn brought nothing.
+    compactor.every = Duration::ZERO;
+    let mut most = 0;
+    for flush in 0..720 {
+        let n = gateway.open();
+        gateway.statement(n);
+        gateway.close(n);
+        gateway.now += 4 * crate::scene::SECOND;
+        recorder.drain().await.unwrap();
+        if flush % 12 == 11 {
+            compactor.every = Duration::from_secs(3600);
+            compactor.turn().await.unwrap();
+            most = most.max(files_per_folder(&Lake::open(store.clone()).await.unwrap()));
+        }
+    }
+    let before = Lake::open(store.clone()).await.unwrap();
+    assert!(most <= 3 * FAN_IN + 12, "even while it grows a folder stays small: {most}");
+    let mut rows_before = Vec::new();
+    for table in Table::ALL.into_iter().filter(|t| *t != Table::Sessions) {
+        rows_before.push(rows_of(&before, table).await);
+    }
+    // The hour is over: two turns in which nothing came.
+    compactor.every = Duration::ZERO;
+    compactor.turn().await.unwrap();
+    let after = Lake::open(store.clone()).await.unwrap();
+    assert!(files_per_folder(&after) <= 3, "{}", files_per_folder(&after));
+    for (table, rows) in Table::ALL.into_iter().filter(|t| *t != Table::Sessions).zip(rows_before) {
+        assert_eq!(rows_of(&after, table).await, rows, "{}", table.name());
+    }
+    let all = bodycam_lake::Filter::all();
+    assert_eq!(before.view().sessions(&all).await.unwrap(), after.view().sessions(&all).await.unwrap());
+    assert_lake_is_bus(&store, &bus).await;
+}
+
+#[tokio::test]
 async fn replaced_files_stay_for_their_grace_and_then_go() {
     let (_dir, store) = directory();
     let bus = recorded(&store, 10).await;

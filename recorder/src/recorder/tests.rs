@@ -91,8 +91,31 @@ async fn a_recorder_that_dies_at_any_write_loses_nothing_and_repeats_nothing() {
 }
 
 #[tokio::test]
-async fn a_second_recorder_on_the_same_lake_is_told_so() {
-    let (_dir, store) = directory();
+async fn a_second_recorder_on_the_same_lake_is_refused_and_the_first_goes_on() {
+    let (dir, store) = directory();
+    let bus = MemoryBus::default();
+    let mut gateway = Gateway::start(&bus, "gw", None);
+    gateway.work(3);
+    let mut first = open(&bus, &store, config()).await.unwrap();
+    let other = Store::open(dir.path().to_str().unwrap()).unwrap();
+    let message = open(&bus, &other, config()).await.err().unwrap().to_string();
+    assert!(message.contains("recorder.lock") && message.contains("another recorder"), "{message}");
+    // As a whole, with its compaction.
+    let (key, metrics) = (Arc::new(EpochKey::from_seed(&[7; 32])), Arc::default());
+    let whole = run(bus.clone(), other.clone(), key, config(), metrics, std::future::pending());
+    let message = whole.await.unwrap_err().to_string();
+    assert!(message.contains("another recorder"), "{message}");
+    first.drain().await.unwrap();
+    gateway.work(2);
+    first.drain().await.unwrap();
+    assert_lake_is_bus(&store, &bus).await;
+    drop(first);
+    open(&bus, &other, config()).await.unwrap();
+}
+
+#[tokio::test]
+async fn where_nothing_can_be_locked_the_second_recorder_collides_and_leaves_nothing() {
+    let store = memory();
     let bus = MemoryBus::default();
     let mut gateway = Gateway::start(&bus, "gw", None);
     gateway.work(3);
@@ -102,10 +125,42 @@ async fn a_second_recorder_on_the_same_lake_is_told_so() {
     first.drain().await.unwrap();
     let message = second.drain().await.unwrap_err().to_string();
     assert!(message.contains("commits/gw@") && message.contains("another recorder"), "{message}");
+    assert_no_leftovers(&store).await;
     // The winner goes on; what the loser wrote belongs to no commit.
     gateway.work(2);
     first.drain().await.unwrap();
     assert_lake_is_bus(&store, &bus).await;
+}
+
+/// Asserts that every data file is named by a commit.
+async fn assert_no_leftovers(store: &Store) {
+    let lake = Lake::open_from_commits(store.clone()).await.unwrap();
+    for folder in ["tables", "content", "sessions", "templates", "findings"] {
+        for path in store.written_before(folder, i64::MAX).await.unwrap() {
+            assert!(lake.state().file(&path).is_some(), "{path} is left over");
+        }
+    }
+}
+
+#[tokio::test]
+async fn an_attempt_that_fails_on_a_full_disk_leaves_no_files_behind() {
+    let mut failed = 0;
+    for k in 1.. {
+        let store = memory();
+        let bus = MemoryBus::default();
+        Gateway::start(&bus, "gw", None).work(3);
+        let full = Failing::once(store.clone(), k);
+        if record(&bus, &full).await.is_ok() {
+            break;
+        }
+        failed += 1;
+        // Deleting works on a full disk.
+        let files = store.written_before("tables", i64::MAX).await.unwrap();
+        let lake = Lake::open_from_commits(store.clone()).await.unwrap();
+        let left = files.iter().filter(|p| lake.state().file(p).is_none()).count();
+        assert_eq!(left, 0, "at write {k}: {files:?}");
+    }
+    assert!(failed > 20, "{failed}");
 }
 
 #[tokio::test]

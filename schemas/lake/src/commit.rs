@@ -80,8 +80,7 @@ pub struct FileEntry {
     /// Largest time in it.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub max_ts_ns: Option<i64>,
-    /// Sum of its row hashes modulo 2^256, for events, ledger records and content: equal before and after a
-    /// compaction.
+    /// Sum of its row hashes modulo 2^256: equal before and after a compaction, but for the index of sessions.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub row_sum: Option<Digest>,
     /// Smallest session id in it, where its rows have one.

@@ -27,6 +27,12 @@ pub enum LakeError {
          from the lake when it is started again"
     )]
     CommitConflict { path: String },
+    /// Somebody else holds a lock.
+    #[error(
+        "another recorder is at work on the lake {store}: it holds {store}/{lock}. One lake has one recorder: stop the \
+         other one, or give this one a lake of its own"
+    )]
+    Locked { store: String, lock: String },
     /// An object that is written once exists with other content.
     #[error("{path} exists already with other content")]
     Exists { path: String },

@@ -188,6 +188,20 @@ pub(crate) fn seq_column(table: Table) -> &'static str {
     if table == Table::Content { "content_no" } else { "seq" }
 }
 
+/// The hashes of rows that do not state theirs: all but events and ledger records.
+fn row_hashes(table: Table, batch: &RecordBatch) -> Result<Vec<Digest>, LakeError> {
+    use crate::columns::{content, findings, sessions, templates};
+    Ok(match table {
+        Table::Events(_) => Vec::new(),
+        Table::Content => {
+            content::decode(batch)?.into_iter().flatten().map(|c| content_row_hash(&c)).collect()
+        }
+        Table::Sessions => sessions::decode(batch)?.iter().map(sessions::SessionRow::row_hash).collect(),
+        Table::Templates => templates::decode(batch)?.iter().map(templates::TemplateRow::row_hash).collect(),
+        Table::Findings => findings::decode(batch)?.iter().map(findings::FindingRow::row_hash).collect(),
+    })
+}
+
 /// What a commit says about a file, gathered batch by batch.
 #[derive(Default)]
 struct About {
@@ -218,10 +232,8 @@ impl About {
         for hash in hashes.into_iter().flatten().flatten() {
             self.sum.add(Digest(hash.try_into().unwrap_or_default()));
         }
-        if table == Table::Content {
-            for chunk in crate::columns::content::decode(batch)?.into_iter().flatten() {
-                self.sum.add(content_row_hash(&chunk));
-            }
+        for hash in row_hashes(table, batch)? {
+            self.sum.add(hash);
         }
         if matches!(table, Table::Events(Family::Ledger)) {
             return Ok(());
@@ -251,7 +263,6 @@ impl About {
     }
 
     fn entry(self, table: Table, bytes: &[u8]) -> FileEntry {
-        let has_sum = matches!(table, Table::Events(_) | Table::Content);
         let has_sessions = matches!(table, Table::Content | Table::Sessions)
             || matches!(table, Table::Events(family) if family != Family::Ledger);
         FileEntry {
@@ -262,7 +273,7 @@ impl About {
             sha256: sha256(bytes),
             min_ts_ns: self.min_ts,
             max_ts_ns: self.max_ts,
-            row_sum: has_sum.then(|| self.sum.digest()),
+            row_sum: Some(self.sum.digest()),
             min_session: self.ranges.first().map(|r| r.session),
             max_session: self.ranges.last().map(|r| r.session),
             sessions: has_sessions.then_some(self.ranges),

@@ -1,11 +1,11 @@
 //! A lake, opened: the fold of its commits, kept up to date by asking for each stream's next commit by name.
 //!
 //! Invariant: nothing here lists a directory. A reader that starts anew begins at the newest snapshot and
-//! walks on; a writer's commit is put if absent, and only then becomes part of its own state.
+//! walks on, and without a good one at the first commit; a writer's commit is put if absent, and only then becomes part of its own state.
 
 use std::sync::Arc;
 
-use bodycam_record::EpochKey;
+use bodycam_record::{Digest, EpochKey};
 use bytes::Bytes;
 use serde::{Deserialize, Serialize};
 
@@ -45,39 +45,45 @@ struct Hint {
 }
 
 impl Lake {
-    /// Reads the newest snapshot and every commit after it.
+    /// Reads the newest snapshot and every commit after it; every commit from the first on when there is no
+    /// snapshot, when it cannot be read, or when its key signed none of the commits that it stands on. Whether it
+    /// says what the commits say is for the verifier to find out.
     pub async fn open(store: Store) -> Result<Self, LakeError> {
-        let mut lake = Self::empty(store);
-        if let Some(bytes) = lake.store.get(layout::SNAPSHOT_HINT).await? {
-            check_size(layout::SNAPSHOT_HINT, &bytes)?;
-            check_version(layout::SNAPSHOT_HINT, &bytes)?;
-            let Hint { mut n, .. } = serde_json::from_slice(&bytes)
-                .map_err(|err| LakeError::damaged(layout::SNAPSHOT_HINT, err))?;
-            let mut bytes = lake.store.need(&layout::snapshot(n), layout::SNAPSHOT_HINT).await?;
-            // The hint is written after the snapshot: a newer one may be there already.
-            while let Some(newer) = lake.store.get(&layout::snapshot(n + 1)).await? {
-                (n, bytes) = (n + 1, newer);
-            }
-            let snapshot = Snapshot::parse(&layout::snapshot(n), &bytes)?;
-            if snapshot.n != n {
-                return Err(LakeError::damaged(
-                    layout::snapshot(n),
-                    format_args!("it is number {}", snapshot.n),
-                ));
-            }
-            lake.snapshot_at = snapshot.commits;
-            lake.next_snapshot = n + 1;
-            lake.state = Arc::new(snapshot.into_state());
-        }
-        lake.refresh().await?;
-        Ok(lake)
+        Self::open_with(store, None).await
     }
 
-    /// Reads every commit from the first on, without any snapshot: what a writer of the record trusts.
+    /// For the one who signs with `key`: begins at the newest snapshot only when that key signed it, and at the
+    /// first commit otherwise. A writer of the record builds on nobody's word but its own.
+    pub async fn open_as(store: Store, key: Digest) -> Result<Self, LakeError> {
+        Self::open_with(store, Some(key)).await
+    }
+
+    /// Reads every commit from the first on, without any snapshot.
     pub async fn open_from_commits(store: Store) -> Result<Self, LakeError> {
         let mut lake = Self::empty(store);
         lake.refresh().await?;
         Ok(lake)
+    }
+
+    async fn open_with(store: Store, key: Option<Digest>) -> Result<Self, LakeError> {
+        let Some(snapshot) = newest_snapshot(&store).await else {
+            return Self::open_from_commits(store).await;
+        };
+        let trusted = match key {
+            Some(key) => snapshot.recorder == key,
+            None => stands_on_commits(&store, &snapshot).await,
+        };
+        let next_snapshot = snapshot.n.saturating_add(1);
+        if trusted {
+            let snapshot_at = snapshot.commits;
+            let state = Arc::new(snapshot.into_state());
+            let mut lake = Self { store: store.clone(), state, next_snapshot, snapshot_at };
+            // A commit that does not follow on the snapshot may follow on the commits.
+            if lake.refresh().await.is_ok() {
+                return Ok(lake);
+            }
+        }
+        Ok(Self { next_snapshot, ..Self::open_from_commits(store).await? })
     }
 
     fn empty(store: Store) -> Self {
@@ -188,7 +194,7 @@ impl Lake {
         let snapshot = self.state.snapshot(self.next_snapshot, key);
         let n = snapshot.n;
         let written = self.store.put_new(&snapshot.path(), Bytes::from(snapshot.to_json())).await?;
-        self.next_snapshot = n + 1;
+        self.next_snapshot = n.saturating_add(1);
         if written == Put::Exists {
             return Ok(false);
         }
@@ -200,6 +206,39 @@ impl Lake {
         }
         Ok(true)
     }
+}
+
+/// The newest snapshot that the hint leads to. A hint or snapshot that is missing or damaged is as none.
+async fn newest_snapshot(store: &Store) -> Option<Snapshot> {
+    let bytes = store.get(layout::SNAPSHOT_HINT).await.ok()??;
+    check_size(layout::SNAPSHOT_HINT, &bytes).ok()?;
+    check_version(layout::SNAPSHOT_HINT, &bytes).ok()?;
+    let Hint { mut n, .. } = serde_json::from_slice(&bytes).ok()?;
+    let mut bytes = store.get(&layout::snapshot(n)).await.ok()??;
+    // The hint is written after the snapshot: a newer one may be there already.
+    while let Some(next) = n.checked_add(1)
+        && let Some(newer) = store.get(&layout::snapshot(next)).await.ok()?
+    {
+        (n, bytes) = (next, newer);
+    }
+    Snapshot::parse(&layout::snapshot(n), &bytes).ok().filter(|snapshot| snapshot.n == n)
+}
+
+/// Whether the last commit of every stream of a snapshot is the one that it names, and its key signed one of
+/// them.
+async fn stands_on_commits(store: &Store, snapshot: &Snapshot) -> bool {
+    let mut signed = false;
+    for stream in snapshot.streams() {
+        let (Some(from), Some(last)) = (stream.last_from, stream.last) else { continue };
+        let path = layout::commit(&stream.stream, stream.generation, from);
+        let Ok(Some(bytes)) = store.get(&path).await else { return false };
+        let Ok(commit) = Commit::parse(&path, &bytes) else { return false };
+        if commit.digest() != last || commit.to != stream.position {
+            return false;
+        }
+        signed |= commit.recorder == snapshot.recorder;
+    }
+    signed
 }
 
 impl View {

@@ -18,6 +18,8 @@ pub mod reader;
 pub mod state;
 #[cfg(feature = "io")]
 pub mod store;
+#[cfg(test)]
+mod vectors;
 pub mod window;
 #[cfg(feature = "io")]
 pub mod windows;

@@ -3,7 +3,7 @@
 //!
 //! Invariant: a state is made of commits only, each following on the one before it in its stream.
 
-use std::collections::{BTreeMap, HashMap};
+use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::sync::Arc;
 
 use bodycam_record::canonical::Writer;
@@ -35,6 +35,9 @@ pub struct LakeState {
     pub tombstones: Vec<Tombstone>,
     /// Sessions of which more is expected: index of the stream and where they stand.
     pub open: HashMap<SessionId, (usize, SessionState)>,
+    /// Sessions that a ledger ended before the stream of their events was folded so far, and the number of their
+    /// events.
+    ended: BTreeMap<SessionId, i64>,
     /// Commits folded so far.
     pub commits: u64,
 }
@@ -49,6 +52,8 @@ pub struct StreamState {
     pub generation: u64,
     /// First position that is not committed: the name of the next commit.
     pub position: u64,
+    /// First position of the last commit: its name.
+    pub last_from: Option<u64>,
     /// Digest of the last commit.
     pub last: Option<Digest>,
     /// The producer's ledger, when the stream carries one.
@@ -81,6 +86,8 @@ pub struct Snapshot {
     files: Vec<Arc<FileEntry>>,
     tombstones: Vec<Tombstone>,
     open: Vec<(usize, SessionState)>,
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    ended: Vec<(SessionId, i64)>,
     /// Ed25519 public key of the recorder that wrote it.
     pub recorder: Digest,
     signature: Signature,
@@ -96,6 +103,7 @@ impl LakeState {
             stream: entry.stream,
             generation: entry.generation,
             position: entry.from,
+            last_from: None,
             last: None,
             ledger: None,
         });
@@ -145,6 +153,7 @@ impl LakeState {
         self.check(index, commit)?;
         if let Some(stream) = self.streams.get_mut(index) {
             stream.position = commit.to;
+            stream.last_from = Some(commit.from);
             stream.last = Some(commit.digest());
             if commit.ledger.is_some() {
                 stream.ledger.clone_from(&commit.ledger);
@@ -162,13 +171,7 @@ impl LakeState {
         for file in &commit.files {
             self.files.entry(file.table.0).or_default().insert(file.path.clone(), Arc::new(file.clone()));
         }
-        for session in &commit.sessions {
-            if session.open {
-                self.open.insert(session.session, (index, *session));
-            } else {
-                self.open.remove(&session.session);
-            }
-        }
+        fold_sessions(&mut self.open, &mut self.ended, index, commit);
         self.commits += 1;
         Ok(())
     }
@@ -202,14 +205,19 @@ impl LakeState {
     }
 
     /// Whether a commit that replaces files holds exactly their rows, by the sums that the commits state;
-    /// otherwise the table that does not balance. Tables of revisions may lose superseded rows.
+    /// otherwise the table that does not balance. The index of sessions may lose superseded rows.
     pub fn imbalance(&self, commit: &Commit) -> Option<Table> {
-        let side = |files: &mut dyn Iterator<Item = &FileEntry>| {
+        let mut unknown: BTreeSet<Table> = [Table::Sessions].into();
+        let mut side = |files: &mut dyn Iterator<Item = &FileEntry>| {
             let mut sums: BTreeMap<Table, (u64, RowSum)> = BTreeMap::new();
-            for file in files.filter(|f| f.row_sum.is_some()) {
+            for file in files {
+                let Some(row_sum) = file.row_sum else {
+                    unknown.insert(file.table.0);
+                    continue;
+                };
                 let (rows, sum) = sums.entry(file.table.0).or_default();
                 *rows += file.rows;
-                sum.add(file.row_sum.unwrap_or_default());
+                sum.add(row_sum);
             }
             sums
         };
@@ -218,7 +226,8 @@ impl LakeState {
         }
         let inputs = side(&mut commit.replaces.iter().filter_map(|p| self.file(p)).map(Arc::as_ref));
         let outputs = side(&mut commit.files.iter());
-        inputs.keys().chain(outputs.keys()).find(|t| inputs.get(t) != outputs.get(t)).copied()
+        let mut tables = inputs.keys().chain(outputs.keys()).filter(|t| !unknown.contains(t));
+        tables.find(|t| inputs.get(t) != outputs.get(t)).copied()
     }
 
     /// The snapshot number `n` of this state, signed.
@@ -239,11 +248,38 @@ impl LakeState {
             files: files.collect(),
             tombstones: self.tombstones.clone(),
             open,
+            ended: self.ended.iter().map(|(session, count)| (*session, *count)).collect(),
             recorder: key.public(),
             signature: Signature::NONE,
         };
         snapshot.signature = Signature::by(key, snapshot.digest());
         snapshot
+    }
+}
+
+/// Folds what `commit` of stream number `index` says about sessions: which are open, and which a ledger ended
+/// (a CRASH) before the commits of their events were folded. Commits of different streams may come in any
+/// order, and the outcome is the same: an end in the ledger counts all events of its session, so that a commit
+/// of fewer opens nothing, and one of all of them settles the matter.
+pub fn fold_sessions(
+    open: &mut HashMap<SessionId, (usize, SessionState)>,
+    ended: &mut BTreeMap<SessionId, i64>,
+    index: usize,
+    commit: &Commit,
+) {
+    for state in &commit.sessions {
+        let id = state.session;
+        match (state.open, ended.get(&id).copied()) {
+            (true, None) => drop(open.insert(id, (index, *state))),
+            (true, Some(count)) if state.next_seq >= count => drop(ended.remove(&id)),
+            (true, Some(_)) => {}
+            (false, _) => {
+                let seen = open.remove(&id).map_or(0, |(_, s)| s.next_seq);
+                if commit.ledger.is_some() && seen < state.next_seq {
+                    ended.insert(id, state.next_seq);
+                }
+            }
+        }
     }
 }
 
@@ -284,6 +320,7 @@ impl Snapshot {
             files,
             tombstones: self.tombstones,
             open: self.open.into_iter().map(|(i, s)| (s.session, (i, s))).collect(),
+            ended: self.ended.into_iter().collect(),
             commits: self.commits,
         }
     }
@@ -295,12 +332,13 @@ impl Snapshot {
         expected.digest() == self.digest()
     }
 
-    /// Positions that it covers, by stream and generation.
-    pub fn positions(&self) -> impl Iterator<Item = (&StreamName, u64, u64)> {
-        self.streams.iter().map(|s| (&s.stream, s.generation, s.position))
+    /// The streams that it covers, in the order of the list of streams.
+    pub fn streams(&self) -> &[StreamState] {
+        &self.streams
     }
 
-    fn digest(&self) -> Digest {
+    /// The digest over its canonical bytes, signature left out.
+    pub fn digest(&self) -> Digest {
         let mut w = Writer::new();
         w.int(self.version);
         w.bytes(&self.n.to_le_bytes());
@@ -309,6 +347,7 @@ impl Snapshot {
             w.bytes(s.stream.as_str().as_bytes());
             w.bytes(&s.generation.to_le_bytes());
             w.bytes(&s.position.to_le_bytes());
+            bodycam_record::value::put_field(w, &s.last_from.and_then(|n| i64::try_from(n).ok()));
             bodycam_record::value::put_field(w, &s.last);
             list(w, s.ledger.as_slice(), |w, l| l.put(w));
         });
@@ -321,6 +360,10 @@ impl Snapshot {
         list(&mut w, &self.open, |w, (index, s)| {
             w.bytes(&(*index as u64).to_le_bytes());
             s.put(w);
+        });
+        list(&mut w, &self.ended, |w, (session, count)| {
+            w.bytes(&session.0);
+            w.int(*count);
         });
         w.bytes(&self.recorder.0);
         digest::LAKE_SNAPSHOT.digest(w.as_slice())

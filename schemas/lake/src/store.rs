@@ -20,6 +20,7 @@ use crate::error::LakeError;
 mod local;
 
 use local::LocalWrites;
+pub use local::Lock;
 
 /// A store of objects.
 #[derive(Clone)]
@@ -133,6 +134,26 @@ impl Store {
             return Err(unsuitable("it does not read back what was written"));
         }
         Ok(())
+    }
+
+    /// Takes a lock on the store, for as long as what is returned lives. Refused while another process, or another
+    /// part of this one, holds it. None where there is nothing to lock: on an object store commits alone decide.
+    pub fn lock(&self, name: &str) -> Result<Option<Lock>, LakeError> {
+        let Some(directory) = self.directory() else { return Ok(None) };
+        local::lock(&directory.join(name)).map(Some).map_err(|err| match err {
+            std::fs::TryLockError::WouldBlock => {
+                LakeError::Locked { store: self.name.to_string(), lock: name.to_owned() }
+            }
+            std::fs::TryLockError::Error(err) => failed("lock", name, err),
+        })
+    }
+
+    /// Deletes what killed writers left half-written, from `age` on; gives their number.
+    pub async fn sweep(&self, age: std::time::Duration) -> Result<u64, LakeError> {
+        let Some(directory) = self.directory.clone() else { return Ok(0) };
+        let swept = tokio::task::spawn_blocking(move || local::sweep(&directory, age)).await;
+        let swept = swept.map_err(|err| failed("sweep", local::STAGING, err))?;
+        swept.map_err(|err| failed("sweep", local::STAGING, err))
     }
 
     /// An object; none when it is not there.
@@ -346,6 +367,27 @@ mod tests {
         };
         assert_eq!(names("a"), ["b", "c"]);
         assert!(names(".tmp").is_empty());
+    }
+
+    #[tokio::test]
+    async fn a_lock_is_held_once_and_what_was_half_written_is_swept_by_age() {
+        let (_dir, stores) = stores();
+        let local = &stores[0];
+        let held = local.lock("recorder.lock").unwrap().unwrap();
+        let again = Store::open(local.directory().unwrap().to_str().unwrap()).unwrap();
+        let message = again.lock("recorder.lock").unwrap_err().to_string();
+        assert!(message.contains("recorder.lock") && message.contains("another"), "{message}");
+        drop(held);
+        again.lock("recorder.lock").unwrap().unwrap();
+        assert!(stores[1].lock("recorder.lock").unwrap().is_none());
+
+        local.put_new("a/b", Bytes::from_static(b"x")).await.unwrap();
+        let half = local.directory().unwrap().join(".tmp/0123-4");
+        std::fs::write(&half, "half").unwrap();
+        assert_eq!(local.sweep(std::time::Duration::from_secs(600)).await.unwrap(), 0);
+        assert_eq!(local.sweep(std::time::Duration::ZERO).await.unwrap(), 1);
+        assert!(!half.exists() && local.exists("a/b").await.unwrap());
+        assert_eq!(stores[1].sweep(std::time::Duration::ZERO).await.unwrap(), 0);
     }
 
     #[test]

@@ -135,6 +135,8 @@ contexts! {
     LAKE_SNAPSHOT = "bodycam 2026-11-21 lake snapshot v1";
     /// A row of the content table, inside the row sum of a file.
     LAKE_CONTENT_ROW = "bodycam 2026-11-21 lake content row v1";
+    /// A row of a derived table (sessions, templates, findings), inside the row sum of a file.
+    LAKE_TABLE_ROW = "bodycam 2026-11-21 lake table row v1";
     /// A configuration or policy in force.
     POLICY = "bodycam 2026-11-21 policy v1";
     /// A target: name, protocol, database.

@@ -10,6 +10,7 @@ use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::Instant;
 
+use bodycam_lake::columns::sessions::{self, SessionRow};
 use bodycam_lake::columns::{self, Table};
 use bodycam_lake::commit::{Commit, FileEntry, LedgerState, Signature, StreamEntry, VERSION};
 use bodycam_lake::layout::{self, FileName, Hour, StreamName};
@@ -20,7 +21,7 @@ use bodycam_record::kinds::sql::SqlStatement;
 use bodycam_record::ledger::Start;
 use bodycam_record::{
     Chain, Digest, Draft, EpochKey, Event, Family, Genesis, Id16, Ledger, LedgerRecord, ProducerKey, Seal,
-    SealReason, SessionId, TenantKey,
+    SealReason, SessionId, SessionKey, TenantKey,
 };
 use bodycam_verify::{Files, Options, Pool};
 use bytes::Bytes;
@@ -95,7 +96,7 @@ impl Files for Directory {
 }
 
 /// Writes the lake.
-fn fill(dir: &Path, sessions: u64) -> Result<(), Error> {
+fn fill(dir: &Path, count: u64) -> Result<(), Error> {
     let (lane, ledger_lane): (StreamName, StreamName) =
         (format!("{PRODUCER}/0").parse()?, format!("{PRODUCER}/ledger").parse()?);
     for (n, stream) in [&lane, &ledger_lane].into_iter().enumerate() {
@@ -112,10 +113,21 @@ fn fill(dir: &Path, sessions: u64) -> Result<(), Error> {
     let (mut ledger, started) =
         Ledger::start(PRODUCER, &long_term, EpochKey::from_seed(&[2; 32]), None, start, T0);
     let (mut records, tenant, mut previous) = (vec![started.clone()], TenantKey::new([1; 32]), None);
-    for (n, first) in (0..sessions).step_by(usize::try_from(COMMIT)?).enumerate() {
-        let mut events = Vec::new();
-        for session in first..(first + COMMIT).min(sessions) {
+    for (n, first) in (0..count).step_by(usize::try_from(COMMIT)?).enumerate() {
+        let (mut events, mut index) = (Vec::new(), Vec::new());
+        for session in first..(first + COMMIT).min(count) {
             let (mut of_session, mut of_ledger) = session_events(&mut ledger, &tenant, session)?;
+            let mut row: Option<SessionRow> = None;
+            for Event { envelope: e, body, hash } in &of_session {
+                row.get_or_insert_with(|| SessionRow::blank(e.session)).take(e, body, *hash);
+            }
+            if let Some(row) = row {
+                let (session, principal) = (row.session_id, row.principal_ref);
+                let key = tenant.wrap(session, &SessionKey::new([3; 32]));
+                put(dir, &layout::session_key(session), &key)?;
+                put(dir, &layout::directory_entry(principal), &tenant.wrap_name(principal, "bench"))?;
+                index.push(row);
+            }
             events.append(&mut of_session);
             records.append(&mut of_ledger);
         }
@@ -127,6 +139,9 @@ fn fill(dir: &Path, sessions: u64) -> Result<(), Error> {
             let encoded = file::encode(Table::Events(family), &columns::encode(family, rows)?)?;
             files.push(data(dir, &lane, n as u64, files.len(), Table::Events(family), encoded)?);
         }
+        index.sort_by_key(|row| row.session_id);
+        let encoded = file::encode(Table::Sessions, &sessions::encode(&index)?)?;
+        files.push(data(dir, &lane, n as u64, files.len(), Table::Sessions, encoded)?);
         previous = Some(commit(dir, &lane, n as u64, previous, files, None)?);
     }
     let stop = LedgerStop { reason: "drain".into(), events: 0, accepted: 0 };
@@ -294,8 +309,8 @@ fn data(
     table: Table,
     encoded: EncodedFile,
 ) -> Result<FileEntry, Error> {
-    let hour = Hour::of_ns(encoded.entry.min_ts_ns.unwrap_or(T0));
-    let path = layout::data_file(table, Some(hour), FileName { stream, generation: 0, from, n, writer: 1 });
+    let hour = table.has_hours().then(|| Hour::of_ns(encoded.entry.min_ts_ns.unwrap_or(T0)));
+    let path = layout::data_file(table, hour, FileName { stream, generation: 0, from, n, writer: 1 });
     put(dir, &path, &encoded.bytes)?;
     Ok(FileEntry { path, ..encoded.entry })
 }

@@ -6,6 +6,7 @@ use std::sync::Arc;
 
 use bodycam_lake::commit::MAX_BYTES;
 use bodycam_lake::file::RowSum;
+use bodycam_lake::state::fold_sessions;
 use bodycam_lake::{Commit, FileEntry, LakeError, LedgerState, StreamEntry, StreamName, Table, layout};
 use bodycam_record::{Digest, SessionId};
 use bytes::Bytes;
@@ -13,19 +14,29 @@ use bytes::Bytes;
 use crate::Files;
 use crate::fault::{Class, Fault};
 use crate::files::{DataFile, unreadable};
+use crate::snapshots::Snapshots;
 use crate::trust::Trust;
+
+/// The lane of ledgers.
+const LEDGER: &str = "ledger";
 
 /// What the commits say.
 #[derive(Debug, Default)]
 pub struct Walk {
     /// The files that are part of the lake, in the order of the hours that they hold.
     pub files: Vec<DataFile>,
-    /// Number of events of every session that the newest commit calls open.
+    /// Number of events of every session that the commits call open.
     pub open: HashMap<SessionId, i64>,
     /// Where the ledgers stand.
     pub ledgers: Vec<LedgerState>,
     /// Time of the newest commit of each producer's streams, Unix ns.
     pub newest_ns: HashMap<String, i64>,
+    /// Names of the commits that would follow on the last of each ledger, by producer.
+    pub next_ledger: HashMap<String, Vec<String>>,
+    /// Name of the next entry of the list of streams.
+    pub next_stream: String,
+    /// For each producer with streams of events, the largest number of commits of one of them.
+    pub lanes: HashMap<String, u64>,
     /// Streams.
     pub streams: u64,
     /// Commits.
@@ -36,27 +47,67 @@ pub struct Walk {
     pub faults: Vec<Fault>,
 }
 
+impl Walk {
+    /// Whether a recorder has written since the commits were read: then what a ledger does not hold yet can be
+    /// on its way. Asked at the end, when what was on its way has had time to arrive.
+    pub fn has_grown(&self, files: &dyn Files, producer: &str) -> bool {
+        let there = |path: &str| files.read(path, 0).is_ok_and(|found| found.is_some());
+        let ledger = self.next_ledger.get(producer);
+        ledger.is_some_and(|paths| paths.iter().any(|path| there(path)))
+            || (ledger.is_none() && there(&self.next_stream))
+    }
+}
+
 /// Walks all commits. None when there is no lake.
 pub fn walk(files: &dyn Files, trust: Option<&Trust>) -> Option<Walk> {
     let mut out = Walk::default();
-    let mut streams = streams(files, &mut out)?;
-    out.streams = streams.len() as u64;
+    let snapshots = Snapshots::read(files, &mut out);
+    let listed = streams(files, &mut out)?;
+    out.streams = listed.len() as u64;
     // In this order, what a later stream holds covers all that an earlier one speaks of, even while a recorder
     // writes: rows are committed before they are compacted, and events before the ledger that names them.
     let rank = |s: &StreamName| match (s.as_str().contains('/'), s.lane()) {
         (false, _) => 0,
-        (true, "ledger") => 1,
+        (true, LEDGER) => 1,
         _ => 2,
     };
-    streams.sort_by_key(|s| rank(&s.stream));
-    let mut commits = Vec::new();
-    for stream in &streams {
-        let walked = walk_stream(files, stream, trust, &mut out);
-        if let Some(ledger) = walked.iter().rev().find_map(|(_, c)| c.ledger.clone()) {
+    let mut ranked: Vec<(usize, &StreamEntry)> = listed.iter().enumerate().collect();
+    ranked.sort_by_key(|(_, s)| rank(&s.stream));
+    let mut walked: Vec<(usize, Vec<(Arc<str>, Commit)>)> = Vec::new();
+    for (index, stream) in ranked {
+        let commits = walk_stream(files, stream, trust, &mut out);
+        if let Some(ledger) = commits.iter().rev().find_map(|(_, c)| c.ledger.clone()) {
             out.ledgers.push(ledger);
         }
-        commits.extend(walked);
+        let (name, n) = (&stream.stream, commits.len() as u64);
+        let producer = name.producer().to_owned();
+        match rank(name) {
+            0 => {}
+            1 => {
+                let next = commits.last().map_or(stream.from, |(_, c)| c.to);
+                let path = layout::commit(name, stream.generation, next);
+                out.next_ledger.entry(producer).or_default().push(path);
+            }
+            _ if n > 0 => {
+                let most = out.lanes.entry(producer).or_default();
+                *most = n.max(*most);
+            }
+            _ => {}
+        }
+        walked.push((index, commits));
     }
+    walked.sort_by_key(|(index, _)| *index);
+    let (mut open, mut ended) = (HashMap::new(), BTreeMap::new());
+    for (index, commits) in &walked {
+        commits.iter().for_each(|(_, commit)| fold_sessions(&mut open, &mut ended, *index, commit));
+    }
+    out.open = open.into_iter().map(|(session, (_, state))| (session, state.next_seq)).collect();
+    let by_stream = listed
+        .iter()
+        .zip(&walked)
+        .map(|(entry, (_, commits))| (entry.clone(), commits.iter().map(|(_, commit)| commit).collect()));
+    snapshots.check(&by_stream.collect(), trust, &mut out);
+    let commits: Vec<_> = walked.into_iter().flat_map(|(_, commits)| commits).collect();
     out.commits = commits.len() as u64;
     // Compaction was read first and is applied last.
     let (replacing, adding): (Vec<_>, Vec<_>) =
@@ -112,32 +163,30 @@ fn streams(files: &dyn Files, out: &mut Walk) -> Option<Vec<StreamEntry>> {
         }
         n = n.saturating_add(1);
     }
-    if n == 0 && out.faults.is_empty() {
-        return None;
-    }
-    unlisted(&commits, &streams, out);
-    Some(streams)
-}
-
-/// Commits of streams that the list of streams does not know.
-fn unlisted(names: &[String], streams: &[StreamEntry], out: &mut Walk) {
+    let known: BTreeSet<String> = streams.iter().filter_map(commit_folder).collect();
     let folder = |path: &str| path.rsplit_once('/').map(|(folder, _)| folder.to_owned());
-    let known: BTreeSet<String> =
-        streams.iter().filter_map(|s| folder(&layout::commit(&s.stream, s.generation, 0))).collect();
-    let found: BTreeSet<String> =
-        names.iter().filter(|n| number(n).is_some()).filter_map(|n| folder(n)).collect();
-    for stray in found.difference(&known) {
+    let found = commits.iter().filter(|name| number(name).is_some()).filter_map(|name| folder(name));
+    for stray in found.collect::<BTreeSet<String>>().difference(&known) {
         let detail = "commits of a stream that the list of streams does not know";
         out.faults.push(Fault::new(Class::CommitGap, detail).at(stray));
     }
+    out.next_stream = layout::stream(n);
+    (n > 0 || !out.faults.is_empty()).then_some(streams)
+}
+
+/// The folder of a stream's commits.
+fn commit_folder(stream: &StreamEntry) -> Option<String> {
+    let path = layout::commit(&stream.stream, stream.generation, 0);
+    path.rsplit_once('/').map(|(folder, _)| folder.to_owned())
 }
 
 /// The number in `<folder>/<number>.json`.
-fn number(path: &str) -> Option<u64> {
+pub fn number(path: &str) -> Option<u64> {
     path.rsplit('/').next()?.strip_suffix(".json")?.parse().ok()
 }
 
-fn object_fault(path: &str, error: &LakeError) -> Fault {
+/// What is wrong with an object that could not be parsed.
+pub fn object_fault(path: &str, error: &LakeError) -> Fault {
     let class =
         if matches!(error, LakeError::Unsupported { .. }) { Class::Unsupported } else { Class::Commit };
     let reason = match error {
@@ -205,12 +254,6 @@ fn walk_stream(
         out.recorders.insert(commit.recorder);
         let newest = out.newest_ns.entry(name.producer().to_owned()).or_insert(commit.created_ns);
         *newest = commit.created_ns.max(*newest);
-        for session in &commit.sessions {
-            match session.open {
-                true => out.open.insert(session.session, session.next_seq),
-                false => out.open.remove(&session.session),
-            };
-        }
         previous = Some(Some(commit.digest()));
         let advanced = commit.to > position;
         position = commit.to;
@@ -230,9 +273,15 @@ fn later(files: &dyn Files, stream: &StreamName, generation: u64, position: u64)
 
 fn apply(path: &Arc<str>, commit: Commit, live: &mut BTreeMap<String, DataFile>, out: &mut Walk) {
     let mut sums: BTreeMap<Table, [(u64, RowSum); 2]> = BTreeMap::new();
+    let mut unknown: BTreeSet<Table> = BTreeSet::new();
     let mut count = |entry: &FileEntry, side: usize| {
-        let (Some(sum), both) = (entry.row_sum, sums.entry(entry.table.0).or_default()) else { return };
-        if let Some((rows, total)) = both.get_mut(side) {
+        let table = entry.table.0;
+        // Superseded rows of the index of sessions are left out, and what counts is compared with the events.
+        let Some(sum) = entry.row_sum.filter(|_| table != Table::Sessions) else {
+            unknown.insert(table);
+            return;
+        };
+        if let Some((rows, total)) = sums.entry(table).or_default().get_mut(side) {
             *rows += entry.rows;
             total.add(sum);
         }
@@ -250,7 +299,8 @@ fn apply(path: &Arc<str>, commit: Commit, live: &mut BTreeMap<String, DataFile>,
         count(entry, 1);
     }
     if !commit.replaces.is_empty() {
-        for (table, [before, after]) in sums.iter().filter(|(_, [before, after])| before != after) {
+        let known = sums.iter().filter(|(table, _)| !unknown.contains(table));
+        for (table, [before, after]) in known.filter(|(_, [before, after])| before != after) {
             let (table, before, after) = (table.name(), before.0, after.0);
             let detail = format!(
                 "the rows of table {table} that it writes ({after}) are not those that it replaces ({before})"

@@ -2,6 +2,7 @@
 //! joined into runs. What a run follows on lies elsewhere; [`crate::sessions`] joins the runs.
 
 use bodycam_lake::StoredEvent;
+use bodycam_lake::columns::sessions::Tally;
 use bodycam_record::canonical::Writer;
 use bodycam_record::kinds::{KindBody, session};
 use bodycam_record::{Digest, SessionId, digest};
@@ -21,6 +22,8 @@ pub struct Run {
     pub last_ts_ns: i64,
     /// Subtrees over the stated hashes.
     pub tree: Tree,
+    /// What the index of sessions sums up of these events.
+    pub tally: Tally,
     /// The `session.closed` with which the run ends.
     pub closed: Option<Box<StoredEvent>>,
     /// Whether something about it is wrong, so that the session must be looked at row by row.
@@ -153,6 +156,7 @@ impl Run {
             head: event.hash,
             last_ts_ns: event.envelope.ts_wall_ns,
             tree: Tree::at(u64::try_from(from).unwrap_or_default()),
+            tally: Tally::default(),
             closed: None,
             broken: from < 0,
         };
@@ -165,6 +169,9 @@ impl Run {
         self.head = event.hash;
         self.last_ts_ns = event.envelope.ts_wall_ns;
         self.tree.push(event.hash);
+        if !Tally::is_end(event.envelope.kind) {
+            self.tally.add(&event.envelope, &event.body);
+        }
         if is::<session::SessionClosed>(event) {
             self.closed = Some(Box::new(event.clone()));
         }

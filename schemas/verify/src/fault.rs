@@ -39,6 +39,8 @@ pub enum Aspect {
     Freshness,
     /// Content is what its events commit to.
     Content,
+    /// Findings are those of the evaluations that were recorded.
+    Findings,
     /// Everything was of a known format.
     Support,
 }
@@ -156,15 +158,21 @@ classes! {
     CommitGap = "COMMIT_GAP" Tamper PopulationCompleteness,
     /// A commit is signed with a key that is not pinned.
     CommitKey = "COMMIT_KEY" Tamper Authenticity,
+    /// A snapshot is damaged, or is not what the commits before it add up to: readers would begin with it.
+    Snapshot = "SNAPSHOT" Tamper Integrity,
     /// A compaction lost, repeated or changed rows.
     Compaction = "COMPACTION" Tamper Integrity,
+    /// A derived row (index of sessions, statement text) is not what the events say, or is missing.
+    Index = "INDEX" Tamper Integrity,
+    /// A window record or findings file is missing, or not what names it says.
+    Window = "WINDOW" Tamper Findings,
     /// Content is not what its event commits to.
     Payload = "PAYLOAD" Tamper Content,
     /// An event commits to content that is not there.
     PayloadMissing = "PAYLOAD_MISSING" Tamper Content,
-    /// A session key is not the one that the ledger names, or cannot be opened.
+    /// A session key is not the one that the ledger names, or a key or name cannot be opened.
     Key = "KEY" Tamper Content,
-    /// A session key is gone, and no record says that it was erased.
+    /// A session key or the name of a principal is gone, and no record says that it was erased.
     UndeclaredErasure = "UNDECLARED_ERASURE" Tamper Content,
     /// A suite, version, kind or column that this verifier does not know.
     Unsupported = "UNSUPPORTED" Unsupported Support,

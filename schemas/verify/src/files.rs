@@ -5,10 +5,14 @@ use std::collections::{BTreeMap, HashMap, HashSet};
 use std::sync::Arc;
 
 use arrow::array::RecordBatch;
-use bodycam_lake::columns::{Decoder, LedgerDecoder, RowFault, StoredLedgerRecord, Table, content};
+use bodycam_lake::columns::sessions::SessionRow;
+use bodycam_lake::columns::{
+    Decoder, LedgerDecoder, RowFault, StoredLedgerRecord, Table, content, findings, sessions, templates,
+};
 use bodycam_lake::file::{RowSum, content_row_hash, sha256};
+use bodycam_lake::layout::{self, Hour};
 use bodycam_lake::{FileEntry, LakeError, StoredEvent};
-use bodycam_record::{Digest, Family, SealedChunk, SessionId, SessionKey, shown};
+use bodycam_record::{Digest, Family, SealedChunk, SessionId, SessionKey, TenantKey, shown};
 use bytes::Bytes;
 use parquet::arrow::arrow_reader::{ArrowReaderOptions, ParquetRecordBatchReaderBuilder};
 use parquet::file::metadata::PageIndexPolicy;
@@ -51,6 +55,8 @@ pub struct FileFacts {
     pub unreadable: HashSet<SessionId>,
     /// Hashes that heartbeats speak of: session, count, hash.
     pub heads: Vec<(SessionId, i64, Digest)>,
+    /// Rows of the index of sessions, with their rows in the file.
+    pub index: Vec<(u64, SessionRow)>,
 }
 
 /// What [`check`] looks for beyond the file itself.
@@ -61,6 +67,8 @@ pub struct Wanted<'a> {
     pub session: Option<SessionId>,
     /// Gives session keys, when there is a tenant key.
     pub keys: Option<&'a (dyn Fn(SessionId) -> Option<SessionKey> + Sync)>,
+    /// Makes fingerprints of statement texts.
+    pub tenant: Option<&'a TenantKey>,
 }
 
 /// A row of a session that is looked at again.
@@ -98,7 +106,8 @@ const MAX_NEIGHBOURS: usize = 100_000;
 pub fn check(file: &DataFile, bytes: &Bytes, wanted: &Wanted<'_>) -> FileFacts {
     let mut facts = FileFacts::default();
     let entry = &file.entry;
-    if differs(file, bytes) {
+    let differs = differs(file, bytes);
+    if differs {
         facts.faults.push(identity_fault(file, bytes));
     }
     let table = entry.table.0;
@@ -106,7 +115,7 @@ pub fn check(file: &DataFile, bytes: &Bytes, wanted: &Wanted<'_>) -> FileFacts {
     let read =
         read(&entry.path, bytes, &mut facts.faults, |batch, row, faults| collect.batch(batch, row, faults));
     facts.rows = read;
-    collect.finish(entry, &file.named_by, &mut facts);
+    collect.finish(entry, &file.named_by, differs, &mut facts);
     facts
 }
 
@@ -203,7 +212,14 @@ struct Collector<'a> {
     unreadable: HashSet<SessionId>,
     /// Whether rows are of an unknown format, so that what the commit sums up cannot be made again.
     unsupported: bool,
+    /// Whether there are rows whose values are not known.
+    unknown: bool,
     heads: Vec<(SessionId, i64, Digest)>,
+    index: Vec<(u64, SessionRow)>,
+    /// Smallest and largest time of the rows.
+    times: Option<(i64, i64)>,
+    /// First and last hour in which the rows belong.
+    hours: Option<(Hour, Hour)>,
 }
 
 impl<'a> Collector<'a> {
@@ -222,7 +238,11 @@ impl<'a> Collector<'a> {
             key: None,
             unreadable: HashSet::new(),
             unsupported: false,
+            unknown: false,
             heads: Vec::new(),
+            index: Vec::new(),
+            times: None,
+            hours: None,
         }
     }
 
@@ -245,10 +265,44 @@ impl<'a> Collector<'a> {
                     self.chunk(first + row as u64, chunk, faults);
                 }
             }
-            // Derived tables: what they say can be made again from the events.
-            Table::Sessions | Table::Templates | Table::Findings => {}
+            Table::Sessions => {
+                for (row, session) in sessions::decode(batch)?.into_iter().enumerate() {
+                    self.sum.add(session.row_hash());
+                    self.at(session.last_activity_ns);
+                    self.range(session.session_id, 0, None);
+                    if self.is_wanted(Some(session.session_id)) {
+                        self.index.push((first + row as u64, session));
+                    }
+                }
+            }
+            Table::Templates => {
+                for (row, template) in templates::decode(batch)?.into_iter().enumerate() {
+                    self.sum.add(template.row_hash());
+                    let fits = |key: &TenantKey| key.fingerprint(&template.text) == template.fingerprint;
+                    if !self.wanted.tenant.is_none_or(fits) {
+                        let detail = format!("the text of fingerprint {} has another", template.fingerprint);
+                        faults.push(Fault::new(Class::Index, detail).at_row(self.path, first + row as u64));
+                    }
+                }
+            }
+            Table::Findings => {
+                for finding in findings::decode(batch)? {
+                    self.sum.add(finding.row_hash());
+                    self.at(finding.window_start_ns);
+                }
+            }
         }
         Ok(())
+    }
+
+    /// Takes note of the time of a row.
+    fn at(&mut self, ts_ns: i64) {
+        self.times = Some(self.times.map_or((ts_ns, ts_ns), |(min, max)| (min.min(ts_ns), max.max(ts_ns))));
+    }
+
+    /// Takes note of the hour in which a row belongs.
+    fn belongs(&mut self, hour: Hour) {
+        self.hours = Some(self.hours.map_or((hour, hour), |(min, max)| (min.min(hour), max.max(hour))));
     }
 
     fn event(&mut self, row: u64, event: Result<StoredEvent, RowFault>, faults: &mut Vec<Fault>) {
@@ -256,6 +310,7 @@ impl<'a> Collector<'a> {
             Ok(event) => event,
             Err(fault) => {
                 self.runs.interrupt();
+                self.unknown = true;
                 self.unsupported |= fault.error.is_unsupported();
                 if let (Some(session), Some(seq)) = (fault.session, fault.seq) {
                     self.range(session, seq, None);
@@ -270,6 +325,8 @@ impl<'a> Collector<'a> {
         let e = &event.envelope;
         let (session, seq) = (e.session, e.seq);
         self.sum.add(event.hash);
+        self.at(e.ts_wall_ns);
+        self.belongs(Hour::of_ns(e.ts_wall_ns));
         self.range(session, seq, Some(event.hash));
         if !self.is_wanted(Some(session)) {
             return;
@@ -289,9 +346,12 @@ impl<'a> Collector<'a> {
         match record {
             Ok(record) => {
                 self.sum.add(record.0.hash);
+                self.at(record.0.ts_wall_ns);
+                self.belongs(Hour::of_ns(record.0.ts_wall_ns));
                 self.ledger.push((row, record));
             }
             Err(fault) => {
+                self.unknown = true;
                 self.unsupported |= fault.error.is_unsupported();
                 self.ledger_holes.push((row, fault.seq));
                 faults.push(row_fault(self.path, row, &fault));
@@ -303,12 +363,16 @@ impl<'a> Collector<'a> {
         match chunk {
             Ok(chunk) => {
                 self.sum.add(content_row_hash(&chunk));
+                self.belongs(Hour::of_session(chunk.session));
                 self.range(chunk.session, chunk.content_no, None);
                 if self.is_wanted(Some(chunk.session)) {
                     self.content(row, &chunk, faults);
                 }
             }
-            Err(fault) => faults.push(row_fault(self.path, row, &fault)),
+            Err(fault) => {
+                self.unknown = true;
+                faults.push(row_fault(self.path, row, &fault));
+            }
         }
     }
 
@@ -353,8 +417,9 @@ impl<'a> Collector<'a> {
         }
     }
 
-    fn finish(mut self, entry: &FileEntry, named_by: &str, facts: &mut FileFacts) {
+    fn finish(mut self, entry: &FileEntry, named_by: &str, differs: bool, facts: &mut FileFacts) {
         self.leave();
+        let found = facts.faults.len();
         let mut wrong = |what: String| {
             let detail = format!("{named_by} states {what}");
             facts.faults.push(Fault::new(Class::Manifest, detail).at(&entry.path));
@@ -377,12 +442,48 @@ impl<'a> Collector<'a> {
                 wrong(format!("other events of session {session} than the file holds"));
             }
         }
+        // Of a file that is another than the committed one nothing more is said; its rows are judged as they are.
+        if !differs && !self.unknown && facts.faults.len() == found {
+            if let Some(what) = self.bounds(entry) {
+                let detail = format!("{named_by} states {what}: readers would pass over rows that are there");
+                facts.faults.push(Fault::new(Class::Manifest, detail).at(&entry.path));
+            }
+        }
+        facts.index = self.index;
         facts.runs = self.runs.finish();
         facts.ledger = self.ledger;
         facts.ledger_holes = self.ledger_holes;
         facts.contents = self.contents;
         facts.unreadable = self.unreadable;
         facts.heads = self.heads;
+    }
+}
+
+impl Collector<'_> {
+    /// What an entry states, by which readers choose files, and is not so. What it leaves out leads nobody astray.
+    fn bounds(&self, entry: &FileEntry) -> Option<String> {
+        let wrong = |stated: bool, fits: bool, what: &str| (stated && !fits).then(|| what.to_owned());
+        let (min, max) = (self.times.map(|t| t.0), self.times.map(|t| t.1));
+        let sessions = (self.ranges.keys().next(), self.ranges.keys().next_back());
+        let listed = entry.sessions.as_ref().is_none_or(|stated| {
+            let found = self.ranges.iter().map(|(session, (from, to, head))| (*session, *from, *to, *head));
+            stated.iter().map(|r| (r.session, r.seq_from, r.seq_to, r.head)).eq(found)
+        });
+        let dir = layout::table_dir(self.table);
+        let here = |hour: Hour| entry.path.starts_with(&format!("{dir}/{}/", hour.partition()));
+        let hours = self.hours.is_none_or(|(first, last)| here(first) && here(last));
+        wrong(entry.min_ts_ns.is_some(), entry.min_ts_ns == min, "another smallest time")
+            .or_else(|| wrong(entry.max_ts_ns.is_some(), entry.max_ts_ns == max, "another largest time"))
+            .or_else(|| {
+                let fits = entry.min_session.as_ref() == sessions.0;
+                wrong(entry.min_session.is_some(), fits, "another smallest session")
+            })
+            .or_else(|| {
+                let fits = entry.max_session.as_ref() == sessions.1;
+                wrong(entry.max_session.is_some(), fits, "another largest session")
+            })
+            .or_else(|| wrong(true, listed, "other sessions"))
+            .or_else(|| wrong(true, hours, "a path in another hour than that of its rows"))
     }
 }
 

@@ -10,12 +10,12 @@
 // A fault is as large as its coordinates; it is an answer here, not an exception.
 #![allow(clippy::result_large_err)]
 
-use std::collections::{BTreeSet, HashMap, HashSet};
+use std::collections::{BTreeMap, BTreeSet, HashMap, HashSet};
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::Mutex;
 
 use bodycam_lake::{Table, layout};
-use bodycam_record::{Family, SessionId, SessionKey, TenantKey};
+use bodycam_record::{Family, PrincipalRef, SessionId, SessionKey, TenantKey};
 use bytes::Bytes;
 
 mod commits;
@@ -26,10 +26,12 @@ mod files;
 mod ledger;
 mod session;
 mod sessions;
+mod snapshots;
 mod statistics;
 mod tree;
 mod trust;
 pub mod verdict;
+mod windows;
 
 pub use fault::{Class, Fault, Gravity};
 pub use trust::{Trust, TrustError};
@@ -44,6 +46,8 @@ use verdict::{Checked, KeyReport, Parts, ProducerReport, TrustReport};
 
 /// Largest wrapped key that is read.
 const MAX_KEY: u64 = 4096;
+/// More than a wrapped name takes.
+const MAX_NAME: u64 = 1 << 20;
 
 /// Rows of suspect sessions that are held at once.
 const ROWS_AT_ONCE: u64 = 1_000_000;
@@ -54,9 +58,8 @@ pub trait Files: Sync {
     /// object longer than `limit` no more is needed than `limit` bytes and one, which tells that it is longer.
     fn read(&self, path: &str, limit: u64) -> Result<Option<Bytes>, String>;
 
-    /// The paths, from the root, of all objects below a folder (which ends in `/`), in folders of it too, when the
-    /// store can say so. It is only used
-    /// to tell a gap from an end; a store that lists nothing hides nothing that the ledgers would not show.
+    /// The paths from the root of all objects below a folder (which ends in `/`), at whatever depth, when the
+    /// store can say so; none in a folder that is not there. Used to tell a gap from an end.
     fn list(&self, folder: &str) -> Option<Vec<String>>;
 }
 
@@ -131,12 +134,14 @@ pub fn run(
 
     let ledgers = run.ledgers(&ledger_files, &done, &mut faults);
     let (mut sessions, mut contents, mut checked) = run.data(&data_files, &ledgers, &done, &mut faults);
-    let mut settled = sessions.settle(&run.walk, options.as_of_ns, options.session);
+    let grows = |producer: &str| run.walk.has_grown(files, producer);
+    let mut settled = sessions.settle(&run.walk, &grows, options.as_of_ns, options.session);
     faults.append(&mut settled.faults);
     let suspects: HashSet<SessionId> = settled.suspects.keys().copied().collect();
     run.look_again(&settled, &data_files, &ledgers, &sessions, &mut faults);
     faults.append(&mut contents.finish(&suspects));
     faults.extend(run.keys(&ledgers));
+    let windows = windows::check(files, &mut faults);
     if let Some(only) = options.session {
         faults.retain(|f| f.session.is_none_or(|s| s == only));
     }
@@ -152,6 +157,7 @@ pub fn run(
         faults,
         trust: trust_report(trust, &ledgers, &run.walk),
         checked,
+        windows,
         sessions: settled.counts,
         open_sessions: settled.open,
         as_of: options.as_of_ns.is_some(),
@@ -213,7 +219,7 @@ impl Run<'_> {
     }
 
     fn ledgers(&self, list: &[&DataFile], done: &Mutex<Progress>, faults: &mut Vec<Fault>) -> Ledgers {
-        let wanted = Wanted { heads: &HashMap::new(), session: None, keys: None };
+        let wanted = Wanted { heads: &HashMap::new(), session: None, keys: None, tenant: None };
         let (mut records, mut holes) = (Vec::new(), BTreeSet::new());
         self.check(list, &wanted, done, &mut |index, mut facts: FileFacts| {
             faults.append(&mut facts.faults);
@@ -242,7 +248,8 @@ impl Run<'_> {
         let key = |session| self.session_key(session, ledgers).ok().flatten();
         let keys: Option<&(dyn Fn(SessionId) -> Option<SessionKey> + Sync)> =
             if self.options.tenant_key.is_some() { Some(&key) } else { None };
-        let wanted = Wanted { heads: &heads, session: self.options.session, keys };
+        let tenant = self.options.tenant_key.as_ref();
+        let wanted = Wanted { heads: &heads, session: self.options.session, keys, tenant };
         let (mut sessions, mut contents) = (Sessions::new(ledgers), Contents::default());
         let mut checked = Checked::default();
         self.check(list, &wanted, done, &mut |index, mut facts: FileFacts| {
@@ -250,7 +257,8 @@ impl Run<'_> {
             checked.rows += facts.rows;
             faults.append(&mut facts.faults);
             contents.add(std::mem::take(&mut facts.contents));
-            sessions.add(u32::try_from(index).unwrap_or(u32::MAX), file.committed_ns, &mut facts);
+            let index = u32::try_from(index).unwrap_or(u32::MAX);
+            sessions.add(index, &file.entry.path, file.committed_ns, &mut facts);
         });
         (sessions, contents, checked)
     }
@@ -351,29 +359,88 @@ impl Run<'_> {
         }
     }
 
-    /// Checks the keys of all sessions that have ended.
+    /// Checks the keys of all sessions that have ended, and the names of their principals. Without a tenant key
+    /// it is only seen whether they are there.
     fn keys(&self, ledgers: &Ledgers) -> Vec<Fault> {
         let mut faults = Vec::new();
-        if self.options.tenant_key.is_none() {
-            return faults;
-        }
-        for (session, announced) in &ledgers.sessions {
-            if self.options.session.is_some_and(|only| only != *session) {
-                continue;
-            }
-            match self.session_key(*session, ledgers) {
-                Ok(Some(_)) => {}
-                // The key of an open session can still be on its way.
-                Ok(None) if matches!(announced.end, ledger::End::Open) => {}
-                Ok(None) => {
-                    let path = layout::session_key(*session);
+        let mut sessions: Vec<_> = ledgers.sessions.iter().collect();
+        sessions.retain(|(id, _)| self.options.session.is_none_or(|only| only == **id));
+        // The key and the name of an open session can still be on their way.
+        let ended = |announced: &ledger::InLedger| !matches!(announced.end, ledger::End::Open);
+        let stored = Names::of(self.files, "keys/");
+        for (session, announced) in &sessions {
+            let path = layout::session_key(**session);
+            let there = match self.options.tenant_key.is_some() {
+                true => self.session_key(**session, ledgers).map(|key| key.is_some()),
+                false => stored.has(&path).map_err(|fault| Box::new(fault.of(**session))),
+            };
+            match there {
+                Ok(false) if ended(announced) => {
                     let detail = "the session's key is gone, and no record says that it was erased";
-                    faults.push(Fault::new(Class::UndeclaredErasure, detail).of(*session).at(&path));
+                    faults.push(Fault::new(Class::UndeclaredErasure, detail).of(**session).at(&path));
                 }
+                Ok(_) => {}
                 Err(fault) => faults.push(*fault),
             }
         }
+        let stored = Names::of(self.files, "directory/");
+        let mut principals: BTreeMap<PrincipalRef, bool> = BTreeMap::new();
+        for (_, announced) in &sessions {
+            *principals.entry(announced.principal_ref).or_default() |= ended(announced);
+        }
+        for (principal, ended) in principals {
+            match self.name(principal, &stored) {
+                Ok(false) if ended => {
+                    let detail = "the name of a principal is gone, and no record says that it was erased";
+                    let path = layout::directory_entry(principal);
+                    faults.push(Fault::new(Class::UndeclaredErasure, detail).at(&path));
+                }
+                Ok(_) => {}
+                Err(fault) => faults.push(fault),
+            }
+        }
         faults
+    }
+
+    /// Whether the name of a principal is there and, with the tenant key, is the one that the pseudonym is of.
+    fn name(&self, principal: PrincipalRef, stored: &Names<'_>) -> Result<bool, Fault> {
+        let path = layout::directory_entry(principal);
+        let Some(tenant) = &self.options.tenant_key else { return stored.has(&path) };
+        let wrapped = match self.files.read(&path, MAX_NAME) {
+            Ok(Some(wrapped)) => wrapped,
+            Ok(None) => return Ok(false),
+            Err(why) => return Err(files::unreadable(&path, &why)),
+        };
+        match tenant.unwrap_name(principal, &wrapped) {
+            Ok(name) if tenant.principal_ref(&name) == principal => Ok(true),
+            Ok(_) => Err(Fault::new(Class::Key, "the name of another principal").at(&path)),
+            Err(_) => {
+                let detail = "cannot be opened with this tenant key: altered, or wrapped under another";
+                Err(Fault::new(Class::Key, detail).at(&path))
+            }
+        }
+    }
+}
+
+/// Which objects a folder has: listed once where that is possible, else asked for one by one.
+struct Names<'a> {
+    files: &'a dyn Files,
+    listed: Option<HashSet<String>>,
+}
+
+impl<'a> Names<'a> {
+    fn of(files: &'a dyn Files, folder: &str) -> Self {
+        Self { files, listed: files.list(folder).map(HashSet::from_iter) }
+    }
+
+    fn has(&self, path: &str) -> Result<bool, Fault> {
+        match &self.listed {
+            Some(listed) => Ok(listed.contains(path)),
+            None => match self.files.read(path, 0) {
+                Ok(found) => Ok(found.is_some()),
+                Err(why) => Err(files::unreadable(path, &why)),
+            },
+        }
     }
 }
 

@@ -5,8 +5,10 @@
 //! seal and signature checked. State is kept for each session, never for each event.
 
 use std::collections::{BTreeMap, BTreeSet, HashMap, HashSet};
+use std::sync::Arc;
 
 use bodycam_lake::StoredEvent;
+use bodycam_lake::columns::sessions::{SessionRow, Tally};
 use bodycam_record::kinds::session::SessionCheckpoint;
 use bodycam_record::{Body, Digest, Seal, SessionId, key};
 
@@ -14,15 +16,23 @@ use crate::commits::Walk;
 use crate::events::{Run, hash_after, is, same_session};
 use crate::fault::{Class, Fault};
 use crate::files::FileFacts;
-use crate::ledger::{End, InLedger, Ledgers};
+use crate::ledger::{End, InLedger, Ledgers, Producer};
 use crate::session::genesis_of;
 use crate::tree::Tree;
 use crate::verdict::{OpenSession, SessionCounts};
 
 /// A heartbeat that is older than this is missed.
 const SILENCE_NS: i64 = 15_000_000_000;
-/// A ledger that is this much behind the newest commit of its producer lacks its end.
+/// A ledger that is this much behind the newest commit of its producer lacks its end; and an event that is this
+/// much older than the newest ledger record has its OPEN before that record.
 const LEDGER_LAG_NS: i64 = 60_000_000_000;
+/// Commits of events, in one stream, that can come before the first commit of the ledger.
+const FIRST_COMMITS: u64 = 3;
+/// More ledger records than a producer writes in a second.
+const RECORDS_A_SECOND: i64 = 100_000;
+
+/// Why a session of an epoch without a START is none, unless that START is on its way.
+const NEW_EPOCH: &str = "no ledger announces it, and none has a START of its epoch";
 
 /// The sessions of a lake.
 pub struct Sessions<'a> {
@@ -30,8 +40,18 @@ pub struct Sessions<'a> {
     states: HashMap<SessionId, State>,
     heads: HashMap<(SessionId, i64), Digest>,
     unreadable: HashSet<SessionId>,
+    index: HashMap<SessionId, Indexed>,
     /// Events.
     pub events: u64,
+}
+
+/// The newest row of a session in the index, and where it rests.
+struct Indexed {
+    row: SessionRow,
+    path: Arc<str>,
+    at: u64,
+    /// Whether two rows of this revision differ.
+    contradicted: bool,
 }
 
 /// How far a session's chain has been joined.
@@ -43,6 +63,7 @@ struct State {
     next: i64,
     head: Digest,
     tree: Tree,
+    tally: Tally,
     last_ts_ns: i64,
     closed: Option<Box<StoredEvent>>,
     waiting: BTreeMap<i64, Run>,
@@ -71,11 +92,30 @@ pub struct Settled {
 impl<'a> Sessions<'a> {
     /// No sessions yet.
     pub fn new(ledgers: &'a Ledgers) -> Self {
-        Self { ledgers, states: HashMap::new(), heads: HashMap::new(), unreadable: HashSet::new(), events: 0 }
+        Self {
+            ledgers,
+            states: HashMap::new(),
+            heads: HashMap::new(),
+            unreadable: HashSet::new(),
+            index: HashMap::new(),
+            events: 0,
+        }
     }
 
-    /// Takes the facts of file number `index`, which was committed at `committed_ns`.
-    pub fn add(&mut self, index: u32, committed_ns: i64, facts: &mut FileFacts) {
+    /// Takes the facts of file number `index`, which lies at `path` and was committed at `committed_ns`.
+    pub fn add(&mut self, index: u32, path: &str, committed_ns: i64, facts: &mut FileFacts) {
+        let path: Option<Arc<str>> = (!facts.index.is_empty()).then(|| path.into());
+        for (at, row) in facts.index.drain(..) {
+            let Some(path) = path.clone() else { continue };
+            match self.index.get_mut(&row.session_id) {
+                Some(known) if known.row.revision == row.revision => known.contradicted |= known.row != row,
+                Some(known) if known.row.revision > row.revision => {}
+                _ => {
+                    let session = row.session_id;
+                    self.index.insert(session, Indexed { row, path, at, contradicted: false });
+                }
+            }
+        }
         for session in facts.unreadable.drain() {
             let state = self.states.entry(session).or_default();
             state.suspect = true;
@@ -101,13 +141,21 @@ impl<'a> Sessions<'a> {
         self.unreadable.contains(&session)
     }
 
-    /// Compares with the ledgers. With `only`, nothing is said about other sessions.
-    pub fn settle(&mut self, walk: &Walk, as_of_ns: Option<i64>, only: Option<SessionId>) -> Settled {
+    /// Compares with the ledgers. With `only`, nothing is said about other sessions. `grows` says whether the
+    /// lake has more of a producer by now than when its commits were read.
+    pub fn settle(
+        &mut self,
+        walk: &Walk,
+        grows: &dyn Fn(&str) -> bool,
+        as_of_ns: Option<i64>,
+        only: Option<SessionId>,
+    ) -> Settled {
         let mut out = Settled::default();
         let mut ids: BTreeSet<SessionId> = self.states.keys().copied().collect();
         ids.extend(self.ledgers.sessions.keys());
         ids.retain(|id| only.is_none_or(|only| only == *id));
         let mut suspect = HashSet::new();
+        let mut growing: HashMap<String, bool> = HashMap::new();
         for session in ids {
             let state = self.states.get(&session);
             let announced = self.ledgers.sessions.get(&session);
@@ -118,11 +166,18 @@ impl<'a> Sessions<'a> {
                 out.suspects.insert(session, (state.files.clone(), state.rows));
                 suspect.insert(session);
             }
+            if let Some(state) = state.filter(|_| !suspect.contains(&session)) {
+                out.faults.extend(self.misindexed(session, state, announced));
+            }
             match (announced, state) {
                 (Some(announced), state) => {
                     self.announced(session, announced, state, committed, as_of_ns, &mut out);
                 }
-                (None, Some(state)) => self.unannounced(session, state, walk, as_of_ns, &mut out),
+                (None, Some(state)) => {
+                    let grows =
+                        || *growing.entry(state.producer.clone()).or_insert_with(|| grows(&state.producer));
+                    self.unannounced(session, state, walk, grows, as_of_ns, &mut out);
+                }
                 (None, None) => {}
             }
         }
@@ -131,8 +186,55 @@ impl<'a> Sessions<'a> {
             self.heads.retain(|(session, _), _| clean(session));
             self.ledgers.check_heartbeats(&self.heads, &mut out.faults);
             self.ledger_tails(walk, &mut out.faults);
+            self.silent_producers(as_of_ns, &mut out);
+            let known = |session: &SessionId| {
+                self.states.contains_key(session) || self.ledgers.sessions.contains_key(session)
+            };
+            for (session, indexed) in self.index.iter().filter(|(session, _)| !known(session)) {
+                let detail = "the index of sessions has a row of it, and there is no event";
+                out.faults.push(indexed.fault(*session, detail));
+            }
         }
         out
+    }
+
+    /// Whether the newest row of a session in the index is not what its events say.
+    fn misindexed(&self, session: SessionId, state: &State, announced: Option<&InLedger>) -> Option<Fault> {
+        let Some(indexed) = self.index.get(&session) else {
+            let detail = "the index of sessions has no row of it: lists and queries would pass over it";
+            return Some(Fault::new(Class::Index, detail).of(session));
+        };
+        if indexed.contradicted {
+            return Some(
+                indexed.fault(session, "the index of sessions has two different rows of one revision"),
+            );
+        }
+        let mut expected = state.row(session);
+        let says_crashed = indexed.row.state == "crashed";
+        let crashed = match announced.map(|a| &a.end) {
+            Some(End::Crashed(_)) => state.closed.is_none() || says_crashed,
+            // The row can be committed with the events, a moment before the CRASH in the ledger.
+            Some(End::Open) | None => says_crashed,
+            Some(End::Sealed(_) | End::Abandoned(_)) => false,
+        };
+        if crashed {
+            expected.crash();
+        }
+        let fits = indexed.row == expected;
+        (!fits).then(|| indexed.fault(session, "its row in the index of sessions is not what its events say"))
+    }
+
+    /// Producers that have not stopped and have been silent, although none of their sessions is open.
+    fn silent_producers(&self, as_of_ns: Option<i64>, out: &mut Settled) {
+        let Some(now) = as_of_ns else { return };
+        for (name, producer) in &self.ledgers.producers {
+            let open = out.open.iter().any(|o| o.producer == bodycam_record::shown(name));
+            if !producer.stopped && !open && now.saturating_sub(producer.last_ns) > SILENCE_NS {
+                let detail =
+                    "its ledger ends without a STOP, and it has been silent for more than 15 seconds";
+                out.faults.push(Fault::new(Class::Silent, detail).of_producer(name));
+            }
+        }
     }
 
     /// A session that a ledger announces.
@@ -204,13 +306,23 @@ impl<'a> Sessions<'a> {
         session: SessionId,
         state: &State,
         walk: &Walk,
+        mut grows: impl FnMut() -> bool,
         as_of_ns: Option<i64>,
         out: &mut Settled,
     ) {
         let fault = |class, detail: &str| Fault::new(class, detail).of(session).of_producer(&state.producer);
-        let reached = self.ledgers.producers.get(&state.producer).map_or(0, |p| p.next_seq);
-        if state.opened.is_none() || reached > state.ledger_seq {
-            let detail = "no ledger announces it: its OPEN is not where its events say it is";
+        let producer = self.ledgers.producers.get(&state.producer);
+        let never = match (&state.opened, producer) {
+            (None, _) => Some("no ledger announces it, and its first event is missing"),
+            (Some(opened), Some(producer)) => state.never_announced(opened, producer),
+            (Some(_), None) => None,
+        };
+        let never = match never {
+            // The START of a new epoch can be on its way, while the recorder writes.
+            Some(why) if why != NEW_EPOCH || !grows() => Some(why),
+            _ => None,
+        };
+        if let Some(detail) = never {
             out.faults.push(fault(Class::Orphan, detail));
             out.counts.orphaned += 1;
             return;
@@ -224,9 +336,22 @@ impl<'a> Sessions<'a> {
         } else if as_of_ns.is_some_and(|now| now.saturating_sub(state.committed_ns) > LEDGER_LAG_NS) {
             let detail = "its OPEN is not in the lake, and should have been long ago";
             out.faults.push(fault(Class::PendingLong, detail));
-        } else if reached == 0 {
-            let detail = "its producer has no ledger in the lake, not even the START of its process";
-            out.faults.push(fault(Class::NoLedger, detail));
+        } else if producer.is_none() {
+            // The list of streams names a ledger before the first event of its producer is committed, and the
+            // ledger is committed with one of the first flushes.
+            let begun = walk.next_ledger.contains_key(&state.producer)
+                && walk.lanes.get(&state.producer).is_none_or(|commits| *commits <= FIRST_COMMITS);
+            let (class, detail) = match begun || grows() {
+                true => (
+                    Class::NoLedger,
+                    "its producer has no ledger in the lake yet, not even the START of its process",
+                ),
+                false => (
+                    Class::LedgerTail,
+                    "the ledger of its producer is gone: events of several commits need it",
+                ),
+            };
+            out.faults.push(fault(class, detail));
         } else {
             out.faults.push(fault(Class::Pending, "its OPEN is not in the lake yet"));
         }
@@ -242,6 +367,12 @@ impl<'a> Sessions<'a> {
                 faults.push(fault.seqs(reached, stated.next_seq.saturating_sub(1)));
             }
         }
+    }
+}
+
+impl Indexed {
+    fn fault(&self, session: SessionId, detail: &str) -> Fault {
+        Fault::new(Class::Index, detail).of(session).at_row(&self.path, self.at)
     }
 }
 
@@ -263,6 +394,7 @@ impl State {
         if run.from() < self.next || self.waiting.contains_key(&run.from()) {
             self.suspect = true;
         } else {
+            self.tally.merge(&run.tally);
             self.waiting.insert(run.from(), run);
         }
         while let Some(run) = self.waiting.remove(&self.next) {
@@ -310,6 +442,50 @@ impl State {
         key.is_none_or(|key| key::verify_signature(*key, seal.digest(), &body.signature))
     }
 
+    /// The row of the session in the index, by what has been joined.
+    fn row(&self, session: SessionId) -> SessionRow {
+        let mut row = SessionRow::blank(session);
+        if let Some(opened) = &self.opened {
+            row.take(&opened.envelope, &opened.body, opened.hash);
+        }
+        row.add(&self.tally);
+        if let Some(closed) = &self.closed {
+            row.take(&closed.envelope, &closed.body, closed.hash);
+        }
+        row.head = self.head;
+        row
+    }
+
+    /// Why the OPEN of the session, which `producer` has not announced so far, cannot come any more.
+    fn never_announced(&self, opened: &StoredEvent, producer: &Producer) -> Option<&'static str> {
+        let e = &opened.envelope;
+        if producer.next_seq > self.ledger_seq {
+            return Some("no ledger announces it: its OPEN is not where its events say it is");
+        }
+        let newest = producer.epochs.last_key_value().map_or(0, |(epoch, _)| *epoch);
+        if e.epoch != newest {
+            let next = e.epoch == newest.saturating_add(1) && self.ledger_seq > producer.next_seq;
+            return Some(if next {
+                NEW_EPOCH
+            } else {
+                "no ledger announces it, and its epoch is none that runs"
+            });
+        }
+        if producer.stopped {
+            return Some("no ledger announces it, and its producer has stopped");
+        }
+        let later_ns = e.ts_wall_ns.saturating_sub(producer.last_ns);
+        // An injected clock goes as it is told.
+        if !producer.simulated && later_ns < -LEDGER_LAG_NS {
+            return Some("no ledger announces it, and the ledger has passed the time of its first event");
+        }
+        let seconds = later_ns.max(0) / 1_000_000_000;
+        let plausible = seconds.saturating_add(1).saturating_mul(RECORDS_A_SECOND);
+        let ahead = self.ledger_seq.saturating_sub(producer.next_seq);
+        (ahead > plausible)
+            .then_some("no ledger announces it: its OPEN is said to be further ahead than any can be")
+    }
+
     /// Whether everything about the session has been proven.
     fn agrees(&self, announced: Option<&InLedger>, committed: Option<i64>) -> bool {
         let Some(opened) = &self.opened else { return false };
@@ -339,5 +515,74 @@ impl State {
                     enough && announced.heartbeat.is_none_or(|(count, _)| count <= self.next)
                 }
             }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use bodycam_record::{Envelope, Id16};
+
+    const S: i64 = 1_000_000_000;
+
+    #[test]
+    fn an_open_can_come_only_from_a_running_epoch_later_than_the_ledger_and_not_from_far_ahead() {
+        let producer = Producer {
+            epochs: [(1, Digest::ZERO), (2, Digest::ZERO)].into(),
+            next_seq: 50,
+            last_ns: 1_000 * S,
+            ..Producer::default()
+        };
+        let never = |producer: &Producer, epoch, ledger_seq, ts_wall_ns| {
+            let envelope = Envelope {
+                suite: 1,
+                schema_version: 1,
+                producer: "gw".into(),
+                epoch,
+                session: SessionId([1; 16]),
+                seq: 0,
+                ts_wall_ns,
+                ts_mono_ns: 0,
+                kind: 1,
+                kind_version: 1,
+                parent_seq: None,
+                principal_ref: Id16([1; 16]),
+                target: "crm".into(),
+                policy_digest: Digest::ZERO,
+                body_digest: Digest::ZERO,
+                content_no: None,
+                content: None,
+                prev: Digest::ZERO,
+            };
+            let opened = StoredEvent { envelope, body: vec![], hash: Digest::ZERO };
+            State { ledger_seq, ..State::default() }.never_announced(&opened, producer)
+        };
+        let stopped = Producer { stopped: true, ..producer.clone() };
+        let simulated = Producer { simulated: true, ..producer.clone() };
+        let now = 1_001 * S;
+        for (what, announced, expected) in [
+            ("next", never(&producer, 2, 50, now), None),
+            ("some ahead", never(&producer, 2, 5_000, now), None),
+            ("a little older than the ledger", never(&producer, 2, 50, 950 * S), None),
+            ("much older", never(&producer, 2, 50, 900 * S), Some("has passed the time")),
+            ("much older, by an injected clock", never(&simulated, 2, 50, 900 * S), None),
+            ("passed", never(&producer, 2, 49, now), Some("not where")),
+            ("far ahead", never(&producer, 2, 1_000_000, now), Some("further ahead")),
+            ("far ahead, much later", never(&producer, 2, 1_000_000, 1_020 * S), None),
+            ("stopped", never(&stopped, 2, 50, now), Some("has stopped")),
+            ("an epoch that is over", never(&producer, 1, 50, now), Some("none that runs")),
+            ("the next epoch", never(&stopped, 3, 51, now), Some("START of its epoch")),
+            (
+                "the next epoch, in the place of its START",
+                never(&stopped, 3, 50, now),
+                Some("none that runs"),
+            ),
+            ("a far epoch", never(&stopped, 4, 51, now), Some("none that runs")),
+        ] {
+            match expected {
+                None => assert_eq!(announced, None, "{what}"),
+                Some(words) => assert!(announced.unwrap().contains(words), "{what}: {announced:?}"),
+            }
+        }
     }
 }

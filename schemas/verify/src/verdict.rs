@@ -7,6 +7,7 @@ use bodycam_record::{Digest, SessionId};
 use serde::Serialize;
 
 use crate::fault::{Aspect, Class, Fault, Gravity};
+use crate::windows::Windows;
 
 /// Findings that the text shows; JSON has more.
 const SHOWN_FAULTS: usize = 50;
@@ -121,6 +122,10 @@ pub struct Checked {
     pub contents: u64,
     /// Contents that are there and were not opened.
     pub contents_not_opened: u64,
+    /// Windows that detection evaluated, and the findings in them.
+    pub windows: u64,
+    /// See `windows`.
+    pub findings: u64,
 }
 
 /// Sessions, by what became of them.
@@ -160,6 +165,7 @@ pub(crate) struct Parts {
     pub faults: Vec<Fault>,
     pub trust: TrustReport,
     pub checked: Checked,
+    pub windows: Windows,
     pub sessions: SessionCounts,
     pub open_sessions: Vec<OpenSession>,
     pub as_of: bool,
@@ -188,6 +194,7 @@ impl Report {
         } else {
             (4, "consistent, not anchored")
         };
+        (parts.checked.windows, parts.checked.findings) = (parts.windows.windows, parts.windows.findings);
         let properties = properties(&parts);
         let reasons = reasons(&parts, exit_code);
         let faulty: std::collections::HashSet<SessionId> = parts
@@ -221,6 +228,7 @@ impl Report {
             faults: vec![fault],
             trust: TrustReport { mode: "self", ..TrustReport::default() },
             checked: Checked::default(),
+            windows: Windows::default(),
             sessions: SessionCounts::default(),
             open_sessions: Vec::new(),
             as_of: false,
@@ -249,6 +257,7 @@ impl Report {
             c.events, c.ledger_records, c.files, c.bytes, c.commits, c.streams
         );
         let _ = writeln!(out, "content  {} verified, {} not opened", c.contents, c.contents_not_opened);
+        let _ = writeln!(out, "findings {} in {} windows of detection", c.findings, c.windows);
         let s = &self.sessions;
         let _ = writeln!(
             out,
@@ -310,6 +319,7 @@ fn name(aspect: Aspect) -> &'static str {
         Aspect::Authenticity => "authenticity",
         Aspect::Freshness => "freshness",
         Aspect::Content => "content",
+        Aspect::Findings => "findings",
         Aspect::Support => "formats",
     }
 }
@@ -323,8 +333,10 @@ fn properties(parts: &Parts) -> Vec<Property> {
         (Aspect::Authenticity, "every signature fits"),
         (Aspect::Freshness, "the record reaches to the time asked for"),
         (Aspect::Content, "content is what its events commit to"),
+        (Aspect::Findings, "every finding is in the file that its evaluation named"),
         (Aspect::Support, "every format is known"),
     ];
+    let unreadable = parts.faults.iter().any(|f| f.gravity == Gravity::Unreadable);
     let property = |(aspect, meaning): (Aspect, &str)| {
         let of = |f: &&Fault| f.class.aspect() == aspect && f.gravity != Gravity::Notice;
         let found: Vec<&Fault> = parts.faults.iter().filter(of).collect();
@@ -332,7 +344,21 @@ fn properties(parts: &Parts) -> Vec<Property> {
         let (state, detail) = match worst {
             Some(Gravity::Incomplete) => (State::Partial, format!("{} declared exceptions", found.len())),
             Some(_) => (State::Failed, format!("{} findings", found.len())),
+            None if unreadable => {
+                (State::NotChecked, "something could not be read, so nothing can be said".to_owned())
+            }
             None => match aspect {
+                Aspect::Findings if parts.windows.windows == 0 => (
+                    State::NotChecked,
+                    "no evaluation by detection is recorded here; nothing says that there was none"
+                        .to_owned(),
+                ),
+                Aspect::Findings => (
+                    State::Partial,
+                    format!(
+                        "{meaning}; not anchored: evaluations are not signed, and the newest can be removed unseen"
+                    ),
+                ),
                 Aspect::Authenticity if parts.trust.mode != "pinned" => {
                     (State::Partial, format!("{meaning}; the keys are the record's own word (trust = self)"))
                 }

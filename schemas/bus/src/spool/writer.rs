@@ -180,14 +180,14 @@ impl LaneWriter {
         self.file.sync_data().map_err(BusError::io("fsync", &self.path))
     }
 
-    fn check(&mut self) -> Result<(), BusError> {
+    fn usable(&self) -> Result<(), BusError> {
         if let Some(why) = &self.poisoned {
             return Err(BusError::Poisoned { stream: self.stream.to_string(), why: why.clone() });
         }
         if let Err(why) = &*self.synced.borrow() {
             return Err(BusError::Poisoned { stream: self.stream.to_string(), why: why.clone() });
         }
-        self.usage.admit(self.stream.lane(), self.buf.len() as u64)
+        Ok(())
     }
 
     /// Flushes, and goes on in a new segment when this one has reached its size. A new segment that cannot be
@@ -259,10 +259,11 @@ impl Publisher for LaneWriter {
     }
 
     fn flush(&mut self) -> Result<(), BusError> {
+        self.usable()?;
         if self.buf.is_empty() {
             return Ok(());
         }
-        self.check()?;
+        self.usage.admit(self.stream.lane(), self.buf.len() as u64)?;
         if let Err(source) = (&*self.file).write_all(&self.buf) {
             // A short write left a torn record; without cutting it, later records would be lost to readers.
             if let Err(e) = self.file.set_len(self.segment_len) {

@@ -120,6 +120,16 @@ macro_rules! rows {
         #[derive(Debug, Clone, PartialEq, Eq)]
         pub struct $ty { $($(#[doc = $fdoc])* pub $field: $fty,)* }
 
+        impl $ty {
+            /// The hash of the row, as it enters a row sum.
+            pub fn row_hash(&self) -> bodycam_record::Digest {
+                let mut w = bodycam_record::canonical::Writer::new();
+                w.bytes($table.as_bytes());
+                $(bodycam_record::value::put_field(&mut w, &self.$field);)*
+                bodycam_record::digest::LAKE_TABLE_ROW.digest(w.as_slice())
+            }
+        }
+
         const COLUMNS: &[$crate::columns::rows::RowColumn] = &[$($crate::columns::rows::RowColumn {
             name: stringify!($field),
             ty: <$fty as bodycam_record::value::FieldType>::TYPE,

@@ -7,6 +7,10 @@ use bodycam_record::{Digest, Id16, SessionId};
 
 use super::rows::rows;
 
+mod tally;
+
+pub use tally::Tally;
+
 rows! {
     /// What the index says about a session. Derived from its events; nothing in it is hashed.
     SessionRow in "sessions" {

@@ -1,11 +1,12 @@
 //! Writes to a local disk: a temporary file, fsync, its final name, fsync of the directories.
 
-use std::fs::{self, File, OpenOptions};
+use std::fs::{self, File, OpenOptions, TryLockError};
 use std::hash::{BuildHasher, Hasher};
 use std::io::{self, ErrorKind, Write};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
+use std::time::Duration;
 
 use bytes::Bytes;
 use futures::future::BoxFuture;
@@ -14,7 +15,41 @@ use super::{Put, Writes, failed};
 use crate::error::LakeError;
 
 /// Where files are made before they get their name.
-const STAGING: &str = ".tmp";
+pub(super) const STAGING: &str = ".tmp";
+
+/// A lock on a file; released when dropped, and by the system when its process dies.
+#[derive(Debug)]
+pub struct Lock {
+    _file: File,
+}
+
+/// Locks the file at `path`, made when it is not there.
+pub(super) fn lock(path: &Path) -> Result<Lock, TryLockError> {
+    let open = OpenOptions::new().create(true).truncate(false).write(true).open(path);
+    let file = open.map_err(TryLockError::Error)?;
+    file.try_lock()?;
+    Ok(Lock { _file: file })
+}
+
+/// Deletes temporary files below `root` from `age` on; gives their number.
+pub(super) fn sweep(root: &Path, age: Duration) -> io::Result<u64> {
+    let entries = match fs::read_dir(root.join(STAGING)) {
+        Err(err) if err.kind() == ErrorKind::NotFound => return Ok(0),
+        entries => entries?,
+    };
+    let mut swept = 0;
+    for entry in entries {
+        let entry = entry?;
+        let written = entry.metadata().and_then(|m| m.modified());
+        // A writer that is at work removes its own file meanwhile.
+        if written.is_ok_and(|at| at.elapsed().unwrap_or_default() >= age)
+            && fs::remove_file(entry.path()).is_ok()
+        {
+            swept += 1;
+        }
+    }
+    Ok(swept)
+}
 
 pub(super) struct LocalWrites {
     root: Arc<PathBuf>,

@@ -53,7 +53,7 @@ kind! {
         port: i64,
         /// Status code sent to the client.
         status: Option<i64>,
-        /// How it ended: `complete`, `client-closed`, `server-closed`, `timeout`, `refused`, `revoked`, `drain`, `error`.
+        /// How it ended: `complete`, `client-closed`, `server-closed`, `timeout`, `refused`, `drain`, `error`, or why access was over, as in the decision about the session.
         outcome: String,
         /// Body bytes that left for the target.
         bytes_out: i64,
@@ -105,7 +105,7 @@ kind! {
         host: String,
         /// Destination port.
         port: i64,
-        /// How it ended: `client-closed`, `server-closed`, `timeout`, `refused`, `revoked`, `drain`, `error`.
+        /// How it ended: `client-closed`, `server-closed`, `timeout`, `refused`, `drain`, `error`, or why access was over, as in the decision about the session.
         outcome: String,
         /// Bytes from the client to the target.
         bytes_out: i64,

@@ -1,6 +1,8 @@
 //! The test vectors in `schemas/vectors/`: inputs in plain fields, what they must hash, sign or encrypt to,
 //! and nothing that needs this code to be read.
 
+use std::collections::BTreeMap;
+
 use bodycam_record::canonical::Writer;
 use bodycam_record::chain::Genesis;
 use bodycam_record::content::{Commitment, seal_chunk, structured};
@@ -8,6 +10,7 @@ use bodycam_record::ids::to_hex;
 use bodycam_record::kinds::{Family, KindTable, TABLES};
 use bodycam_record::ledger::{LedgerEnd, Start, open_heads_digest};
 use bodycam_record::merkle::{Merkle, Side, inclusion_path};
+use bodycam_record::rule::{ParamValue, Rule, finding_id};
 use bodycam_record::value::{Type, Value};
 use bodycam_record::{
     Body, Chain, ContentKind, Digest, Draft, EpochKey, Id16, Ledger, LedgerRecord, ProducerKey, Seal,
@@ -30,6 +33,7 @@ fn vectors_are_current() {
         ("keys", keys()),
         ("seals", seals()),
         ("ledger", ledger()),
+        ("rules", rules()),
     ] {
         let text = serde_json::to_string_pretty(&vectors).unwrap() + "\n";
         is_current(&root().join(format!("schemas/vectors/{name}.json")), &text, "make vectors");
@@ -300,6 +304,7 @@ fn keys() -> Json {
         "fingerprint": named("SELECT * FROM t WHERE a = $1", tenant.fingerprint("SELECT * FROM t WHERE a = $1").to_hex()),
         "correlation": named("task-7", tenant.correlation("task-7").to_hex()),
         "address": named("192.0.2.7", tenant.address("192.0.2.7").to_hex()),
+        "credential": named("01J9", tenant.credential("01J9").to_hex()),
         "unknown_identifier": named("secret_table", tenant.unknown_identifier("secret_table")),
         "identity_digest": {
             "principal": "ada@example.com", "kind": "person", "credential": Id16([0x66; 16]), "auth_method": "token",
@@ -327,6 +332,41 @@ fn keys() -> Json {
             "producer_public_key": producer_key.public(), "epoch_public_key": epoch_key().public(),
             "digest": key::certificate_digest(PRODUCER, 3, epoch_key().public()),
             "signature": to_hex(&producer_key.certify(PRODUCER, 3, epoch_key().public())),
+        },
+    })
+}
+
+/// A configuration, a detection rule with values of its parameters, and the ids of its findings.
+fn rules() -> Json {
+    let rule: Rule = serde_json::from_value(json!({
+        "id": "EXF-002", "version": "1.2", "title": "Large result", "description": "d", "severity": "high",
+        "tactics": ["TA0010"], "attack": ["T1048"], "entity": ["principal_ref", "target"], "window": "1h",
+        "lookback": "7d", "early": true, "unit": "rows", "text": "{measure} rows", "query": "SELECT 1",
+    }))
+    .unwrap();
+    let params: BTreeMap<String, ParamValue> = [
+        ("allowed".to_owned(), ParamValue::TextList(vec!["a".to_owned(), "b".to_owned()])),
+        ("factor".to_owned(), ParamValue::Float(1.5)),
+        ("name".to_owned(), ParamValue::Text("x".to_owned())),
+        ("rows".to_owned(), ParamValue::Int(10_000)),
+    ]
+    .into();
+    let entity = [Some("crm".to_owned()), None];
+    json!({
+        "policy": {"text": "permit", "digest": digest::POLICY.digest(b"permit")},
+        "rule": {
+            "id": "EXF-002", "version": "1.2", "severity": "high", "entity": rule.entity, "tactics": rule.tactics,
+            "attack": rule.attack, "atlas": rule.atlas, "window_seconds": 3600, "lookback_seconds": 7 * 86_400,
+            "reach_seconds": 0, "early": true, "unit": "rows", "text": rule.text, "query": rule.query,
+            "params": [
+                ["allowed", "list of text", ["a", "b"]], ["factor", "float", 1.5], ["name", "text", "x"],
+                ["rows", "int", 10_000],
+            ],
+            "digest": rule.digest(&params),
+        },
+        "finding_id": {
+            "rule": "EXF-002", "major": 1, "window_start_ns": WALL, "entity": entity,
+            "id": finding_id(&rule.id, 1, WALL, &entity),
         },
     })
 }

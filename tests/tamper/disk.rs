@@ -1,0 +1,497 @@
+//! Lakes on a disk, as the recorder left them, altered, and judged by `bodycam verify` itself.
+
+use std::collections::BTreeSet;
+use std::sync::Arc;
+
+use bodycam_bus::SpoolConfig;
+use bodycam_bus::spool::SpoolBus;
+use bodycam_lake::columns::findings::FindingRow;
+use bodycam_lake::columns::{self, Table, findings, sessions, templates};
+use bodycam_lake::commit::{Commit, FileEntry, Signature, TableName, VERSION};
+use bodycam_lake::layout::{self, Hour};
+use bodycam_lake::window::{FindingMark, WindowRecord};
+use bodycam_lake::{EncodedFile, Lake as Recorded, Store, StreamName, Windows, file};
+use bodycam_record::kinds::Body;
+use bodycam_record::rule::Severity;
+use bodycam_record::{Digest, Event, Family, Id16, SessionId};
+use bodycam_recorder::{Metrics, Recorder, RecorderConfig};
+use tokio::sync::OnceCell;
+
+use super::fixture::*;
+use crate::support::stack::bodycam;
+
+/// A lake that the recorder made in several flushes, with snapshots, and with what detection leaves.
+async fn recorded() -> &'static Lake {
+    static LAKE: OnceCell<Lake> = OnceCell::const_new();
+    LAKE.get_or_init(|| async {
+        let dir = tempfile::tempdir().unwrap();
+        let (spool_dir, root) = (dir.path().join("spool"), dir.path().join("lake"));
+        std::fs::create_dir_all(&spool_dir).unwrap();
+        spool(&spool_dir).await;
+        let bus = SpoolBus::new(&SpoolConfig { dir: spool_dir, ..SpoolConfig::default() });
+        let store = Store::create(root.to_str().unwrap()).unwrap();
+        let config = RecorderConfig { snapshot_commits: 2, ..RecorderConfig::default() };
+        let (key, metrics) = (Arc::new(recorder_key()), Arc::new(Metrics::default()));
+        let mut recorder = Recorder::open(bus, store.clone(), key, config, metrics).await.unwrap();
+        recorder.run(async {}).await.unwrap();
+        detected(store).await;
+        from_directory(&root)
+    })
+    .await
+}
+
+/// Three windows of a rule, two of them with a finding, announced in three entries of the list.
+async fn detected(store: Store) {
+    let mut windows = Windows::open(store).await.unwrap();
+    for n in 0..3u8 {
+        let start_ns = 1_795_255_200_000_000_000 + i64::from(n) * 3_600_000_000_000;
+        let row = FindingRow {
+            id: Id16([n; 16]),
+            rule: "EXF-002".into(),
+            rule_version: "1.0".into(),
+            severity: "high".into(),
+            window_start_ns: start_ns,
+            window_end_ns: start_ns + 1,
+            principal_ref: None,
+            target: None,
+            session_ids: vec![],
+            measure: Some(30),
+            threshold: Some(20),
+            evidence_sessions: vec![],
+            evidence_seqs: vec![],
+            revision: 0,
+            is_final: true,
+            text: "a large result".into(),
+        };
+        let marks = vec![FindingMark { id: row.id, severity: Severity::High, said: Digest::ZERO }];
+        let record = WindowRecord {
+            version: VERSION,
+            rule: "EXF-002".parse().unwrap(),
+            rule_version: "1.0".to_owned().try_into().unwrap(),
+            rule_digest: Digest::ZERO,
+            window_start_ns: start_ns,
+            window_end_ns: start_ns + 1,
+            n: 0,
+            closed: true,
+            input: Digest::ZERO,
+            history: Digest::ZERO,
+            read: vec![],
+            files: vec![],
+            findings: if n < 2 { marks } else { vec![] },
+            retracted: vec![],
+        };
+        let key = record.key();
+        let file =
+            (n < 2).then(|| file::encode(Table::Findings, &findings::encode([&row]).unwrap()).unwrap());
+        windows.put(record, file).await.unwrap();
+        windows.announce(&BTreeSet::from([key])).await.unwrap();
+    }
+}
+
+/// What `bodycam verify --json` says of the lake in a directory.
+struct Said {
+    code: i32,
+    json: serde_json::Value,
+}
+
+impl Said {
+    fn classes(&self) -> BTreeSet<String> {
+        let faults = self.json["faults"].as_array().unwrap();
+        faults
+            .iter()
+            .filter(|f| f["gravity"] != "notice")
+            .map(|f| f["class"].as_str().unwrap().to_owned())
+            .collect()
+    }
+
+    fn state(&self, aspect: &str) -> &str {
+        let properties = self.json["properties"].as_array().unwrap();
+        properties.iter().find(|p| p["aspect"] == aspect).unwrap()["state"].as_str().unwrap()
+    }
+
+    #[track_caller]
+    fn is(&self, what: &str, code: i32, class: &str) {
+        assert!(self.code == code && self.classes().contains(class), "{what}: {} {:#}", self.code, self.json);
+    }
+}
+
+fn run(lake: &Lake, arguments: &[&str], with_key: bool) -> (i32, String) {
+    let dir = tempfile::tempdir().unwrap();
+    let root = dir.path().join("lake");
+    std::fs::create_dir(&root).unwrap();
+    to_directory(lake, &root);
+    let key = dir.path().join("tenant.key");
+    std::fs::write(&key, "01".repeat(32)).unwrap();
+    let mut command = bodycam();
+    command.args(arguments).arg("--lake").arg(&root);
+    if with_key {
+        command.arg("--tenant-key").arg(format!("file:{}", key.display()));
+    }
+    let output = command.current_dir(dir.path()).output().unwrap();
+    let text = String::from_utf8(output.stdout).unwrap();
+    assert!(!text.is_empty(), "{}", String::from_utf8_lossy(&output.stderr));
+    (output.status.code().unwrap(), text)
+}
+
+fn said(lake: &Lake, with_key: bool) -> Said {
+    let (code, text) = run(lake, &["verify", "--json"], with_key);
+    Said { code, json: serde_json::from_str(&text).unwrap() }
+}
+
+/// The lake without the objects whose path `gone` names.
+fn without(lake: &Lake, gone: impl Fn(&str) -> bool) -> Lake {
+    let mut lake = lake.clone();
+    let before = lake.objects.len();
+    lake.objects.retain(|path, _| !gone(path));
+    assert!(lake.objects.len() < before, "something was removed");
+    lake
+}
+
+/// Number of the stream in the list of streams.
+fn entry_of(lake: &Lake, stream: &str) -> String {
+    let named = |bytes: &[u8]| String::from_utf8_lossy(bytes).contains(&format!("\"{stream}\""));
+    lake.objects.iter().find(|(p, b)| p.starts_with("streams/") && named(b)).unwrap().0.clone()
+}
+
+/// Adds a commit of the thief to the end of a stream.
+fn append(lake: &mut Lake, stream: &str, files: Vec<FileEntry>, replaces: Vec<String>) {
+    let stream: StreamName = stream.parse().unwrap();
+    let last = lake.commits().into_iter().filter(|c| c.stream == stream).max_by_key(|c| c.from);
+    if last.is_none() {
+        let n = lake.objects.keys().filter(|p| p.starts_with("streams/")).count() as u64;
+        let entry = format!("{{\"version\":1,\"stream\":\"{stream}\",\"generation\":0,\"from\":0}}\n");
+        lake.put(&layout::stream(n), entry.into_bytes());
+    }
+    let from = last.as_ref().map_or(0, |c| c.to);
+    let created_ns = lake.commits().iter().map(|c| c.created_ns).max().unwrap() + 1;
+    let commit = Commit {
+        version: VERSION,
+        stream,
+        generation: 0,
+        from,
+        to: from + 1,
+        created_ns,
+        previous: last.map(|c| c.digest()),
+        files,
+        replaces,
+        deleted_to: 0,
+        sessions: vec![],
+        ledger: None,
+        duplicates: 0,
+        recorder: Digest::ZERO,
+        signature: Signature::NONE,
+    };
+    lake.commit(commit, &thief_key());
+}
+
+/// Live files of a table.
+fn live(lake: &Lake, table: Table) -> Vec<FileEntry> {
+    let commits = lake.commits();
+    let gone: BTreeSet<String> = commits.iter().flat_map(|c| c.replaces.clone()).collect();
+    let files = commits.into_iter().flat_map(|c| c.files);
+    files.filter(|f| f.table == TableName(table) && !gone.contains(&f.path)).collect()
+}
+
+/// Replaces all files of a table by one of the thief's, in a well-formed compaction commit.
+fn replace(lake: &mut Lake, table: Table, encoded: EncodedFile) {
+    let old: Vec<String> = live(lake, table).into_iter().map(|f| f.path).collect();
+    let entry = lake.data(&StreamName::compaction(), 0, 99, table, None, encoded);
+    append(lake, "compaction", vec![entry], old);
+}
+
+#[tokio::test]
+async fn what_the_recorder_left_on_the_disk_verifies_with_and_without_the_key() {
+    let lake = recorded().await;
+    for with_key in [true, false] {
+        let clean = said(lake, with_key);
+        assert_eq!(clean.code, 4, "{:#}", clean.json);
+        assert_eq!(clean.classes(), BTreeSet::new());
+        assert_eq!(clean.state("findings"), "partial", "nothing that is not anchored is called whole");
+    }
+    assert!(lake.objects.keys().any(|p| p.starts_with("snapshots/")));
+    assert!(lake.objects.keys().any(|p| p.starts_with("templates/")));
+}
+
+#[tokio::test]
+async fn a_forged_snapshot_hides_nothing_from_readers_and_is_named_by_the_verifier() {
+    let lake = recorded().await;
+    let count =
+        |lake: &Lake| run(lake, &["query", "SELECT count(*) FROM statements", "--format", "csv"], true).1;
+    let dir = tempfile::tempdir().unwrap();
+    to_directory(lake, dir.path());
+    let state = Recorded::open(Store::open(dir.path().to_str().unwrap()).unwrap()).await.unwrap();
+    for key in [thief_key(), recorder_key()] {
+        let json = state.state().snapshot(0, &key).to_json();
+        let mut json: serde_json::Value = serde_json::from_slice(&json).unwrap();
+        json["files"].as_array_mut().unwrap().retain(|f| f["table"] != "sql");
+        let snapshot: bodycam_lake::state::Snapshot = serde_json::from_value(json).unwrap();
+        let forged = snapshot.into_state().snapshot(40, &key);
+        let mut altered = lake.clone();
+        altered.put("snapshots/40.json", forged.to_json());
+        altered.put("snapshots/newest.json", b"{\"version\":1,\"n\":40}".to_vec());
+        said(&altered, true).is("forged snapshot", 2, "SNAPSHOT");
+        if key.public() == thief_key().public() {
+            assert_eq!(count(&altered), count(lake), "readers go by the commits");
+        }
+    }
+    let mut broken = lake.clone();
+    let newest = broken.objects.keys().filter(|p| p.starts_with("snapshots/") && !p.contains("newest")).max();
+    let newest = newest.unwrap().clone();
+    broken.put(&newest, b"{\"version\":1}".to_vec());
+    assert_eq!(count(&broken), count(lake));
+    said(&broken, true).is("damaged snapshot", 2, "SNAPSHOT");
+    let none = without(lake, |p| p.starts_with("snapshots/"));
+    assert_eq!((count(&none), said(&none, true).code), (count(lake), 4), "a lake needs no snapshot");
+}
+
+/// A copy of a session of the recording, under another id, with whatever is changed in its envelopes.
+fn forged_session(lake: &mut Lake, ledger_seq: i64, change: impl Fn(&mut Event)) -> SessionId {
+    let clean = recording();
+    let (old, new) = (clean.sessions()[1], foreign_session());
+    let mut forged = clean.clone();
+    forged.events.retain(|e| e.envelope.session == old);
+    for event in &mut forged.events {
+        event.envelope.session = new;
+        if let Body::SessionOpened(mut opened) = event.decode_body().unwrap() {
+            opened.ledger_seq = ledger_seq;
+            let body = Body::from(opened);
+            event.body = body.canonical();
+            event.envelope.body_digest = body.table().body_digest(&event.body);
+        }
+        (event.envelope.content, event.envelope.content_no) = (None, None);
+        change(event);
+    }
+    forged.rehash(new);
+    let stream: StreamName = "gw-1/0".parse().unwrap();
+    let mut files = Vec::new();
+    for family in [Family::Session, Family::Sql] {
+        let rows: Vec<&Event> =
+            forged.events.iter().filter(|e| e.table().unwrap().family == family).collect();
+        let encoded =
+            file::encode(Table::Events(family), &columns::encode(family, rows.iter().copied()).unwrap());
+        let hour = Hour::of_ns(rows[0].envelope.ts_wall_ns);
+        files.push(lake.data(
+            &stream,
+            9_999,
+            files.len(),
+            Table::Events(family),
+            Some(hour),
+            encoded.unwrap(),
+        ));
+    }
+    let mut row = sessions::SessionRow::blank(new);
+    forged.events.iter().for_each(|e| row.take(&e.envelope, &e.body, e.hash));
+    let encoded = file::encode(Table::Sessions, &sessions::encode([&row]).unwrap()).unwrap();
+    files.push(lake.data(&stream, 9_999, files.len(), Table::Sessions, None, encoded));
+    append(lake, "gw-1/0", files, vec![]);
+    new
+}
+
+#[tokio::test]
+async fn a_session_that_the_ledger_can_announce_no_more_is_no_pending_one() {
+    let open = open_recording().lake();
+    let next = open_recording().ledger.last().unwrap().seq + 1;
+    for (what, lake, ledger_seq, epoch) in [
+        ("after STOP", recorded().await, 1_000_000, 1),
+        ("after STOP, next", recorded().await, recording().ledger.last().unwrap().seq + 1, 1),
+        ("an epoch without START", recorded().await, 1_000_000, 2),
+        ("an epoch far ahead", recorded().await, 1_000_000, 9),
+        ("an epoch before the first", recorded().await, 1_000_000, 0),
+        ("further ahead than can be", &open, next + 1_000_000, 1),
+        ("a number that is taken", &open, next - 1, 1),
+    ] {
+        let mut forged = lake.clone();
+        forged_session(&mut forged, ledger_seq, |e| e.envelope.epoch = epoch);
+        said(&forged, false).is(what, 2, "ORPHAN_SESSION");
+    }
+    let mut pending = open.clone();
+    forged_session(&mut pending, next, |_| {});
+    assert_eq!(said(&pending, false).code, 4, "what can still be announced is pending");
+}
+
+#[tokio::test]
+async fn a_ledger_or_list_of_streams_that_was_removed_is_seen() {
+    let lake = recorded().await;
+    let ledger = entry_of(lake, "gw-1/ledger");
+    said(&without(lake, |p| p == ledger), true).is("ledger not listed", 2, "COMMIT_GAP");
+    for stream in ["gw-1/0", "gw-1/keys"] {
+        let entry = entry_of(lake, stream);
+        said(&without(lake, |p| p == entry), true).is(stream, 2, "COMMIT_GAP");
+    }
+    let no_streams = said(&without(lake, |p| p.starts_with("streams/")), true);
+    no_streams.is("no list of streams", 2, "COMMIT_GAP");
+    // Everything of the ledger, and the list of streams renumbered.
+    let gone = |p: &str| p.starts_with("commits/gw-1@ledger/") || p.starts_with("tables/ledger/");
+    let mut renumbered = without(lake, |p| gone(p) || p.starts_with("streams/"));
+    let left = lake.objects.iter().filter(|(p, _)| p.starts_with("streams/") && **p != ledger);
+    for (n, (_, bytes)) in left.enumerate() {
+        renumbered.objects.insert(layout::stream(n as u64), bytes.clone());
+    }
+    renumbered.objects.retain(|p, _| !p.starts_with("snapshots/"));
+    said(&renumbered, true).is("no ledger at all", 2, "LEDGER_TAIL");
+
+    let nothing = tempfile::tempdir().unwrap();
+    let output = bodycam().args(["verify", "--json", "--lake"]).arg(nothing.path()).output().unwrap();
+    let empty =
+        Said { code: output.status.code().unwrap(), json: serde_json::from_slice(&output.stdout).unwrap() };
+    empty.is("nothing", 1, "UNREADABLE");
+    for aspect in ["order", "session-completeness", "authenticity", "content", "support", "findings"] {
+        assert_eq!(empty.state(aspect), "not-checked", "{aspect}");
+    }
+}
+
+#[tokio::test]
+async fn whatever_readers_choose_files_by_is_recomputed_for_every_table() {
+    let lake = recorded().await;
+    let other = Some(foreign_session());
+    let changes: [(&str, fn(&FileEntry) -> bool, Box<dyn Fn(&mut FileEntry)>); 6] = [
+        ("smallest time", |f| f.min_ts_ns.is_some(), Box::new(|f| f.min_ts_ns = Some(0))),
+        ("largest time", |f| f.max_ts_ns.is_some(), Box::new(|f| f.max_ts_ns = Some(1))),
+        ("smallest session", |f| f.min_session.is_some(), Box::new(move |f| f.min_session = other)),
+        ("largest session", |f| f.max_session.is_some(), Box::new(move |f| f.max_session = other)),
+        ("sessions", |f| f.sessions.is_some(), Box::new(|f| f.sessions = Some(vec![]))),
+        ("sessions", |f| f.sessions.is_some(), Box::new(|f| f.sessions.as_mut().unwrap()[0].seq_to -= 1)),
+    ];
+    let mut checked = BTreeSet::new();
+    for table in Table::ALL {
+        for (what, applies, change) in &changes {
+            // The last commit of its stream, so that it alone has to be signed anew.
+            let mut altered = lake.clone();
+            let mut commits = altered.commits();
+            commits.sort_by_key(|c| c.from);
+            let holds = |c: &Commit| c.files.iter().any(|f| f.table == TableName(table) && applies(f));
+            let Some(at) = commits.iter().rposition(holds) else { continue };
+            let mut commit = commits.remove(at);
+            let entry = commit.files.iter_mut().find(|f| f.table == TableName(table) && applies(f)).unwrap();
+            change(entry);
+            altered.objects.retain(|p, _| !p.starts_with("snapshots/"));
+            altered.commit(commit, &thief_key());
+            let said = said(&altered, false);
+            said.is(&format!("{what} of {}", table.name()), 2, "MANIFEST");
+            checked.insert(table.name());
+        }
+    }
+    assert_eq!(checked, BTreeSet::from(["session", "sql", "ledger", "content", "sessions"]));
+    // A file in the folder of another hour.
+    let mut moved = lake.clone();
+    let mut commits = moved.commits();
+    commits.sort_by_key(|c| c.from);
+    let sql = |f: &FileEntry| f.table == TableName(Table::Events(Family::Sql));
+    let mut commit = commits.into_iter().rfind(|c| c.files.iter().any(sql)).unwrap();
+    let entry = commit.files.iter_mut().find(|f| sql(f)).unwrap();
+    let path = "tables/sql/dt=2020-01-01/hh=00/moved.parquet".to_owned();
+    let bytes = moved.objects.remove(&entry.path).unwrap();
+    moved.objects.insert(path.clone(), bytes);
+    entry.path = path;
+    moved.objects.retain(|p, _| !p.starts_with("snapshots/"));
+    moved.commit(commit, &thief_key());
+    said(&moved, false).is("another hour", 2, "MANIFEST");
+}
+
+#[tokio::test]
+async fn derived_rows_are_compared_with_what_they_are_derived_from() {
+    let lake = recorded().await;
+    let rows = |lake: &Lake| -> Vec<sessions::SessionRow> {
+        let files = live(lake, Table::Sessions);
+        let all = files
+            .iter()
+            .flat_map(|f| sessions::decode(&super::files::batch_of(&lake.objects[&f.path])).unwrap());
+        sessions::newest(all)
+    };
+    let with = |rows: &[sessions::SessionRow]| {
+        let mut altered = lake.clone();
+        let encoded = file::encode(Table::Sessions, &sessions::encode(rows).unwrap()).unwrap();
+        replace(&mut altered, Table::Sessions, encoded);
+        altered
+    };
+    let clean = rows(lake);
+    assert_eq!(clean.len(), 3);
+    assert_eq!(said(&with(&clean), false).code, 4, "superseded rows may go");
+    let altered = |change: &dyn Fn(&mut sessions::SessionRow)| {
+        let mut rows = clean.clone();
+        change(&mut rows[1]);
+        rows.sort_by_key(|r| r.session_id);
+        with(&rows)
+    };
+    let changes: [(&str, &dyn Fn(&mut sessions::SessionRow)); 9] = [
+        ("rows", &|r| r.rows += 1),
+        ("statements", &|r| r.statements -= 1),
+        ("a later revision", &|r| (r.revision, r.bytes_out) = (r.revision + 100, 0)),
+        ("state", &|r| r.state = "open".into()),
+        ("target", &|r| r.target = "test".into()),
+        ("principal", &|r| r.principal_ref = Id16([9; 16])),
+        ("started", &|r| r.started_ns += 1),
+        ("head", &|r| r.head = Digest::ZERO),
+        ("another session", &|r| r.session_id = foreign_session()),
+    ];
+    for (what, change) in changes {
+        said(&altered(change), false).is(what, 2, "INDEX");
+    }
+    said(&with(&clean[..2]), false).is("a row less", 2, "INDEX");
+
+    let files = live(lake, Table::Templates);
+    let texts: Vec<_> = files.iter().map(|f| super::files::batch_of(&lake.objects[&f.path])).collect();
+    let mut texts: Vec<_> = texts.iter().flat_map(|b| templates::decode(b).unwrap()).collect();
+    assert!(!texts.is_empty());
+    texts.iter_mut().for_each(|t| t.text = "SELECT 1".into());
+    let mut altered = lake.clone();
+    let encoded = file::encode(Table::Templates, &templates::encode(&texts).unwrap()).unwrap();
+    replace(&mut altered, Table::Templates, encoded);
+    said(&altered, true).is("a text", 2, "INDEX");
+    said(&altered, false).is("a text, by the sums of the commits", 2, "COMPACTION");
+    // Without a compaction: the commit itself is made anew.
+    let mut altered = lake.clone();
+    let encoded = file::encode(Table::Templates, &templates::encode(&texts).unwrap()).unwrap();
+    let entry = altered.data(&"gw-1/0".parse().unwrap(), 9_999, 7, Table::Templates, None, encoded);
+    append(&mut altered, "gw-1/0", vec![entry], vec![]);
+    said(&altered, true).is("a text more", 2, "INDEX");
+}
+
+#[tokio::test]
+async fn what_detection_left_has_no_gap_and_is_never_called_anchored() {
+    let lake = recorded().await;
+    let record = lake.objects.keys().find(|p| p.starts_with("windows/EXF-002/")).unwrap().clone();
+    let file = lake.objects.keys().find(|p| p.starts_with("findings/EXF-002")).unwrap().clone();
+    for (what, gone) in [
+        ("a record", record.as_str()),
+        ("a findings file", file.as_str()),
+        ("an entry of the list", "windows/index/1.json"),
+        ("the first entry of the list", "windows/index/0.json"),
+    ] {
+        said(&without(lake, |p| p == gone), false).is(what, 2, "WINDOW");
+    }
+    said(&without(lake, |p| p.starts_with("findings/")), false).is("all findings", 2, "WINDOW");
+    let mut altered = lake.clone();
+    let text = String::from_utf8(lake.objects[&record].to_vec()).unwrap();
+    assert!(text.contains("\"high\""));
+    altered.put(&record, text.replace("\"findings\":[{", "\"findings\":[],\"x\":[{").into_bytes());
+    said(&altered, false).is("an altered record", 2, "WINDOW");
+    let mut altered = lake.clone();
+    let mut bytes = lake.objects[&file].to_vec();
+    let middle = bytes.len() / 2;
+    bytes[middle] ^= 1;
+    altered.put(&file, bytes);
+    said(&altered, false).is("an altered findings file", 2, "WINDOW");
+    let all = said(&without(lake, |p| p.starts_with("windows/") || p.starts_with("findings/")), false);
+    assert_eq!(all.code, 4, "nothing outside names them: {:#}", all.json);
+    assert_eq!(all.state("findings"), "not-checked");
+}
+
+#[tokio::test]
+async fn keys_and_names_that_are_gone_or_exchanged_are_seen() {
+    let lake = recorded().await;
+    for with_key in [true, false] {
+        said(&without(lake, |p| p.starts_with("keys/")), with_key).is("keys", 2, "UNDECLARED_ERASURE");
+        said(&without(lake, |p| p.starts_with("directory/")), with_key).is("names", 2, "UNDECLARED_ERASURE");
+        let one = lake.objects.keys().find(|p| p.starts_with("keys/")).unwrap();
+        said(&without(lake, |p| p == one), with_key).is("a key", 2, "UNDECLARED_ERASURE");
+    }
+    let names: Vec<String> = lake.objects.keys().filter(|p| p.starts_with("directory/")).cloned().collect();
+    let mut exchanged = lake.clone();
+    exchanged.objects.insert(names[0].clone(), lake.objects[&names[1]].clone());
+    said(&exchanged, true).is("exchanged", 2, "KEY");
+    let principal = recording().names[0].0;
+    let mut renamed = lake.clone();
+    renamed.put(&layout::directory_entry(principal), tenant().wrap_name(principal, "somebody-else"));
+    said(&renamed, true).is("renamed", 2, "KEY");
+}
