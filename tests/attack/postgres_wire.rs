@@ -692,7 +692,7 @@ fn what_clients_leave_out_or_break_off_is_recorded_all_the_same() {
     wire.send(&pairs);
     assert_eq!(wire.query("SELECT 2"), "T D(2) C(SELECT 1) ZI");
     // Two statements of which one is cut.
-    wire.send(&query("SELECT repeat('x', 20000); SELECT pg_sleep(60)"));
+    wire.send(&query("SELECT 3; SELECT repeat('x', 20000); SELECT pg_sleep(60)"));
     std::thread::sleep(std::time::Duration::from_millis(500));
     gateway.drain();
     let story = gateway.story();
@@ -710,7 +710,7 @@ fn what_clients_leave_out_or_break_off_is_recorded_all_the_same() {
     assert_eq!(of(twice)[1].sqlstate.as_deref(), Some("23505"));
     assert_eq!(outcomes("DELETE FROM customers"), ["skipped"]);
     assert_eq!(of("COPY customers TO STDOUT (FORMAT binary)")[0].rows, 1);
-    assert_eq!(outcomes("SELECT repeat('x', 20000); SELECT pg_sleep(60)"), ["complete", "cut"]);
+    assert_eq!(outcomes("SELECT 3; SELECT repeat('x', 20000); SELECT pg_sleep(60)"), ["complete", "cut"]);
 }
 
 #[test]
