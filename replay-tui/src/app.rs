@@ -227,6 +227,8 @@ pub struct SessionList {
     pub truncated: bool,
     /// Generation of the request whose answer counts.
     pub generation: u64,
+    /// The same of the request to filter and order them.
+    pub shown_generation: u64,
     /// Most sessions that are read.
     pub limit: usize,
     /// The session that stays chosen when the list changes.

@@ -43,7 +43,7 @@ pub fn update(state: &mut State, msg: Msg) -> Vec<Cmd> {
             state.sessions.all = Arc::new(sessions);
             with_findings(state)
         }
-        Msg::SessionsShown { generation, shown } if generation == state.sessions.generation => {
+        Msg::SessionsShown { generation, shown } if generation == state.sessions.shown_generation => {
             lists::sessions_shown(state, shown);
             Vec::new()
         }
@@ -177,8 +177,11 @@ fn refresh_open(state: &mut State) {
 pub(crate) fn show_sessions(state: &mut State) -> Vec<Cmd> {
     let text = state.sessions.filter.clone();
     let matcher = sessions_matcher(state, &text).unwrap_or_default();
+    // Each has a generation of its own: findings can be there before the sessions, and what is made of those that
+    // were there then may be answered last.
+    state.sessions.shown_generation = state.next_generation();
     vec![Cmd::ShowSessions {
-        generation: state.sessions.generation,
+        generation: state.sessions.shown_generation,
         all: state.sessions.all.clone(),
         matcher,
         sort: state.sessions.sort,

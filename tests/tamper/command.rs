@@ -98,7 +98,7 @@ fn the_report_as_json_keeps_its_fields() {
     );
     assert_eq!(
         keys(&report["checked"]),
-        "streams commits files bytes rows events ledger_records contents contents_not_opened"
+        "streams commits files bytes rows events ledger_records contents contents_not_opened windows findings"
     );
     assert_eq!(keys(&report["sessions"]), "sealed crashed open pending orphaned faulty");
     let open = tempfile::tempdir().unwrap();

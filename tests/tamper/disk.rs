@@ -305,7 +305,10 @@ async fn a_session_that_the_ledger_can_announce_no_more_is_no_pending_one() {
         said(&forged, false).is(what, 2, "ORPHAN_SESSION");
     }
     let mut pending = open.clone();
-    forged_session(&mut pending, next, |_| {});
+    // What is about to be announced is as young as the ledger's last word.
+    let newest = open_recording().ledger.last().unwrap().ts_wall_ns;
+    let oldest = recording().events.iter().map(|e| e.envelope.ts_wall_ns).min().unwrap();
+    forged_session(&mut pending, next, |e| e.envelope.ts_wall_ns += newest - oldest);
     assert_eq!(said(&pending, false).code, 4, "what can still be announced is pending");
 }
 

@@ -204,7 +204,8 @@ fn an_answer_of_an_older_generation_changes_nothing() {
         done: true,
     });
     s.stage.tell(Msg::Sessions { generation: list - 1, sessions: Vec::new(), truncated: true });
-    s.stage.tell(Msg::SessionsShown { generation: list - 1, shown: Vec::new() });
+    let shown = s.stage.state.sessions.shown_generation;
+    s.stage.tell(Msg::SessionsShown { generation: shown - 1, shown: Vec::new() });
     s.stage.tell(Msg::Matched { generation: 1, seqs: vec![1], scanned: 1, done: true });
     s.stage.tell(Msg::Detail { generation: 1, detail: None });
     let session = s.stage.state.session.as_ref().unwrap();

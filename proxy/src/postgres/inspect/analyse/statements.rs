@@ -310,7 +310,7 @@ const TABLE: &[(&str, &str)] = &[
     ),
     ("select * into loot from customers", "ddl <public.customers >? =public.customers.* open"),
     ("create table loot as select * from customers where id = 1", "ddl <public.customers >?"),
-    ("create temp table loot as execute p", "ddl >? !execute-unknown"),
+    ("create temp table loot as execute p", "ddl >pg_temp.? !execute-unknown"),
     // COPY, EXPLAIN, cursors, prepared statements.
     ("copy customers to stdout", "copy <public.customers =public.customers.* open"),
     (
@@ -435,7 +435,7 @@ fn without_a_catalog_only_the_servers_own_names_are_known() {
         &key(),
         1000,
     );
-    assert_eq!(shown(&facts), "select <?,pg_catalog.pg_class f:?,count =?,? open !unknown-function");
+    assert_eq!(shown(&facts), "select <?,pg_catalog.pg_class f:?,count =?,? open !unknown-function !no-catalog");
     let template = facts.template.unwrap();
     assert!(template.contains("pg_class") && !template.contains("customers"), "{template}");
 }
@@ -540,14 +540,15 @@ fn names_and_settings_are_followed() {
     for sql in [
         "set local search_path to hr",
         "reset search_path",
-        "reset all",
         "discard all",
         "select set_config('a.b', 'c', true)",
         "select card_of(1)",
-        "set role bob",
         "do 'x'",
     ] {
         assert_eq!(facts(sql).setting_changes, [SettingChange::Unknown], "{sql}");
+    }
+    for sql in ["reset all", "set role bob", "set session authorization bob"] {
+        assert_eq!(facts(sql).setting_changes, [SettingChange::Role], "{sql}");
     }
     for sql in ["set work_mem = 1", "select 1", "begin", "show search_path"] {
         assert_eq!(facts(sql).setting_changes, [], "{sql}");
