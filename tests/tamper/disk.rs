@@ -250,6 +250,11 @@ fn forged_session(lake: &mut Lake, ledger_seq: i64, change: impl Fn(&mut Event))
     let (old, new) = (clean.sessions()[1], foreign_session());
     let mut forged = clean.clone();
     forged.events.retain(|e| e.envelope.session == old);
+    // Whoever has no key cannot sign a checkpoint: it stops before the first.
+    let signed = |e: &&Event| matches!(e.decode_body(), Ok(Body::SessionCheckpoint(_)));
+    if let Some(first) = forged.events.iter().find(signed).map(|e| e.envelope.seq) {
+        forged.events.retain(|e| e.envelope.seq < first);
+    }
     for event in &mut forged.events {
         event.envelope.session = new;
         if let Body::SessionOpened(mut opened) = event.decode_body().unwrap() {
@@ -309,7 +314,8 @@ async fn a_session_that_the_ledger_can_announce_no_more_is_no_pending_one() {
     let newest = open_recording().ledger.last().unwrap().ts_wall_ns;
     let oldest = recording().events.iter().map(|e| e.envelope.ts_wall_ns).min().unwrap();
     forged_session(&mut pending, next, |e| e.envelope.ts_wall_ns += newest - oldest);
-    assert_eq!(said(&pending, false).code, 4, "what can still be announced is pending");
+    let said = said(&pending, false);
+    assert_eq!(said.code, 4, "what can still be announced is pending: {}", said.json["faults"]);
 }
 
 #[tokio::test]

@@ -435,7 +435,10 @@ fn without_a_catalog_only_the_servers_own_names_are_known() {
         &key(),
         1000,
     );
-    assert_eq!(shown(&facts), "select <?,pg_catalog.pg_class f:?,count =?,? open !unknown-function !no-catalog");
+    assert_eq!(
+        shown(&facts),
+        "select <?,pg_catalog.pg_class f:?,count =?,? open !unknown-function !no-catalog"
+    );
     let template = facts.template.unwrap();
     assert!(template.contains("pg_class") && !template.contains("customers"), "{template}");
 }
