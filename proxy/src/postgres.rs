@@ -17,8 +17,8 @@ use tokio::sync::watch;
 use tokio_rustls::TlsAcceptor;
 
 use crate::admission::Admission;
-use crate::identity::Directory;
 use crate::identity::scram::tls_server_end_point;
+use crate::identity::{Directory, Refusals};
 use crate::recording::{Lane, RecordingConfig};
 use crate::slots::SessionSlots;
 
@@ -52,6 +52,7 @@ pub struct Service {
     /// What long messages take of the disk.
     quota: relay::spill::quota::Quota,
     live: Live,
+    refusals: Refusals,
     client_tls: Option<Tls>,
 }
 
@@ -105,6 +106,7 @@ impl Service {
             cancel_keys,
             quota: Default::default(),
             live,
+            refusals: Refusals::default(),
             client_tls,
         })
     }

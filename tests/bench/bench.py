@@ -158,9 +158,10 @@ class Bench:
         self.psql("CREATE DATABASE bench")
         self.run([self.pgbench, "-i", "-q", "-s", "10", *self.at(self.postgres.port, "app"), "bench"],
                  "bench-password")
-        self.psql(f"""CREATE TABLE big AS SELECT i AS id, 'customer ' || i AS name, (i * 7919 % 100000)::numeric / 100
+        self.psql(f"""CREATE TABLE big AS SELECT i AS id, 'customer ' || i AS name, (i::bigint * 7919 % 100000)::numeric / 100
                       AS amount, now() - i * interval '1 second' AS since, md5(i::text) AS note
-                      FROM generate_series(1, {ROWS}) i; VACUUM ANALYZE big""", database="bench")
+                      FROM generate_series(1, {ROWS}) i""", database="bench")
+        self.psql("VACUUM ANALYZE big", database="bench")
 
     def start_relay(self):
         port = free_port()

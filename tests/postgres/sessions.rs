@@ -94,7 +94,12 @@ fn who_cannot_prove_who_it_is_learns_nothing() {
     answers.dedup();
     assert_eq!(answers.len(), 1, "{answers:?}");
     assert!(answers[0].contains("authentication failed"));
-    assert!(gateway.events().is_empty(), "no session without a principal");
+    gateway.wait_closed();
+    let opened = gateway.events().into_iter().filter_map(|e| match e.body {
+        Body::SessionOpened(o) => Some(o.principal_kind),
+        _ => None,
+    });
+    assert_eq!(opened.collect::<Vec<_>>(), ["unknown"; 5], "no session of a principal");
 }
 
 #[test]
@@ -171,7 +176,10 @@ with psycopg.connect(sys.argv[1], autocommit=True) as conn:
         .events()
         .into_iter()
         .filter_map(|e| match e.body {
-            Body::SessionOpened(o) => Some((o.client_tls, o.protocol_version)),
+            // One of the clients tries with a password that is none.
+            Body::SessionOpened(o) if o.principal_kind != "unknown" => {
+                Some((o.client_tls, o.protocol_version))
+            }
             _ => None,
         })
         .collect();
@@ -636,4 +644,35 @@ fn silent_connections_keep_nobody_out() {
         assert!(wire.query("SELECT 1").contains("C(SELECT 1)"));
     }
     drop(silent);
+}
+
+#[test]
+fn a_login_that_is_refused_is_in_the_record_of_nobody() {
+    let gateway = Gateway::before(shared());
+    let database = shared().database();
+    let revoked = gateway.token("robot");
+    gateway.revoke(&revoked);
+    let ask = |user: &str, password: &str| {
+        let conninfo = gateway.conninfo(user, password, &database);
+        stderr(Command::new("psql").args(["-X", "-c", "SELECT 1", &conninfo]))
+    };
+    for (user, password) in [("mallory", "guess"), ("robot", "guess"), ("robot", revoked.as_str())] {
+        assert!(ask(user, password).contains("authentication failed"), "{user} is told no more than that");
+    }
+    gateway.wait_closed();
+    let mut reasons = Vec::new();
+    for recorded in gateway.events() {
+        match &recorded.body {
+            Body::SessionOpened(opened) => {
+                assert_eq!(opened.principal_kind, "unknown");
+            }
+            Body::ControlDecision(decision) => {
+                assert_eq!((decision.subject.as_str(), decision.verdict.as_str()), ("login", "deny"));
+                reasons.push(format!("{} {}", decision.reason, decision.code));
+            }
+            Body::SessionClosed(closed) => assert_eq!(closed.reason, "refused"),
+            other => panic!("{other:?}"),
+        }
+    }
+    assert_eq!(reasons, ["unknown-principal 28P01", "wrong-credential 28P01", "revoked 28P01"]);
 }

@@ -21,6 +21,7 @@ use super::Service;
 use super::codec::{backend, frontend};
 use super::socket::Socket;
 use crate::admission::Admission;
+use crate::identity::RefusedLogin;
 use crate::recording::Lane;
 
 mod answers;
@@ -71,6 +72,23 @@ pub(super) async fn serve(
             return;
         }
         Ok(Outcome::Refused(why)) => return refused(lane, peer, why),
+        Ok(Outcome::TurnedAway(away)) => {
+            refused(lane, peer, away.why);
+            let login = RefusedLogin {
+                protocol: "postgres",
+                target: &away.target,
+                peer: peer.ip().to_canonical(),
+                client_tls: away.client_tls,
+                principal: None,
+                claimed: Some(&away.claimed),
+                credential: None,
+                reason: away.why,
+                code: away.sqlstate.to_owned(),
+                detail: &away.message,
+                limit: None,
+            };
+            return service.refusals.record(lane, login).await;
+        }
         Err(_) => return refused(lane, peer, "startup-timeout"),
     };
     admission.logged_in();

@@ -72,9 +72,15 @@ fn again(kind: Kind, body: &[u8]) -> Option<Vec<u8>> {
             return None;
         }
         Kind::DataRow => {
-            if let Some(value) = backend::first_value(body) {
-                assert_eq!(body.get(6..6 + value.len()), Some(value));
+            let Ok(values) = backend::values(body) else { return None };
+            // Written again, they are the bytes that they were read from.
+            let mut again = u16::try_from(values.len()).unwrap().to_be_bytes().to_vec();
+            for value in &values {
+                let length = value.as_ref().map_or(-1, |v| i32::try_from(v.len()).unwrap());
+                again.extend_from_slice(&length.to_be_bytes());
+                again.extend_from_slice(value.as_deref().unwrap_or_default());
             }
+            assert_eq!(body.get(..again.len()), Some(again.as_slice()));
             return None;
         }
         Kind::Error | Kind::Notice => {

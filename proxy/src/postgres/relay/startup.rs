@@ -9,7 +9,7 @@ use bodycam_record::shown::shown_bytes;
 use tokio::net::TcpStream;
 
 use crate::identity::login::REFUSED;
-use crate::identity::{ChannelBinding, Principal};
+use crate::identity::{ChannelBinding, LoginRefused, Principal};
 use crate::postgres::Service;
 use crate::postgres::codec::frontend::{self, Frontend, Kind};
 use crate::postgres::codec::startup::{Packet, Startup, Version, packet};
@@ -45,6 +45,21 @@ pub(super) enum Outcome {
     },
     /// It was told why, where there was something to say.
     Refused(&'static str),
+    /// It said who it is, was not believed, and was told so.
+    TurnedAway(Box<TurnedAway>),
+}
+
+/// A client that said who it is.
+pub(super) struct TurnedAway {
+    pub why: &'static str,
+    pub sqlstate: &'static str,
+    /// What it was told.
+    pub message: String,
+    /// Who it says it is.
+    pub claimed: String,
+    /// The target that its database leads to; empty when there is none.
+    pub target: String,
+    pub client_tls: bool,
 }
 
 /// A refusal before there is a session.
@@ -130,7 +145,13 @@ pub(super) async fn accept(
     let required = service.config.tls.as_ref().is_some_and(|t| t.required);
     if required && !socket.is_tls() {
         let message = "bodycam: connections must be encrypted; use sslmode=require".to_owned();
-        return refuse(socket, Refusal { why: "tls-required", sqlstate: "28000", message }).await;
+        return turn_away(
+            service,
+            socket,
+            &startup,
+            Refusal { why: "tls-required", sqlstate: "28000", message },
+        )
+        .await;
     }
     let (version, hello) = negotiate(&startup);
     match authenticate(service, &mut socket, &mut inbox, &startup, hello, peer, &now_ns).await {
@@ -146,7 +167,7 @@ pub(super) async fn accept(
                 tls_facts,
             }))
         }
-        Err(Some(refusal)) => refuse(socket, refusal).await,
+        Err(Some(refusal)) => turn_away(service, socket, &startup, refusal).await,
         Err(None) => Outcome::Refused("closed"),
     }
 }
@@ -220,17 +241,15 @@ async fn authenticate(
             let principal = service
                 .directory
                 .by_token(Some(user), secret, "token", now_ns())
-                .map_err(|why| Some(unproven(user, &why)))?;
+                .map_err(|why| Some(unproven(user, why)))?;
             let mut greeting = Vec::new();
             backend::put_authentication(&mut greeting, 0, &[]);
             Ok((principal, greeting))
         }
         ClientAuth::Scram => {
-            let refused = |why: &dyn std::fmt::Display| Some(unproven(user, why));
-            let mut login = service
-                .directory
-                .scram(user, binding(service, socket), now_ns())
-                .map_err(|why| refused(&why))?;
+            let refused = |why| Some(unproven(user, why));
+            let mut login =
+                service.directory.scram(user, binding(service, socket), now_ns()).map_err(refused)?;
             let mut offered: Vec<u8> = login.mechanisms().iter().flat_map(|m| m.bytes().chain([0])).collect();
             offered.push(0);
             backend::put_authentication(&mut hello, SASL, &offered);
@@ -238,11 +257,11 @@ async fn authenticate(
             let (mechanism, data) =
                 frontend::sasl_initial(&first).map_err(|e| Some(violation(&e.to_string())))?;
             let mechanism = std::str::from_utf8(mechanism).unwrap_or_default();
-            let server_first = login.start(mechanism, data).map_err(|why| refused(&why))?;
+            let server_first = login.start(mechanism, data).map_err(refused)?;
             let mut message = Vec::new();
             backend::put_authentication(&mut message, SASL_CONTINUE, &server_first);
             let last = ask(socket, inbox, &message).await?;
-            let (server_final, principal) = login.finish(&last, now_ns()).map_err(|why| refused(&why))?;
+            let (server_final, principal) = login.finish(&last, now_ns()).map_err(refused)?;
             let mut greeting = Vec::new();
             backend::put_authentication(&mut greeting, SASL_FINAL, &server_final);
             backend::put_authentication(&mut greeting, 0, &[]);
@@ -284,9 +303,30 @@ fn violation(what: &str) -> Refusal {
     Refusal { why: "protocol-violation", sqlstate: "08P01", message: format!("bodycam: {what}") }
 }
 
-fn unproven(user: &str, why: &dyn std::fmt::Display) -> Refusal {
+fn unproven(user: &str, why: LoginRefused) -> Refusal {
     tracing::warn!(event = "login_refused", principal = %shown_bytes(user.as_bytes()), why = %why, "a client could not prove who it is");
-    Refusal { why: "login", sqlstate: "28P01", message: format!("bodycam: {REFUSED}") }
+    Refusal { why: why.code(), sqlstate: "28P01", message: format!("bodycam: {REFUSED}") }
+}
+
+/// Refuses a client that has said who it is.
+async fn turn_away(service: &Service, socket: Socket, startup: &Startup, refusal: Refusal) -> Outcome {
+    let claimed = startup.get("user").unwrap_or_default();
+    if claimed.is_empty() {
+        return refuse(socket, refusal).await;
+    }
+    let database = startup.get("database").filter(|d| !d.is_empty()).or(Some(claimed));
+    let database = database.and_then(|d| std::str::from_utf8(d).ok()).unwrap_or_default();
+    let target = service.targets.iter().find(|t| t.config.serves(database));
+    let turned = TurnedAway {
+        target: target.map(|t| t.config.name.clone()).unwrap_or_default(),
+        why: refusal.why,
+        sqlstate: refusal.sqlstate,
+        message: refusal.message.clone(),
+        claimed: shown_bytes(claimed),
+        client_tls: socket.is_tls(),
+    };
+    refuse(socket, refusal).await;
+    Outcome::TurnedAway(Box::new(turned))
 }
 
 async fn refuse(socket: Socket, refusal: Refusal) -> Outcome {
