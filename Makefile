@@ -56,7 +56,7 @@ docs: ## regenerate the generated parts of the documentation
 BENCH ?=
 bench: ## the numbers of docs/benchmarks.md (BENCH="--only point --rounds 5" to choose)
 	@deploy/prerequisites.sh pgbouncer chrt
-	cargo build --release -p bodycam -p bodycam-proxy -p bodycam-recorder -p bodycam-replay-tui --bins --examples \
+	cargo build --release -p bodycam -p bodycam-proxy -p bodycam-recorder -p bodycam-replay-tui -p bodycam-verify --bins --examples \
 	  --no-default-features --features bodycam/gateway,bodycam/recorder,bodycam/reader
 	python3 tests/bench/bench.py --bin $(CARGO_TARGET_DIR)/release $(BENCH)
 
