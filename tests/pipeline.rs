@@ -59,18 +59,23 @@ fn a_psql_session_is_recorded_stored_verified_and_replayed_and_an_altered_cell_i
     assert_eq!(code, 4, "consistent, not anchored: {report:#}");
 
     // One cell of one row, re-encoded as a valid file by somebody who can write the lake but has no key.
-    let altered = python().args(["-c", ALTER, stack.path("lake").to_str().unwrap()]).output().unwrap();
-    assert!(altered.status.success(), "{}", String::from_utf8_lossy(&altered.stderr));
-    let named: Vec<String> =
-        String::from_utf8(altered.stdout).unwrap().split_whitespace().map(str::to_owned).collect();
-    let [session, seq] = named.as_slice() else { panic!("{named:?}") };
-    let (code, report) = stack.verify();
-    assert_eq!(code, 2, "{report:#}");
-    let text = report.to_string();
-    assert!(
-        text.contains(session) && text.contains(&format!("\"seq\":{seq}")),
-        "{session} {seq}: {report:#}"
-    );
+    // Smaller or larger than it was, the cell is named.
+    for (compression, from, to) in [("zstd", "1", "1000"), ("none", "1000", "2000")] {
+        let lake = stack.path("lake");
+        let altered =
+            python().args(["-c", ALTER, lake.to_str().unwrap(), compression, from, to]).output().unwrap();
+        assert!(altered.status.success(), "{}", String::from_utf8_lossy(&altered.stderr));
+        let named: Vec<String> =
+            String::from_utf8(altered.stdout).unwrap().split_whitespace().map(str::to_owned).collect();
+        let [session, seq] = named.as_slice() else { panic!("{named:?}") };
+        let (code, report) = stack.verify();
+        assert_eq!(code, 2, "{report:#}");
+        let text = report.to_string();
+        assert!(
+            text.contains(session) && text.contains(&format!("\"seq\":{seq}")),
+            "{session} {seq}: {report:#}"
+        );
+    }
 }
 
 /// Changes the row count of one recorded result; prints session and seq of the event.
@@ -80,12 +85,12 @@ import pyarrow as pa, pyarrow.parquet as pq
 for path in sorted(pathlib.Path(sys.argv[1]).glob("tables/sql/**/*.parquet")):
     table = pq.read_table(path)
     rows = table.column("rows").to_pylist()
-    hit = [i for i, r in enumerate(rows) if r == 1]
+    hit = [i for i, r in enumerate(rows) if r == int(sys.argv[3])]
     if hit:
-        rows[hit[0]] = 1000
+        rows[hit[0]] = int(sys.argv[4])
         at = table.schema.get_field_index("rows")
         changed = table.set_column(at, table.schema.field(at), pa.array(rows, table.schema.field(at).type))
-        pq.write_table(changed, path, compression="zstd")
+        pq.write_table(changed, path, compression=sys.argv[2], use_dictionary=sys.argv[2] != "none")
         print(uuid.UUID(bytes=table.column("session_id")[hit[0]].as_py()), table.column("seq")[hit[0]].as_py())
         break
 "#;

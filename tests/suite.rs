@@ -12,6 +12,7 @@
 mod analyzer;
 mod architecture;
 mod crash;
+mod demo;
 mod dependencies;
 mod docs;
 mod doctor;

@@ -44,6 +44,9 @@ use ledger::{Ledgers, Placed};
 use sessions::{Sessions, Settled};
 use verdict::{Checked, KeyReport, Parts, ProducerReport, TrustReport};
 
+/// How much a data file may have grown, beside four times its size, and still be read whole.
+const GROWTH: u64 = 16 << 20;
+
 /// Largest wrapped key that is read.
 const MAX_KEY: u64 = 4096;
 /// More than a wrapped name takes.
@@ -179,7 +182,8 @@ struct Run<'a> {
 impl Run<'_> {
     /// Reads a data file; a fault when it is not there.
     fn read(&self, file: &DataFile) -> Result<Bytes, Box<Fault>> {
-        match self.files.read(&file.entry.path, file.entry.bytes) {
+        // A file that was encoded anew may have grown, and what was changed in it is named all the same.
+        match self.files.read(&file.entry.path, file.entry.bytes.saturating_mul(4).saturating_add(GROWTH)) {
             Ok(Some(bytes)) => Ok(bytes),
             Ok(None) => Err(Box::new(files::missing(file))),
             Err(why) => Err(Box::new(files::unreadable(&file.entry.path, &why))),
