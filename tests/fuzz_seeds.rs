@@ -180,7 +180,7 @@ fn events(seeds: &mut Seeds, vectors: &Path) -> Outcome {
     };
     let mut chain = bodycam_record::Chain::start(&genesis, Id16([5; 16]), "crm");
     let body = Body::from(genesis.opened.clone());
-    let event = chain.append(Draft {
+    let event = chain.append(&Draft {
         body,
         ts_wall_ns: 1_795_255_200_000_000_000,
         ts_mono_ns: 1,

@@ -164,7 +164,7 @@ fn fill_session(
         };
         let draft =
             Draft { ts_wall_ns, ts_mono_ns: ts_wall_ns - T0, parent_seq: None, body, content: commitment };
-        lane.append(&Record::Event(Box::new(chain.append(draft))))?;
+        lane.append(&Record::Event(Box::new(chain.append(&draft))))?;
         if i % SESSION == SESSION - 1 || i == events - 1 {
             lane.flush()?;
             if lane.wants_rotation() {

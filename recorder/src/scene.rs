@@ -211,7 +211,7 @@ impl Gateway {
         self.bus.push(&keys, Record::Key { session, wrapped: self.tenant.wrap(session, &key) });
         let lane = (n % 2).to_string();
         let draft = self.draft(opened);
-        let event = chain.append(draft);
+        let event = chain.append(&draft);
         self.push_event(&lane, event);
         self.sessions.insert(n, Open { chain, key, lane, open_seq, content: 0, statements: 0 });
         n
@@ -285,7 +285,7 @@ impl Gateway {
             correlation: None,
         });
         let chain = &mut self.sessions.get_mut(&n).unwrap().chain;
-        let events = [chain.append(draft), chain.append(result)];
+        let events = [chain.append(&draft), chain.append(&result)];
         events.into_iter().for_each(|event| self.push_event(&lane, event));
     }
 
@@ -299,7 +299,7 @@ impl Gateway {
             bytes_out: 120,
             duration_us: 5,
         });
-        let event = open.chain.append(draft);
+        let event = open.chain.append(&draft);
         self.push_event(&open.lane, event);
         let seal = LedgerSeal {
             session_id: open.chain.session(),

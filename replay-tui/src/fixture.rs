@@ -147,7 +147,7 @@ impl Recording {
     /// Appends an event with its content.
     pub fn event(&mut self, body: Body, parent_seq: Option<i64>, content: &[(ContentKind, Vec<u8>)]) -> i64 {
         let content = (!content.is_empty()).then(|| self.seal(content));
-        let event = self.chain.append(Draft {
+        let event = self.chain.append(&Draft {
             ts_wall_ns: self.now_ns,
             ts_mono_ns: self.now_ns - T0,
             parent_seq,

@@ -168,7 +168,9 @@ impl Shared {
             tokio::time::sleep(RETRY).await;
         }
         let settling = self.writer.borrow().settling();
-        settling.wait().await?;
+        if let Some(settling) = settling {
+            settling.wait().await?;
+        }
         *held = None;
         Ok(())
     }

@@ -88,6 +88,7 @@ pub struct SessionPen {
     next_content: i64,
     first_ts_ns: i64,
     last_ts_ns: i64,
+    last_mono_ns: i64,
     checkpoint_count: i64,
     /// Monotonic time of the last CHECKPOINT: the wall clock may jump.
     checkpoint_ns: i64,
@@ -174,6 +175,7 @@ impl SessionPen {
             next_content: 0,
             first_ts_ns: now,
             last_ts_ns: now,
+            last_mono_ns: clock.mono_ns(),
             checkpoint_count: 0,
             checkpoint_ns: clock.mono_ns(),
             opened_mono_ns: clock.mono_ns(),
@@ -263,7 +265,7 @@ impl SessionPen {
     ) -> Result<i64, RecordingError> {
         let seq = self.append(body, parent_seq, content)?;
         if seq + 1 - self.checkpoint_count >= CHECKPOINT_EVENTS
-            || self.lane.producer().clock().mono_ns() - self.checkpoint_ns >= CHECKPOINT_NS
+            || self.last_mono_ns - self.checkpoint_ns >= CHECKPOINT_NS
         {
             self.checkpoint()?;
         }
@@ -305,14 +307,14 @@ impl SessionPen {
         let clock = self.lane.producer().clock();
         let (ts_wall_ns, ts_mono_ns) = (clock.wall_ns(), clock.mono_ns());
         let content = content.and_then(|c| c.commitment.finish().map(|d| (c.commitment.no(), d)));
-        let event =
-            self.chain.append(Draft { ts_wall_ns, ts_mono_ns, parent_seq, body: body.clone(), content });
-        self.last_ts_ns = ts_wall_ns;
+        let draft = Draft { ts_wall_ns, ts_mono_ns, parent_seq, body, content };
+        let event = self.chain.append(&draft);
+        (self.last_ts_ns, self.last_mono_ns) = (ts_wall_ns, ts_mono_ns);
         let seq = event.envelope.seq;
         if seq == 0 {
             self.first_ts_ns = ts_wall_ns;
         }
-        self.state.borrow_mut().saw(seq, event.hash, &body);
+        self.state.borrow_mut().saw(seq, event.hash, &draft.body);
         self.lane.shared.append(&Record::Event(Box::new(event)))?;
         Ok(seq)
     }

@@ -61,13 +61,7 @@ impl Writer {
 
     /// One length-prefixed field whose inside is written by `inside`.
     pub fn field(&mut self, inside: impl FnOnce(&mut Vec<u8>)) {
-        let at = self.buf.len();
-        self.buf.extend_from_slice(&[0; 8]);
-        inside(&mut self.buf);
-        let len = (self.buf.len() - at - 8) as u64;
-        if let Some(prefix) = self.buf.get_mut(at..at + 8) {
-            prefix.copy_from_slice(&len.to_le_bytes());
-        }
+        field(&mut self.buf, inside);
     }
 
     /// What was written.
@@ -78,6 +72,17 @@ impl Writer {
     /// What was written, by value.
     pub fn into_vec(self) -> Vec<u8> {
         self.buf
+    }
+}
+
+/// Appends one length-prefixed field whose inside is written by `inside`.
+pub(crate) fn field(out: &mut Vec<u8>, inside: impl FnOnce(&mut Vec<u8>)) {
+    let at = out.len();
+    out.extend_from_slice(&[0; 8]);
+    inside(out);
+    let len = (out.len() - at - 8) as u64;
+    if let Some(prefix) = out.get_mut(at..at + 8) {
+        prefix.copy_from_slice(&len.to_le_bytes());
     }
 }
 

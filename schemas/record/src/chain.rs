@@ -96,7 +96,7 @@ impl Chain {
     }
 
     /// Appends an event.
-    pub fn append(&mut self, draft: Draft) -> Event {
+    pub fn append(&mut self, draft: &Draft) -> Event {
         let table = draft.body.table();
         let body = draft.body.canonical();
         let envelope = Envelope {

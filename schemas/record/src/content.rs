@@ -19,6 +19,14 @@ use crate::key::SessionKey;
 /// Longest chunk, in bytes of clear content.
 pub const MAX_CHUNK: usize = 256 * 1024;
 
+/// The length prefixes of canonical fields of 8, 16 and 32 bytes.
+const LP_8: [u8; 8] = 8u64.to_le_bytes();
+const LP_16: [u8; 8] = 16u64.to_le_bytes();
+const LP_32: [u8; 8] = 32u64.to_le_bytes();
+
+/// Bytes that encryption adds: the tag of Poly1305.
+const TAG: usize = 16;
+
 /// Content shorter than this is not compressed.
 const COMPRESS_FROM: usize = 256;
 
@@ -116,13 +124,14 @@ pub struct Commitment {
     salt: [u8; 32],
     no: i64,
     count: u32,
-    parts: Vec<u8>,
+    /// Kind, length and digest of each chunk.
+    parts: Writer,
 }
 
 impl Commitment {
     /// The commitment of content `no`, so far without chunks.
     pub fn new(key: &SessionKey, no: i64) -> Self {
-        Self { salt: key.salt(no), no, count: 0, parts: Vec::new() }
+        Self { salt: key.salt(no), no, count: 0, parts: Writer::new() }
     }
 
     /// Number of the content in its session.
@@ -137,17 +146,25 @@ impl Commitment {
 
     /// Adds the next chunk.
     pub fn add(&mut self, kind: ContentKind, bytes: &[u8]) {
-        let mut w = Writer::new();
-        w.bytes(&self.salt);
-        w.int(kind.code());
-        w.int(i64::from(self.count));
+        let [a, b, c, d] = self.salt_words();
+        let (kind, index) = (kind.code(), i64::from(self.count));
+        let before = [
+            LP_32,
+            a,
+            b,
+            c,
+            d,
+            LP_8,
+            kind.to_le_bytes(),
+            LP_8,
+            index.to_le_bytes(),
+            (bytes.len() as u64).to_le_bytes(),
+        ];
         let mut hasher = digest::CHUNK.hasher();
-        hasher.update(w.as_slice()).update(&(bytes.len() as u64).to_le_bytes()).update(bytes);
-        let mut w = Writer::reusing(w.into_vec());
-        w.int(kind.code());
-        w.int(i64::try_from(bytes.len()).unwrap_or(i64::MAX));
-        w.bytes(hasher.finalize().as_bytes());
-        self.parts.extend_from_slice(w.as_slice());
+        hasher.update(before.as_flattened()).update(bytes);
+        self.parts.int(kind);
+        self.parts.int(i64::try_from(bytes.len()).unwrap_or(i64::MAX));
+        self.parts.bytes(hasher.finalize().as_bytes());
         self.count += 1;
     }
 
@@ -156,12 +173,17 @@ impl Commitment {
         if self.count == 0 {
             return None;
         }
-        let mut w = Writer::new();
-        w.bytes(&self.salt);
-        w.int(i64::from(self.count));
+        let [a, b, c, d] = self.salt_words();
+        let before = [LP_32, a, b, c, d, LP_8, i64::from(self.count).to_le_bytes()];
         let mut hasher = digest::COMMIT.hasher();
-        hasher.update(w.as_slice()).update(&self.parts);
+        hasher.update(before.as_flattened()).update(self.parts.as_slice());
         Some(Digest(*hasher.finalize().as_bytes()))
+    }
+
+    fn salt_words(&self) -> [[u8; 8]; 4] {
+        let mut words = [[0; 8]; 4];
+        words.as_flattened_mut().copy_from_slice(&self.salt);
+        words
     }
 }
 
@@ -181,7 +203,7 @@ pub fn seal_chunk(
     kind: ContentKind,
     bytes: &[u8],
 ) -> SealedChunk {
-    let mut plain = Vec::with_capacity(bytes.len() + 1);
+    let mut plain = Vec::with_capacity(1 + bytes.len() + TAG);
     let packed = if bytes.len() >= COMPRESS_FROM { zstd::bulk::compress(bytes, 1).ok() } else { None };
     match packed.filter(|p| p.len() < bytes.len()) {
         Some(packed) => {
@@ -193,7 +215,7 @@ pub fn seal_chunk(
             plain.extend_from_slice(bytes);
         }
     }
-    let sealed = key.seal(no, index, &aad(session, no, index, kind.code()), &plain);
+    let sealed = key.seal(no, index, &aad(session, no, index, kind.code()), plain);
     SealedChunk { session, content_no: no, index, kind: kind.code(), sealed }
 }
 
@@ -222,13 +244,15 @@ impl SealedChunk {
     }
 }
 
-fn aad(session: SessionId, no: i64, index: u32, kind: i64) -> Vec<u8> {
-    let mut w = Writer::new();
-    w.bytes(&session.0);
-    w.int(no);
-    w.int(i64::from(index));
-    w.int(kind);
-    w.into_vec()
+/// The canonical fields session, number, index and kind.
+fn aad(session: SessionId, no: i64, index: u32, kind: i64) -> [u8; 72] {
+    let (mut aad, mut halves) = ([0; 72], [[0; 8]; 2]);
+    halves.as_flattened_mut().copy_from_slice(&session.0);
+    let [high, low] = halves;
+    let index = i64::from(index).to_le_bytes();
+    let fields = [LP_16, high, low, LP_8, no.to_le_bytes(), LP_8, index, LP_8, kind.to_le_bytes()];
+    aad.copy_from_slice(fields.as_flattened());
+    aad
 }
 
 #[cfg(test)]

@@ -2,9 +2,8 @@
 
 use std::fmt;
 
-use chacha20poly1305::aead::{Aead, KeyInit, Payload};
-use chacha20poly1305::{ChaCha20Poly1305, Key, Nonce};
 use ed25519_dalek::{Signer, SigningKey, Verifier, VerifyingKey};
+use ring::aead::{Aad, CHACHA20_POLY1305, LessSafeKey, NONCE_LEN, Nonce, UnboundKey};
 use zeroize::Zeroizing;
 
 use crate::canonical::Writer;
@@ -16,9 +15,15 @@ use crate::ids::{Fingerprint, Id16, PrincipalRef, SessionId};
 #[derive(Clone)]
 pub struct TenantKey(Zeroizing<[u8; 32]>);
 
-/// The key of a session: content encryption, salts, keyed digests. 32 random bytes made at open.
+/// The key of a session: content encryption, salts, keyed digests. 32 random bytes made at open, and the subkeys
+/// derived from them.
 #[derive(Clone)]
-pub struct SessionKey(Zeroizing<[u8; 32]>);
+pub struct SessionKey {
+    root: Zeroizing<[u8; 32]>,
+    content: Zeroizing<[u8; 32]>,
+    salt: Zeroizing<[u8; 32]>,
+    digest: Zeroizing<[u8; 32]>,
+}
 
 /// The long-term Ed25519 key of a producer.
 pub struct ProducerKey(SigningKey);
@@ -97,7 +102,7 @@ impl TenantKey {
 
     /// Wraps a session key. The nonce is fixed because the wrapping key is the session's own.
     pub fn wrap(&self, session: SessionId, key: &SessionKey) -> Vec<u8> {
-        seal(&self.wrap_key(session), 0, 0, &session.0, key.0.as_slice())
+        seal(&self.wrap_key(session), 0, 0, &session.0, key.root.to_vec())
     }
 
     /// Opens a wrapped session key.
@@ -109,7 +114,7 @@ impl TenantKey {
 
     /// Wraps the name behind a pseudonym, for the directory.
     pub fn wrap_name(&self, principal_ref: PrincipalRef, name: &str) -> Vec<u8> {
-        seal(&self.directory_key(principal_ref), 0, 0, &principal_ref.0, name.as_bytes())
+        seal(&self.directory_key(principal_ref), 0, 0, &principal_ref.0, name.as_bytes().to_vec())
     }
 
     /// Opens the name behind a pseudonym.
@@ -132,42 +137,47 @@ impl TenantKey {
 impl SessionKey {
     /// The key of these bytes.
     pub fn new(bytes: [u8; 32]) -> Self {
-        Self(Zeroizing::new(bytes))
+        Self {
+            content: Zeroizing::new(digest::SESSION_CONTENT.subkey(&bytes)),
+            salt: Zeroizing::new(digest::SESSION_SALT.subkey(&bytes)),
+            digest: Zeroizing::new(digest::SESSION_DIGEST.subkey(&bytes)),
+            root: Zeroizing::new(bytes),
+        }
     }
 
     /// Its digest, bound in the genesis.
     pub fn digest(&self) -> Digest {
-        digest::SESSION_KEY.digest(self.0.as_slice())
+        digest::SESSION_KEY.digest(self.root.as_slice())
     }
 
     /// The salt of the commitment of content `no`.
     pub fn salt(&self, no: i64) -> [u8; 32] {
-        *blake3::keyed_hash(&digest::SESSION_SALT.subkey(&self.0), &no.to_le_bytes()).as_bytes()
+        *blake3::keyed_hash(&self.salt, &no.to_le_bytes()).as_bytes()
     }
 
     /// A hasher for a keyed digest over something that a person or a target wrote.
     pub fn hasher(&self) -> blake3::Hasher {
-        blake3::Hasher::new_keyed(&digest::SESSION_DIGEST.subkey(&self.0))
+        blake3::Hasher::new_keyed(&self.digest)
     }
 
     /// The keyed digest of `bytes`.
     pub fn keyed_digest(&self, bytes: &[u8]) -> Digest {
-        Digest(*self.hasher().update(bytes).finalize().as_bytes())
+        Digest(*blake3::keyed_hash(&self.digest, bytes).as_bytes())
     }
 
     /// The keyed digest of `bytes`, cut to 16 bytes.
     pub fn keyed_id(&self, bytes: &[u8]) -> Id16 {
-        keyed16(&digest::SESSION_DIGEST.subkey(&self.0), bytes)
+        keyed16(&self.digest, bytes)
     }
 
-    /// Encrypts content; (`no`, `index`) must be used once in a session.
-    pub(crate) fn seal(&self, no: i64, index: u32, aad: &[u8], plain: &[u8]) -> Vec<u8> {
-        seal(&digest::SESSION_CONTENT.subkey(&self.0), no, index, aad, plain)
+    /// Encrypts content in place and appends its tag; (`no`, `index`) must be used once in a session.
+    pub(crate) fn seal(&self, no: i64, index: u32, aad: &[u8], bytes: Vec<u8>) -> Vec<u8> {
+        seal(&self.content, no, index, aad, bytes)
     }
 
     /// Decrypts content.
     pub(crate) fn open(&self, no: i64, index: u32, aad: &[u8], sealed: &[u8]) -> Option<Vec<u8>> {
-        open(&digest::SESSION_CONTENT.subkey(&self.0), no, index, aad, sealed)
+        open(&self.content, no, index, aad, sealed)
     }
 }
 
@@ -226,21 +236,29 @@ pub fn verify_signature(public: Digest, digest: Digest, signature: &[u8]) -> boo
 }
 
 fn nonce(seq: i64, index: u32) -> Nonce {
-    let mut nonce = Nonce::default();
+    let mut nonce = [0; NONCE_LEN];
     for (n, b) in nonce.iter_mut().zip(seq.to_le_bytes().into_iter().chain(index.to_le_bytes())) {
         *n = b;
     }
-    nonce
+    Nonce::assume_unique_for_key(nonce)
 }
 
-fn seal(key: &[u8; 32], seq: i64, index: u32, aad: &[u8], plain: &[u8]) -> Vec<u8> {
-    let cipher = ChaCha20Poly1305::new(Key::from_slice(key));
+fn cipher(key: &[u8; 32]) -> Option<LessSafeKey> {
+    UnboundKey::new(&CHACHA20_POLY1305, key).ok().map(LessSafeKey::new)
+}
+
+fn seal(key: &[u8; 32], seq: i64, index: u32, aad: &[u8], mut bytes: Vec<u8>) -> Vec<u8> {
+    let sealed = cipher(key)
+        .and_then(|c| c.seal_in_place_append_tag(nonce(seq, index), Aad::from(aad), &mut bytes).ok());
     // ChaCha20-Poly1305 fails only above 256 GiB; an empty result then fails to open, and nothing leaks.
-    cipher.encrypt(&nonce(seq, index), Payload { msg: plain, aad }).unwrap_or_default()
+    if sealed.is_some() { bytes } else { Vec::new() }
 }
 
 fn open(key: &[u8; 32], seq: i64, index: u32, aad: &[u8], sealed: &[u8]) -> Option<Vec<u8>> {
-    ChaCha20Poly1305::new(Key::from_slice(key)).decrypt(&nonce(seq, index), Payload { msg: sealed, aad }).ok()
+    let mut bytes = sealed.to_vec();
+    let plain = cipher(key)?.open_in_place(nonce(seq, index), Aad::from(aad), &mut bytes).ok()?.len();
+    bytes.truncate(plain);
+    Some(bytes)
 }
 
 #[cfg(test)]

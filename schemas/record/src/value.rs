@@ -1,6 +1,6 @@
 //! The types that a body field can have, and their three forms: typed, canonical bytes, table cell.
 
-use crate::canonical::{DecodeError, Reader, Writer};
+use crate::canonical::{self, DecodeError, Reader, Writer};
 use crate::digest::Digest;
 use crate::ids::{Id16, SessionId};
 
@@ -91,8 +91,8 @@ macro_rules! scalar {
         impl FieldType for $ty {
             const TYPE: Type = Type::$variant;
             fn put(&self, out: &mut Vec<u8>) {
-                #[allow(clippy::redundant_closure_call)]
-                out.extend_from_slice($put(self).as_ref());
+                let bytes: fn(&$ty, &mut Vec<u8>) = $put;
+                bytes(self, out);
             }
             fn take(inside: &[u8]) -> Result<Self, DecodeError> {
                 #[allow(clippy::redundant_closure_call)]
@@ -111,16 +111,21 @@ macro_rules! scalar {
     };
 }
 
-scalar!(bool, Bool, |v: &bool| [u8::from(*v)], |b: &[u8]| match b {
+scalar!(bool, Bool, |v, out| out.push(u8::from(*v)), |b: &[u8]| match b {
     [0] => Some(false),
     [1] => Some(true),
     _ => None,
 });
-scalar!(i64, Int, |v: &i64| v.to_le_bytes(), |b: &[u8]| b.try_into().ok().map(i64::from_le_bytes));
-scalar!(String, Text, |v: &String| v.clone(), |b: &[u8]| std::str::from_utf8(b).ok().map(str::to_owned));
-scalar!(Vec<u8>, Bytes, |v: &Vec<u8>| v.clone(), |b: &[u8]| Some(b.to_vec()));
-scalar!(Id16, Id16, |v: &Id16| v.0, |b: &[u8]| b.try_into().ok().map(Id16));
-scalar!(Digest, Digest, |v: &Digest| v.0, |b: &[u8]| b.try_into().ok().map(Digest));
+scalar!(i64, Int, |v, out| out.extend_from_slice(&v.to_le_bytes()), |b: &[u8]| b
+    .try_into()
+    .ok()
+    .map(i64::from_le_bytes));
+scalar!(String, Text, |v, out| out.extend_from_slice(v.as_bytes()), |b: &[u8]| std::str::from_utf8(b)
+    .ok()
+    .map(str::to_owned));
+scalar!(Vec<u8>, Bytes, |v, out| out.extend_from_slice(v), |b: &[u8]| Some(b.to_vec()));
+scalar!(Id16, Id16, |v, out| out.extend_from_slice(&v.0), |b: &[u8]| b.try_into().ok().map(Id16));
+scalar!(Digest, Digest, |v, out| out.extend_from_slice(&v.0), |b: &[u8]| b.try_into().ok().map(Digest));
 
 impl FieldType for SessionId {
     const TYPE: Type = Type::Id16;
@@ -144,11 +149,9 @@ macro_rules! list {
             const TYPE: Type = Type::$variant;
             fn put(&self, out: &mut Vec<u8>) {
                 out.extend_from_slice(&(self.len() as u64).to_le_bytes());
-                let mut w = Writer::new();
                 for item in self {
-                    put_field(&mut w, item);
+                    canonical::field(out, |out| item.put(out));
                 }
-                out.extend_from_slice(w.as_slice());
             }
             fn take(inside: &[u8]) -> Result<Self, DecodeError> {
                 let mut r = Reader::new(inside);

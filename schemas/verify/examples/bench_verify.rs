@@ -228,7 +228,7 @@ fn session_events(
             i => statement(tenant, n, i).into(),
         };
         let draft = Draft { ts_wall_ns, ts_mono_ns: ts_wall_ns - T0, parent_seq: None, body, content: None };
-        events.push(chain.append(draft));
+        events.push(chain.append(&draft));
     }
     let last_ts_ns = events.last().map_or(start, |e| e.envelope.ts_wall_ns);
     let (count, head, root) = (chain.next_seq(), chain.head(), chain.root());

@@ -102,8 +102,9 @@ pub fn may_hold_secret(sql: &str, standard_strings: bool) -> bool {
 
 /// Whether a value that no text names is a secret by itself: a connection string with a password, a key.
 pub fn is_secret_value(value: &[u8]) -> bool {
-    // No name, no `=` and no secret fit into less.
-    if value.len() < 5 {
+    // No name, no `=` and no secret fit into less, and numbers, dates and times spell none.
+    let spells = value.iter().any(u8::is_ascii_alphabetic) || value.windows(3).any(|w| w == b"://");
+    if value.len() < 5 || !spells {
         return false;
     }
     let text = String::from_utf8_lossy(value);

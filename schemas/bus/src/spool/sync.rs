@@ -1,17 +1,19 @@
-//! The fsync thread of a spool: `process` durability syncs every few milliseconds in the background, `power`
-//! as soon as something was written, all waiting writers with one fsync.
+//! The fsync thread of a spool: `process` durability syncs in the background, every few milliseconds and never
+//! for more than a tenth of the time, `power` as soon as something was written, all waiting writers with one fsync.
 
 use std::fs::File;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Arc, Condvar, Mutex, PoisonError};
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use tokio::sync::watch;
 
 use crate::Durability;
 
-/// Time between background fsyncs in `process` durability.
-const BACKGROUND: Duration = Duration::from_millis(5);
+/// Shortest and longest time between background fsyncs in `process` durability.
+const BACKGROUND: (Duration, Duration) = (Duration::from_millis(5), Duration::from_millis(50));
+/// The pause is so many times as long as the fsync before it took.
+const PAUSE: u32 = 10;
 
 /// What the writer of a lane and the fsync thread share.
 #[derive(Debug)]
@@ -117,13 +119,15 @@ impl Shared {
             }
             *dirty = false;
             drop(dirty);
+            let began = Instant::now();
             let lanes = self.lanes.lock().unwrap_or_else(PoisonError::into_inner).clone();
             lanes.iter().for_each(|lane| lane.sync());
             if self.stop.load(Ordering::Acquire) {
                 return;
             }
             if durability == Durability::Process {
-                std::thread::sleep(BACKGROUND);
+                let (least, most) = BACKGROUND;
+                std::thread::sleep((began.elapsed() * PAUSE).clamp(least, most));
             }
         }
     }

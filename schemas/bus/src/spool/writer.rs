@@ -206,10 +206,14 @@ impl LaneWriter {
         }
     }
 
-    /// A handle that waits for what is flushed now.
-    pub fn settling(&self) -> Settling {
-        let target = (self.syncer.durability() == Durability::Power).then_some(self.total);
-        Settling { stream: self.stream.clone(), target, synced: self.synced.clone() }
+    /// A handle that waits until what is flushed now is as durable as configured; none when it is.
+    pub fn settling(&self) -> Option<Settling> {
+        let waits = self.syncer.durability() == Durability::Power;
+        waits.then(|| Settling {
+            stream: self.stream.clone(),
+            target: self.total,
+            synced: self.synced.clone(),
+        })
     }
 
     /// Whether the segment has reached its size: the writer should call [`LaneWriter::rotate`].
@@ -293,7 +297,10 @@ impl Publisher for LaneWriter {
     }
 
     async fn settled(&mut self) -> Result<(), BusError> {
-        self.settling().wait().await
+        match self.settling() {
+            Some(settling) => settling.wait().await,
+            None => Ok(()),
+        }
     }
 }
 
@@ -301,14 +308,14 @@ impl Publisher for LaneWriter {
 #[derive(Debug)]
 pub struct Settling {
     stream: StreamId,
-    target: Option<u64>,
+    target: u64,
     synced: watch::Receiver<Result<u64, String>>,
 }
 
 impl Settling {
     /// Returns when it is, or with why it will never be.
     pub async fn wait(mut self) -> Result<(), BusError> {
-        let Some(target) = self.target else { return Ok(()) };
+        let target = self.target;
         let poisoned = |why: String| BusError::Poisoned { stream: self.stream.to_string(), why };
         match self.synced.wait_for(|synced| synced.as_ref().map_or(true, |done| *done >= target)).await {
             Ok(synced) => match &*synced {

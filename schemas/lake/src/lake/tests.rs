@@ -59,7 +59,7 @@ fn events(id: SessionId, count: usize) -> Vec<Event> {
                 .into(),
             };
             let ts_wall_ns = T0 + i as i64 * 60_000_000_000;
-            chain.append(Draft {
+            chain.append(&Draft {
                 ts_wall_ns,
                 ts_mono_ns: i as i64,
                 parent_seq: None,

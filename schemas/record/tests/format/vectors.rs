@@ -177,7 +177,7 @@ fn chain() -> Json {
         let values = body.values();
         let n = chain.next_seq();
         let (ts_wall_ns, ts_mono_ns) = (WALL + n * 1_000, n * 900);
-        let event = chain.append(Draft { ts_wall_ns, ts_mono_ns, parent_seq, body, content });
+        let event = chain.append(&Draft { ts_wall_ns, ts_mono_ns, parent_seq, body, content });
         let e = &event.envelope;
         let mut w = Writer::new();
         e.put(&mut w);
