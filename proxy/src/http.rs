@@ -21,12 +21,12 @@ use crate::admission::Admission;
 use crate::identity::{Directory, PrincipalConfig, Refusals};
 use crate::recording::Lane;
 use crate::slots::SessionSlots;
+use crate::tls::ListenerTls;
 
 pub mod codec;
 pub mod hosts;
 mod inspect;
 mod relay;
-mod tls;
 pub mod upstream;
 
 use codec::authority::Host;
@@ -286,7 +286,9 @@ impl Service {
         let (counters, refusals, open) = (Counters::default(), Refusals::default(), AtomicUsize::new(0));
         // What goes on until then is cut and recorded in the last second, before the gateway drops it.
         let drain = drain.saturating_sub(Duration::from_secs(1)).max(drain / 2);
-        let tls = config.tls.as_ref().map(tls::acceptor).transpose()?;
+        let listener = config.tls.as_ref().map(|tls| ListenerTls::read(&tls.cert, &tls.key, b"http/1.1"));
+        let tls = listener.transpose().map_err(|problem| HttpConfigError::Setting { setting: "tls", problem })?;
+        let tls = tls.map(|tls| tls.acceptor);
         Ok(Self { config, directory, slots, dialer, drain, tls, counters, refusals, open })
     }
 

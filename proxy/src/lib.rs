@@ -15,3 +15,4 @@ pub mod recording;
 pub mod secret;
 pub mod slots;
 pub mod state;
+mod tls;

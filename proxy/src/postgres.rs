@@ -8,9 +8,6 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use bodycam_record::TenantKey;
-use rustls::ServerConfig;
-use rustls::pki_types::pem::PemObject;
-use rustls::pki_types::{CertificateDer, PrivateKeyDer};
 use thiserror::Error;
 use tokio::net::TcpStream;
 use tokio::sync::watch;
@@ -21,6 +18,7 @@ use crate::identity::scram::tls_server_end_point;
 use crate::identity::{Directory, Refusals};
 use crate::recording::{Lane, RecordingConfig};
 use crate::slots::SessionSlots;
+use crate::tls::ListenerTls;
 
 pub mod codec;
 pub mod config;
@@ -132,26 +130,9 @@ impl Service {
 
 impl Tls {
     fn new(files: &ClientTls) -> Result<Self, ConfigError> {
-        let fault = |problem: String| ConfigError::Listener { field: "tls", problem };
-        let read = |what: &str, path: &std::path::Path, why: &dyn std::fmt::Display| {
-            fault(format!("cannot read the {what} from {}: {why}", path.display()))
-        };
-        let chain = CertificateDer::pem_file_iter(&files.cert)
-            .and_then(Iterator::collect::<Result<Vec<_>, _>>)
-            .map_err(|e| read("certificate", &files.cert, &e))?;
-        let first = chain.first().ok_or_else(|| read("certificate", &files.cert, &"there is none in it"))?;
-        let end_point = tls_server_end_point(first);
-        let key =
-            PrivateKeyDer::from_pem_file(&files.key).map_err(|e| read("private key", &files.key, &e))?;
-        let provider = Arc::new(rustls::crypto::ring::default_provider());
-        let mut config = ServerConfig::builder_with_provider(provider)
-            .with_safe_default_protocol_versions()
-            .map_err(|e| fault(e.to_string()))?
-            .with_no_client_auth()
-            .with_single_cert(chain, key)
-            .map_err(|e| fault(format!("certificate and private key do not fit: {e}")))?;
-        config.alpn_protocols = vec![b"postgresql".to_vec()];
-        Ok(Self { acceptor: TlsAcceptor::from(Arc::new(config)), end_point })
+        let tls = ListenerTls::read(&files.cert, &files.key, b"postgresql")
+            .map_err(|problem| ConfigError::Listener { field: "tls", problem })?;
+        Ok(Self { end_point: tls_server_end_point(&tls.certificate), acceptor: tls.acceptor })
     }
 }
 
