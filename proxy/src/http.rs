@@ -14,13 +14,13 @@ use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 use thiserror::Error;
 use tokio::net::TcpStream;
-use tokio::sync::watch;
 use tokio_rustls::TlsAcceptor;
 
 use crate::admission::Admission;
 use crate::identity::{Directory, PrincipalConfig, Refusals};
 use crate::recording::Lane;
 use crate::slots::SessionSlots;
+use crate::stop::Stop;
 use crate::tls::ListenerTls;
 
 pub mod codec;
@@ -287,7 +287,8 @@ impl Service {
         // What goes on until then is cut and recorded in the last second, before the gateway drops it.
         let drain = drain.saturating_sub(Duration::from_secs(1)).max(drain / 2);
         let listener = config.tls.as_ref().map(|tls| ListenerTls::read(&tls.cert, &tls.key, b"http/1.1"));
-        let tls = listener.transpose().map_err(|problem| HttpConfigError::Setting { setting: "tls", problem })?;
+        let tls =
+            listener.transpose().map_err(|problem| HttpConfigError::Setting { setting: "tls", problem })?;
         let tls = tls.map(|tls| tls.acceptor);
         Ok(Self { config, directory, slots, dialer, drain, tls, counters, refusals, open })
     }
@@ -334,19 +335,19 @@ impl Service {
         out
     }
 
-    /// Serves one connection to its end. `drain` turns true when the gateway stops; `admission` is told when the
-    /// client has logged in.
+    /// Serves one connection to its end, which `stop` may bring about; `admission` is told when the client has
+    /// logged in.
     pub async fn serve(
         &self,
         stream: TcpStream,
         peer: SocketAddr,
         lane: &Lane,
-        drain: watch::Receiver<bool>,
+        stop: Stop,
         admission: &Admission,
     ) {
         self.counters.connections.fetch_add(1, Ordering::Relaxed);
         let _place = Place::take(self);
-        relay::serve(self, stream, peer, lane, drain, admission).await;
+        relay::serve(self, stream, peer, lane, stop, admission).await;
     }
 }
 

@@ -199,6 +199,23 @@ impl Gateway {
         }
     }
 
+    /// How many pieces of content are in the spool.
+    pub fn chunks(&self) -> usize {
+        let bus = SpoolBus::new(&self.spool);
+        let mut chunks = 0;
+        for stream in bus.streams().unwrap() {
+            let mut subscription = bus.subscribe(&stream, 0).unwrap();
+            loop {
+                let batch = subscription.poll(1 << 20).unwrap();
+                if batch.is_empty() {
+                    break;
+                }
+                chunks += batch.iter().filter(|(_, record)| matches!(record, Record::Chunk(_))).count();
+            }
+        }
+        chunks
+    }
+
     /// Everything recorded so far, session after session, in the order in which they were opened. Every chain
     /// is checked.
     pub fn events(&self) -> Vec<Recorded> {

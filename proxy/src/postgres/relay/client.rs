@@ -77,6 +77,7 @@ impl Session {
             }
         };
         self.record_parses()?;
+        self.put_copies()?;
         Ok(outcome)
     }
 

@@ -27,15 +27,17 @@ impl Session {
     /// Walks what the target sent.
     pub fn walk_target(&mut self, pipe: &mut Pipe) -> Result<Walked, End> {
         let mut walked = 0;
-        loop {
+        let outcome = loop {
             match self.step_target(pipe)? {
-                0 => return Ok(Walked::All),
+                0 => break Walked::All,
                 n => walked += n,
             }
             if walked >= TURN {
-                return Ok(Walked::More);
+                break Walked::More;
             }
-        }
+        };
+        self.put_copies()?;
+        Ok(outcome)
     }
 
     fn step_target(&mut self, pipe: &mut Pipe) -> Result<usize, End> {

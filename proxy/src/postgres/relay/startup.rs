@@ -39,7 +39,9 @@ pub(super) struct Client {
 /// What became of a connection.
 pub(super) enum Outcome {
     Client(Box<Client>),
+    /// A cancel request; the client waits until its connection ends.
     Cancel {
+        socket: Socket,
         process: i32,
         key: Vec<u8>,
     },
@@ -109,7 +111,7 @@ pub(super) async fn accept(
                 Ok(Packet::Tls | Packet::Gss) => {
                     break Step::Refuse(violation("encryption was asked for twice"));
                 }
-                Ok(Packet::Cancel { process, key }) => return Outcome::Cancel { process, key },
+                Ok(Packet::Cancel { process, key }) => return Outcome::Cancel { socket, process, key },
                 Ok(Packet::Startup(startup)) => break Step::Start(startup),
                 Ok(Packet::Unsupported(version)) => {
                     break Step::Refuse(Refusal {
