@@ -152,7 +152,7 @@ pub(crate) fn mark(finding: &FindingRow) -> FindingMark {
     FindingMark {
         id: finding.id,
         severity: Severity::named(&finding.severity).unwrap_or(Severity::Info),
-        said: digest::FINDING.digest(w.as_slice()),
+        said: digest::FINDING_MARK.digest(w.as_slice()),
     }
 }
 

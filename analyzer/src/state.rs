@@ -195,7 +195,7 @@ fn identity(table: &str, version: u64, hour: i64, sum: Sum) -> Digest {
     w.bytes(&version.to_le_bytes());
     w.int(hour);
     sum.put(&mut w);
-    digest::RULE.digest(w.as_slice())
+    digest::ROLL_UP.digest(w.as_slice())
 }
 
 fn path(table: &str, hour: i64, id: Digest) -> Result<String, LakeError> {

@@ -11,7 +11,8 @@ use bodycam_lake::layout::HOUR_NS;
 use bodycam_lake::window::{ReadPosition, WindowRecord};
 use bodycam_lake::{Hour, LakeState, Table};
 use bodycam_record::canonical::Writer;
-use bodycam_record::{Digest, Family, digest};
+use bodycam_record::digest::{self, Context};
+use bodycam_record::{Digest, Family};
 
 use crate::rules::LoadedRule;
 
@@ -137,15 +138,15 @@ impl Inputs {
         hours.and_then(|h| h.range(..hour).next_back()).map(|(_, sum)| *sum).unwrap_or_default()
     }
 
-    /// Digest over the rows of `families` in `[from_ns, to_ns)`, whole hours.
-    fn digest(&self, families: &BTreeSet<Family>, from_ns: i64, to_ns: i64) -> Digest {
+    /// Digest over the rows of `families` in `[from_ns, to_ns)`, whole hours, under the context of what they are for.
+    fn digest(&self, context: &Context, families: &BTreeSet<Family>, from_ns: i64, to_ns: i64) -> Digest {
         let mut w = Writer::new();
         let (from, to) = (from_ns.div_euclid(HOUR_NS), to_ns.div_euclid(HOUR_NS));
         for family in families {
             w.bytes(family.name().as_bytes());
             self.up_to(*family, to).minus(self.up_to(*family, from)).put(&mut w);
         }
-        digest::RULE.digest(w.as_slice())
+        context.digest(w.as_slice())
     }
 }
 
@@ -178,8 +179,8 @@ pub(crate) fn due(
     let reach_ns = start_ns.saturating_sub(rule.rule.reach.nanos());
     let lookback_ns = start_ns.saturating_sub(rule.rule.lookback.nanos());
     let seen = Seen {
-        input: inputs.digest(&rule.families, reach_ns, end_ns),
-        history: inputs.digest(&rule.families, lookback_ns, start_ns),
+        input: inputs.digest(&digest::RULE_INPUT, &rule.families, reach_ns, end_ns),
+        history: inputs.digest(&digest::RULE_HISTORY, &rule.families, lookback_ns, start_ns),
     };
     let closes = end_ns <= closed_before_ns;
     let same_input = record.is_some_and(|r| r.input == seen.input && (r.closed || !closes));
