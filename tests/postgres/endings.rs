@@ -62,7 +62,7 @@ fn a_busy_stream_ends_when_its_principal_is_revoked() {
     let database = shared().database();
     let token = gateway.token("robot");
     let mut wire = Wire::log_in(gateway.port, "robot", &token, &database);
-    wire.send(&query("COPY (SELECT repeat('x', 200) FROM generate_series(1, 2000000000)) TO STDOUT"));
+    wire.send(&query("COPY (SELECT repeat('x', 200), generate_series(1, 2000000000)) TO STDOUT"));
     wire.stream.read_exact(&mut [0; 1 << 16]).unwrap();
     gateway.revoke(&token);
     read_to_end(&mut wire);
@@ -78,7 +78,7 @@ fn a_busy_stream_is_cut_when_the_gateway_stops_and_its_statement_has_a_result() 
     let database = shared().database();
     let token = gateway.token("robot");
     let mut wire = Wire::log_in(gateway.port, "robot", &token, &database);
-    wire.send(&query("COPY (SELECT repeat('x', 200) FROM generate_series(1, 2000000000)) TO STDOUT"));
+    wire.send(&query("COPY (SELECT repeat('x', 200), generate_series(1, 2000000000)) TO STDOUT"));
     wire.stream.read_exact(&mut [0; 1 << 16]).unwrap();
     let reader = std::thread::spawn(move || read_to_end(&mut wire));
     gateway.drain();
