@@ -21,7 +21,7 @@ fn main() -> ExitCode {
         Ok(code) => code,
         Err(error) if is_broken_pipe(&error) => ExitCode::SUCCESS,
         Err(error) => {
-            eprintln!("bodycam: {}", bodycam_record::shown::shown_lines(&format!("{error:#}")));
+            eprintln!("bodycam: {}", bodycam_record::shown::shown_lines(&told(&error)));
             ExitCode::from(2)
         }
     }
@@ -36,6 +36,18 @@ fn refused(error: &clap::Error) -> ExitCode {
         true if std::env::args_os().any(|a| a == "verify") => ExitCode::from(1),
         true => ExitCode::from(2),
     }
+}
+
+/// An error with its causes, each said once: some messages repeat theirs.
+fn told(error: &anyhow::Error) -> String {
+    error.chain().fold(String::new(), |mut text, cause| {
+        let cause = cause.to_string();
+        if !text.contains(&cause) {
+            text.push_str(if text.is_empty() { "" } else { ": " });
+            text.push_str(&cause);
+        }
+        text
+    })
 }
 
 /// A reader that has seen enough (`| head`) is no failure.

@@ -62,6 +62,7 @@ pub fn run(path: &Path, parts: Parts) -> Result<ExitCode> {
     // Before anything is opened: a signal during the start stops in order, too.
     let mut signals = Signals::listen(&runtime)?;
     let mut running = Running::start_on(runtime, config, Clock::system(), parts)?;
+    running.say_where(config);
     let reload = running.follow(path, config)?;
     let stopped = running.wait_for_signal(&mut signals, reload.as_ref());
     drop(reload);
@@ -212,6 +213,20 @@ impl Running {
         Ok(Self { runtime, gateway, background, ended, admin, stored })
     }
 
+    /// Says where it listens.
+    fn say_where(&self, config: &Config) {
+        let at = |listens: bool, address: Option<std::net::SocketAddr>| {
+            address.filter(|_| listens).map_or_else(|| "-".to_owned(), |address| address.to_string())
+        };
+        tracing::info!(
+            event = "serving",
+            postgres = at(self.gateway.is_some(), config.postgres.as_ref().map(|p| p.listen)),
+            http = at(self.gateway.is_some(), config.http.as_ref().map(|h| h.listen)),
+            lake = %bodycam_record::shown(&config.lake.url),
+            "started"
+        );
+    }
+
     /// Waits until no client is connected; an error after 10 s.
     #[cfg(feature = "analyzer")]
     pub fn wait_until_idle(&self) -> Result<()> {
@@ -334,7 +349,12 @@ impl Starter<'_> {
         let (stop, mut stopped) = watch::channel(false);
         Ok(self.spawn("detection", stop, async move {
             let shutdown = async move { drop(stopped.wait_for(|stop| *stop).await) };
-            let mut told = |news: &News| tracing::warn!(event = "finding", finding = %news.to_json(), "{}", super::detect::line(news));
+            // Who reads along wants the line; who collects logs wants all of it.
+            let reads_along = std::io::IsTerminal::is_terminal(&std::io::stderr());
+            let mut told = |news: &News| match reads_along {
+                true => tracing::warn!(event = "finding", "{}", super::detect::line(news)),
+                false => tracing::warn!(event = "finding", finding = %news.to_json(), "{}", super::detect::line(news)),
+            };
             bodycam_analyzer::detect::watch(options, &mut told, shutdown).await?;
             Ok(())
         }))

@@ -56,7 +56,9 @@ pub enum TokenError {
     #[error("principal '{0}' cannot have a token: {1}")]
     Inactive(String, super::login::Ended),
     /// Time to live out of bounds.
-    #[error("a token lives between 1 second and 366 days; {0} was asked for")]
+    #[error(
+        "a token lives between 1 second and 366 days, written as in 90s, 30m, 8h or 30d; {0} was asked for"
+    )]
     Ttl(String),
     /// Too many live tokens.
     #[error("principal '{0}' already holds {MAX_LIVE} live tokens; revoke one first")]

@@ -93,7 +93,8 @@ pub(super) async fn serve(
                 detail: &away.message,
                 limit: None,
             };
-            return service.refusals.record(lane, login).await;
+            service.refusals.record(lane, login).await;
+            return away.tell().await;
         }
         Err(_) => return refused(lane, peer, "startup-timeout"),
     };

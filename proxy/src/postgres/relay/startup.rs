@@ -47,15 +47,16 @@ pub(super) enum Outcome {
     },
     /// It was told why, where there was something to say.
     Refused(&'static str),
-    /// It said who it is, was not believed, and was told so.
+    /// It said who it is and is not believed; it is told so when that is recorded.
     TurnedAway(Box<TurnedAway>),
 }
 
 /// A client that said who it is.
 pub(super) struct TurnedAway {
+    socket: Socket,
     pub why: &'static str,
     pub sqlstate: &'static str,
-    /// What it was told.
+    /// What it is told.
     pub message: String,
     /// Who it says it is.
     pub claimed: String,
@@ -319,16 +320,24 @@ async fn turn_away(service: &Service, socket: Socket, startup: &Startup, refusal
     let database = startup.get("database").filter(|d| !d.is_empty()).or(Some(claimed));
     let database = database.and_then(|d| std::str::from_utf8(d).ok()).unwrap_or_default();
     let target = service.targets.iter().find(|t| t.config.serves(database));
-    let turned = TurnedAway {
+    Outcome::TurnedAway(Box::new(TurnedAway {
         target: target.map(|t| t.config.name.clone()).unwrap_or_default(),
         why: refusal.why,
         sqlstate: refusal.sqlstate,
-        message: refusal.message.clone(),
+        message: refusal.message,
         claimed: shown_bytes(claimed),
         client_tls: socket.is_tls(),
-    };
-    refuse(socket, refusal).await;
-    Outcome::TurnedAway(Box::new(turned))
+        socket,
+    }))
+}
+
+impl TurnedAway {
+    /// Tells the client.
+    pub async fn tell(self) {
+        let mut out = Vec::new();
+        backend::put_error(&mut out, "FATAL", self.sqlstate, &self.message, None);
+        self.socket.farewell(&out).await;
+    }
 }
 
 async fn refuse(socket: Socket, refusal: Refusal) -> Outcome {
