@@ -106,10 +106,10 @@ pub fn tell(dir: &Path, offer_replay: bool) -> Result<ExitCode> {
         scene.lake.display()
     ));
     say("Look at what happened:");
-    let (program, config) = (program(), scene.config.display());
-    say(&format!("  {program} replay --config {config}"));
-    say(&format!("  {program} findings ls --config {config}"));
-    say(&format!("  {program} verify --config {config}          (4: sound, and witnessed by nobody yet)"));
+    let (program, at) = (program(), scene.config.display());
+    say(&format!("  {program} replay --config {at}"));
+    say(&format!("  {program} findings ls --config {at}"));
+    say(&format!("  {program} verify --config {at}          (4: sound, and witnessed by nobody yet)"));
     say(&format!("  {program} verify --lake {}    (2: the altered copy)", dir.join(ALTERED).display()));
     say(&format!("({findings} findings; in the replay press ? for help, g f for the findings, q to leave)"));
     say(&format!("Everything lies in {}: remove it when you have seen enough.", dir.display()));
