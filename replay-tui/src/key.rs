@@ -116,3 +116,20 @@ impl fmt::Display for Key {
         }
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn escape_and_a_character_in_quick_succession_are_two_keys() {
+        let pressed = |code, modifiers| {
+            let keys = Key::pressed(KeyEvent::new(code, modifiers));
+            keys.iter().map(ToString::to_string).collect::<Vec<_>>().join(" ")
+        };
+        assert_eq!(pressed(KeyCode::Char('Q'), KeyModifiers::ALT | KeyModifiers::SHIFT), "esc Q");
+        assert_eq!(pressed(KeyCode::Char('d'), KeyModifiers::ALT | KeyModifiers::CONTROL), "esc ctrl-d");
+        assert_eq!(pressed(KeyCode::Char('q'), KeyModifiers::NONE), "q");
+        assert_eq!(pressed(KeyCode::Left, KeyModifiers::ALT), "alt-left");
+    }
+}
