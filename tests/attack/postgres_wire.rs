@@ -520,6 +520,81 @@ fn no_trick_with_names_shows_rows_under_another_statement() {
     }
 }
 
+/// A FunctionCall with parameters in text.
+fn call(function: u32, values: &[&str]) -> Vec<u8> {
+    let mut body = function.to_be_bytes().to_vec();
+    body.extend([0, 0]);
+    body.extend(u16::try_from(values.len()).unwrap().to_be_bytes());
+    for value in values {
+        body.extend(u32::try_from(value.len()).unwrap().to_be_bytes());
+        body.extend(value.as_bytes());
+    }
+    body.extend([0, 0]);
+    message(b'F', &body)
+}
+
+#[test]
+fn no_change_of_the_search_path_behind_the_gateway_hides_what_is_read() {
+    let gateway = gateway(|_| ());
+    let database = shop();
+    shared().sql(
+        &database,
+        "CREATE SCHEMA decoy; CREATE TABLE decoy.customers (id text); GRANT USAGE ON SCHEMA decoy TO app;
+         GRANT SELECT ON decoy.customers TO app;
+         CREATE FUNCTION path(text) RETURNS int LANGUAGE plpgsql AS
+         $$ BEGIN PERFORM set_config('search_path', $1, false); RETURN 1; END $$;",
+    );
+    let path: u32 = shared().sql(&database, "SELECT 'path(text)'::regprocedure::oid").parse().unwrap();
+    let token = gateway.token("ada");
+    let back = "SET search_path = public";
+    // Each begins in `decoy` as far as the gateway can tell, and ends in `public`.
+    let cases: Vec<(&str, Vec<Vec<u8>>)> = vec![
+        ("set_config by its OID", vec![call(2078, &["search_path", "public", "f"])]),
+        ("a function of the database by its OID", vec![call(path, &["public"])]),
+        ("a write of pg_settings", vec![query("UPDATE pg_settings SET setting = 'public' WHERE name = 'search_path'")]),
+        (
+            "a write of pg_settings by a name of its own",
+            vec![
+                query("CREATE TEMP VIEW v AS SELECT * FROM pg_catalog.pg_settings"),
+                query("SET search_path = decoy"),
+                query("UPDATE v SET setting = 'public' WHERE name = 'search_path'"),
+            ],
+        ),
+        ("a reset", vec![query("RESET search_path")]),
+        ("a function", vec![query("SELECT public.path('public')")]),
+    ];
+    for (name, steps) in cases {
+        let mut wire = Wire::log_in(gateway.port, "ada", &token, &database);
+        assert_eq!(wire.query("SET search_path = decoy"), "C(SET) ZI");
+        for step in steps {
+            wire.ask(&step);
+        }
+        let seen = wire.query("SELECT id FROM customers");
+        assert_eq!(seen, "T D(canary) C(SELECT 1) ZI", "{name}");
+        drop(wire);
+        assert_rows_belong_to_their_statements(&gateway, name);
+    }
+    // A SET whose implicit transaction is rolled back when all of its answers have been read.
+    let mut wire = Wire::log_in(gateway.port, "ada", &token, &database);
+    wire.query(back);
+    for (step, answers) in [
+        ([parse("", "SET search_path = decoy"), bind("", "", &[]), message(b'H', b"")].concat(), 2),
+        ([execute("", 0), message(b'H', b"")].concat(), 1),
+        (parse("", "SELEC"), 1),
+    ] {
+        wire.send(&step);
+        for _ in 0..answers {
+            wire.read().unwrap();
+        }
+    }
+    // What is skipped sets nothing either.
+    wire.send(&query("SET search_path = decoy"));
+    assert_eq!(wire.ask(&sync()), "ZI");
+    assert_eq!(wire.query("SELECT id FROM customers"), "T D(canary) C(SELECT 1) ZI");
+    drop(wire);
+    assert_rows_belong_to_their_statements(&gateway, "a SET that is rolled back");
+}
+
 #[test]
 fn what_the_gateway_refuses_cannot_run_under_a_name_that_a_client_prepared() {
     let gateway = gateway(|s| s.postgres.max_statement_bytes = 4096);
@@ -633,15 +708,7 @@ fn no_way_of_sending_a_secret_leaves_it_in_content() {
         wire.query(text);
     }
     // set_config by its OID.
-    let mut call = 2078u32.to_be_bytes().to_vec();
-    call.extend([0, 0, 0, 3]);
-    for value in ["my.password", "CANARY", "f"] {
-        call.extend(u32::try_from(value.len()).unwrap().to_be_bytes());
-        call.extend(value.as_bytes());
-    }
-    call.extend([0, 0]);
-    wire.send(&message(b'F', &call));
-    assert_eq!(line(&wire.until_ready()), "V ZI");
+    assert_eq!(wire.ask(&call(2078, &["my.password", "CANARY", "f"])), "V ZI");
     drop(wire);
     gateway.wait_closed();
     let mut seen = 0;
@@ -735,6 +802,59 @@ fn views_and_temporary_tables_do_not_hide_what_is_read() {
     assert_eq!(read(1), ["public.colours"]);
     assert_eq!(statements[2].1.relations_written, ["pg_temp.colours"]);
     assert_eq!(read(3), ["pg_temp.colours", "public.colours"]);
+}
+
+#[test]
+fn operators_and_settings_of_the_role_do_not_blind_the_gateways_own_session() {
+    let gateway = gateway(|_| ());
+    let database = shop();
+    // All of it is within the rights of the role that the gateway logs in with.
+    shared().sql(
+        &database,
+        "SET ROLE app;
+         CREATE SCHEMA evil;
+         CREATE TABLE evil.ran (who text);
+         CREATE FUNCTION evil.nothing(name, text) RETURNS bool LANGUAGE plpgsql AS $$
+         BEGIN
+           PERFORM set_config('search_path', 'evil', false);
+           PERFORM set_config('transaction_read_only', 'off', true);
+           INSERT INTO evil.ran VALUES (current_setting('application_name'));
+           RETURN false;
+         EXCEPTION WHEN OTHERS THEN RETURN false;
+         END $$;
+         CREATE FUNCTION evil.never(oid, oid) RETURNS bool LANGUAGE sql AS 'SELECT false';
+         CREATE OPERATOR evil.!~ (leftarg = name, rightarg = text, function = evil.nothing);
+         CREATE OPERATOR evil.= (leftarg = oid, rightarg = oid, function = evil.never);",
+    );
+    for setting in [
+        "search_path = evil, pg_catalog, public",
+        "default_transaction_isolation = serializable",
+        "default_transaction_deferrable = on",
+        "statement_timeout = 1",
+        "standard_conforming_strings = off",
+        "client_encoding = LATIN1",
+    ] {
+        shared().sql(&database, &format!("ALTER ROLE app IN DATABASE {database} SET {setting}"));
+    }
+    let token = gateway.token("ada");
+    let mut wire = Wire::log_in(gateway.port, "ada", &token, &database);
+    assert_eq!(
+        wire.query("SET search_path = public, pg_catalog; SET statement_timeout = 0"),
+        "C(SET) C(SET) ZI"
+    );
+    assert_eq!(wire.query("SELECT id FROM public.customers"), "T D(canary) C(SELECT 1) ZI");
+    // Ended by the client, it comes back as blind to the role's settings as it was.
+    let end = "SELECT count(pg_terminate_backend(pid)) FROM pg_stat_activity
+               WHERE application_name = 'bodycam catalog' AND datname = current_database()";
+    assert_eq!(wire.query(end), "T D(1) C(SELECT 1) ZI");
+    wire.query("CREATE TABLE public.later (id text)");
+    assert_eq!(wire.query("SELECT id FROM public.later"), "T C(SELECT 0) ZI");
+    drop(wire);
+    gateway.wait_closed();
+    let statements = gateway.statements();
+    assert_eq!(statements[1].1.relations_read, ["public.customers"]);
+    assert_eq!(statements[4].1.relations_read, ["public.later"]);
+    assert_eq!(shared().sql(&database, "SELECT count(*) FROM evil.ran"), "0", "nothing of evil ran in it");
 }
 
 #[test]

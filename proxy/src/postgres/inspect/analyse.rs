@@ -141,11 +141,13 @@ fn from_tree(
 /// The facts that a walk found, without those of the text as a whole.
 pub fn found(walk: Walk<'_>, catalog: &CatalogSnapshot) -> Facts {
     // A body that nobody here knows can set the search path as well.
-    let sets_config = walk.sets_config
+    let mut sets_config = walk.sets_config
         || ["unknown-function", "dynamic-sql"].iter().any(|reason| walk.opaque.contains(reason));
     let mut walk = walk;
     beneath_views(&mut walk.read, catalog);
     beneath_views(&mut walk.written, catalog);
+    // A rule of this view turns an UPDATE into set_config.
+    sets_config |= walk.written.iter().any(|rel| rel.label == "pg_catalog.pg_settings");
     let mut facts = Facts {
         has_predicate: !walk.open,
         temporary: walk.temporary.into_iter().collect(),

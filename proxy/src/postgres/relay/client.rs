@@ -440,6 +440,8 @@ impl Session {
                 self.statement(draft)?
             }
         };
+        // An error before the Sync undoes it, even when everything sent so far is answered.
+        self.uncertain = Some(self.answers.sent());
         self.follow_changes(&recorded.facts.clone());
         recorded.executed.set(true);
         // Who does not ask for the columns of what it fetches has them recorded all the same.
@@ -466,9 +468,14 @@ impl Session {
             statement_count: 1,
             opaque: vec!["function-call"],
             secret_parameters: secret_arguments(function),
+            setting_changes: match LARGE_OBJECT_FUNCTIONS.contains(&function) {
+                true => Vec::new(),
+                false => vec![SettingChange::Unknown],
+            },
             ..Facts::default()
         };
         let oid = function.to_string();
+        let is_refused = refusal.is_some();
         let recorded = self.statement(Draft {
             form: "function-call",
             facts: Arc::new(facts),
@@ -477,6 +484,9 @@ impl Session {
             detail: &[("function_oid", oid.as_bytes())],
             ..Draft::default()
         })?;
+        if !is_refused {
+            self.follow_settings(&recorded.facts.clone());
+        }
         recorded.executed.set(true);
         self.names.doubt();
         let run = self.run(recorded, None, refusal);
@@ -581,6 +591,11 @@ impl Session {
         Ok(())
     }
 }
+
+/// OIDs (`pg_proc.dat`) of the functions that clients call by FunctionCall, those for large objects: `lo_open`,
+/// `lo_create` and the like. They set nothing; any other may be, or may call, `set_config`.
+const LARGE_OBJECT_FUNCTIONS: [u32; 13] =
+    [715, 952, 953, 954, 955, 956, 957, 958, 964, 1004, 3170, 3171, 3172];
 
 /// Arguments that content must not hold of a function that is called by its OID: of `set_config`, and of all that
 /// are not the server's own (their OIDs begin at 16384, `FirstNormalObjectId`).

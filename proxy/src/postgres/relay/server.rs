@@ -507,6 +507,8 @@ impl Session {
             _ => {}
         }
         self.uncommitted.clear();
+        let answered = self.answers.window().oldest;
+        self.uncertain = self.uncertain.filter(|at| *at >= answered);
         if self.status == b'I' {
             if std::mem::take(&mut self.catalog_changed) {
                 self.catalog.outdated();

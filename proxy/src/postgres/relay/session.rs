@@ -131,6 +131,8 @@ pub(super) struct Session {
     pub(super) answers: Answers,
     pub(super) copies: Copies,
     pub(super) copy_out: Option<CopyOut>,
+    /// The last Execute that no ReadyForQuery has followed yet: until then an error undoes what it did.
+    pub(super) uncertain: Option<u64>,
     /// Transaction status of the last ReadyForQuery.
     pub(super) status: u8,
     pub(super) client_within: Within,
@@ -189,6 +191,7 @@ impl Session {
             answers: Answers::default(),
             copies: Copies::default(),
             copy_out: None,
+            uncertain: None,
             status: b'I',
             client_within: Within::Frames,
             target_within: Within::Frames,
@@ -419,7 +422,11 @@ impl Session {
             self.lexing_changed = Some(self.answers.sent());
         }
         if !facts.setting_changes.is_empty() {
-            let in_transaction = self.status != b'I' || !self.answers.is_empty();
+            // While it skips to a Sync, the target does not even run it.
+            let in_transaction = self.status != b'I'
+                || !self.answers.is_empty()
+                || self.answers.skipping
+                || self.uncertain.is_some();
             self.settings.follow(facts, in_transaction);
         }
         if facts.opaque.contains(&EXECUTE_UNKNOWN) {
