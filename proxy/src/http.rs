@@ -49,7 +49,7 @@ pub struct HttpConfig {
     pub tls: Option<TlsConfig>,
     /// Whether a token in clear is taken from an address that is not loopback: for networks that nobody else can listen on.
     pub allow_cleartext: bool,
-    /// Sessions that one principal may have open at the same time, unless the roster says otherwise.
+    /// Connections through the proxy that one principal may have open at the same time, unless its own `max_sessions` says otherwise.
     pub max_sessions_per_principal: u32,
     /// Bytes of a request or response head.
     pub max_head_bytes: usize,
@@ -287,7 +287,8 @@ impl Service {
         // What goes on until then is cut and recorded in the last second, before the gateway drops it.
         let drain = drain.saturating_sub(Duration::from_secs(1)).max(drain / 2);
         let listener = config.tls.as_ref().map(|tls| ListenerTls::read(&tls.cert, &tls.key, b"http/1.1"));
-        let tls = listener.transpose().map_err(|problem| HttpConfigError::Setting { setting: "tls", problem })?;
+        let tls =
+            listener.transpose().map_err(|problem| HttpConfigError::Setting { setting: "tls", problem })?;
         let tls = tls.map(|tls| tls.acceptor);
         Ok(Self { config, directory, slots, dialer, drain, tls, counters, refusals, open })
     }

@@ -266,6 +266,7 @@ impl Recording {
             verdict: "allow".into(),
             fingerprint: None,
             main_relation: None,
+            relations_seen: vec![],
             outcome: outcome.into(),
             sqlstate: None,
             tag: String::new(),

@@ -93,6 +93,8 @@ pub enum Ended {
     OwnerGone,
     #[error("the principal is no longer in the roster")]
     Removed,
+    #[error("the target is no longer listed for the principal")]
+    Unlisted,
     #[error("the state store has not answered for 30 s")]
     StoreUnavailable,
 }
@@ -238,6 +240,15 @@ impl Directory {
         let token = store.by_id.get(&*principal.credential_name).ok_or(Ended::Revoked)?;
         standing_of(token, now_ns)?;
         self.roster().standing(&principal.name, now_ns).map(|_| ())
+    }
+
+    /// As [`Directory::principal_still_valid`], for a session with `target`: the roster may have withdrawn that since.
+    pub fn may_still_reach(&self, principal: &Principal, target: &str, now_ns: i64) -> Result<(), Ended> {
+        self.principal_still_valid(principal, now_ns)?;
+        match self.roster().get(&principal.name) {
+            Some(member) if member.may_reach(target) => Ok(()),
+            _ => Err(Ended::Unlisted),
+        }
     }
 
     /// Notes where a credential is used from and says how many different addresses used it in 24 hours, this
@@ -401,6 +412,7 @@ impl Ended {
             Ended::ContractOver => "contract-over",
             Ended::OwnerGone => "owner-gone",
             Ended::Removed => "removed",
+            Ended::Unlisted => "unlisted",
             Ended::StoreUnavailable => "store-unavailable",
         }
     }
@@ -408,7 +420,7 @@ impl Ended {
     /// The reason of the session's last event: `revoked`, `expired` or `ended`.
     pub fn closed_reason(self) -> &'static str {
         match self {
-            Ended::Revoked => "revoked",
+            Ended::Revoked | Ended::Unlisted => "revoked",
             Ended::Expired => "expired",
             _ => "ended",
         }

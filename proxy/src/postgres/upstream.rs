@@ -34,7 +34,7 @@ const MAX_GREETINGS: usize = 1 << 20;
 /// The startup parameters of the gateway's own sessions. They beat what the role and the database are set to (`ALTER
 /// ROLE … SET` is anybody's who has the role): no name is looked up where others may create, nothing is written, nothing
 /// waits for long, and no other role's rights apply.
-const OWN_SETTINGS: [(&str, &str); 14] = [
+const OWN_SETTINGS: [(&str, &str); 11] = [
     ("application_name", "bodycam catalog"),
     ("client_encoding", "UTF8"),
     ("search_path", "pg_catalog"),
@@ -43,13 +43,10 @@ const OWN_SETTINGS: [(&str, &str); 14] = [
     ("default_transaction_isolation", "read committed"),
     ("default_transaction_deferrable", "off"),
     ("standard_conforming_strings", "on"),
-    ("row_security", "on"),
     // Below the patience of those who ask, so that the server stops first.
     ("statement_timeout", "25000"),
     ("lock_timeout", "5000"),
     ("idle_in_transaction_session_timeout", "60000"),
-    ("IntervalStyle", "postgres"),
-    ("DateStyle", "ISO"),
 ];
 
 /// A configured target, ready to be connected to.
@@ -212,7 +209,8 @@ impl Target {
             Box::pin(async move {
                 // Logged in by our own rules: the client library would send the password in clear to whoever
                 // asks for it.
-                let own = OWN_SETTINGS.map(|(name, value)| (name.as_bytes().to_vec(), value.as_bytes().to_vec()));
+                let own =
+                    OWN_SETTINGS.map(|(name, value)| (name.as_bytes().to_vec(), value.as_bytes().to_vec()));
                 let upstream = target.connect(&database, &own).await?;
                 let process = upstream.process;
                 let mut config = tokio_postgres::Config::new();

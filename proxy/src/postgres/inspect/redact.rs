@@ -9,6 +9,7 @@ use std::cell::RefCell;
 use std::collections::{BTreeSet, HashSet};
 
 use super::lexer::{Kind, Lexer, Token, name_of, value_of};
+use crate::identity::token as tokens;
 
 /// What stands for a secret.
 const REPLACED: &str = "'***'";
@@ -30,7 +31,29 @@ const MARKS: [&str; 12] = [
 ];
 
 /// Texts that hold a secret whatever they are called.
-const SECRET_TEXTS: [&str; 4] = ["bearer ", "authorization:", "private key-----", "--user"];
+const SECRET_TEXTS: [&str; 5] = ["bearer ", "authorization:", "private key-----", "--user", tokens::PREFIX];
+
+/// Functions of pgcrypto of whose arguments one is a password, a key or what nobody may read. Which one is not told
+/// apart: every value within their parentheses is replaced.
+const SECRET_FUNCTIONS: [&str; 14] = [
+    "crypt",
+    "decrypt",
+    "decrypt_iv",
+    "encrypt",
+    "encrypt_iv",
+    "hmac",
+    "pgp_pub_decrypt",
+    "pgp_pub_decrypt_bytea",
+    "pgp_pub_encrypt",
+    "pgp_pub_encrypt_bytea",
+    "pgp_sym_decrypt",
+    "pgp_sym_decrypt_bytea",
+    "pgp_sym_encrypt",
+    "pgp_sym_encrypt_bytea",
+];
+
+/// What all of their names hold: texts without either are not looked at for them.
+const SECRET_FUNCTION_MARKS: [&str; 2] = ["crypt", "hmac"];
 
 /// Depth to which bodies of functions and DO blocks are followed.
 const MAX_DEPTH: usize = 4;
@@ -188,7 +211,9 @@ impl Redaction<'_> {
             if !token.kind.is_string() {
                 // `PASSWORD hunter2`, mistyped.
                 let bare = matches!(token.kind, Kind::Word | Kind::Number | Kind::Quoted);
-                if bare && !self.parses && before.last().is_some_and(|b| names_secret(b, text(b))) {
+                if bare && tokens::is_in(text(token).as_bytes()) {
+                    edit.replace(token, "\"***\"");
+                } else if bare && !self.parses && before.last().is_some_and(|b| names_secret(b, text(b))) {
                     edit.replace(token, REPLACED);
                 }
                 continue;
@@ -252,7 +277,10 @@ fn may_hold(sql: &str, standard_strings: bool) -> bool {
         || is_secret_text(&lower)
         || parts
         || escapes
-        || ["://", "u&", "pass", "program"].iter().any(|word| lower.contains(word))
+        || ["://", "u&", "pass", "program"]
+            .iter()
+            .chain(&SECRET_FUNCTION_MARKS)
+            .any(|word| lower.contains(word))
 }
 
 fn is_secret_text(lower: &str) -> bool {
@@ -387,7 +415,10 @@ fn grouped_secrets<'a>(tokens: &[Token], text: impl Fn(&Token) -> &'a str + Copy
                     [named @ .., called] if called.kind == Kind::Word => named,
                     named => named,
                 };
-                groups.push(within || follows_operator(before, text) && follows_secret_name(named, text));
+                let secret = before.last().is_some_and(|called| calls_secret(called, text(called)));
+                groups.push(
+                    within || secret || follows_operator(before, text) && follows_secret_name(named, text),
+                );
             }
             (Kind::Mark, ")" | "]") => {
                 groups.pop();
@@ -399,6 +430,12 @@ fn grouped_secrets<'a>(tokens: &[Token], text: impl Fn(&Token) -> &'a str + Copy
         }
     }
     found
+}
+
+/// Whether this is the name of a function with secret arguments.
+fn calls_secret(token: &Token, text: &str) -> bool {
+    matches!(token.kind, Kind::Word | Kind::Quoted | Kind::UnicodeQuoted)
+        && SECRET_FUNCTIONS.contains(&name_of(token.kind, text).to_ascii_lowercase().as_str())
 }
 
 /// Whether something is compared or assigned shortly before.
@@ -646,6 +683,15 @@ mod tests {
             "SELECT /* postgres://u:s3cret@h/db */ 1",
             "SELECT jsonb_build_object('password', 's3cret')",
             "SELECT $x$user=bob password=s3cret$x$",
+            "SELECT crypt('s3cret', gen_salt('bf'))",
+            "SELECT public . \"crypt\" ( lower('s3cret') , 'x' )",
+            "SELECT pgp_sym_encrypt('x', 's3cret')",
+            "UPDATE people SET id = 1 WHERE pgp_sym_decrypt(card, 's3cret', 'cipher-algo=aes256') = 'x'",
+            "SELECT encode(hmac('x', 's3cret', 'sha256'), 'hex'), encrypt('x', 's3cret', 'aes')",
+            "DO $$ BEGIN PERFORM crypt('s3cret', gen_salt('bf')); END $$",
+            "SELECT 'bcam_abcdefghij234567_s3cret'",
+            "SET application_name = bcam_abcdefghij234567_s3cret",
+            "SELECT 1 AS \"bcam_abcdefghij234567_s3cret\" -- bcam_abcdefghij234567_s3cret",
         ] {
             assert!(pg_query::parse(sql, 0).is_ok(), "{sql}");
             assert!(!of(sql).contains("s3cret"), "{sql}: {}", of(sql));
@@ -662,6 +708,8 @@ mod tests {
             ("INSERT INTO people VALUES ($1, $2)", some(&[2])),
             ("SELECT 1 FROM people WHERE id = $1 AND password = crypt($2, password)", some(&[2])),
             ("SELECT 1 FROM people WHERE id = $1 AND $2 = password", some(&[2])),
+            ("SELECT crypt($1, gen_salt('bf')) WHERE $2", some(&[1])),
+            ("SELECT pgp_sym_encrypt($1, $2), $3", some(&[1, 2])),
             ("SELECT password FROM people WHERE id = $1", SecretParameters::None),
             ("SELECT $1::text", SecretParameters::None),
         ] {

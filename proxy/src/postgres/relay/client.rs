@@ -316,6 +316,7 @@ impl Session {
             }
         }
         self.settings.made_temporary(&facts.temporary);
+        self.settings.own_code |= facts.attaches_code || facts.may_define_names();
         let renames = facts.setting_changes.iter().any(|c| !matches!(c, SettingChange::Lexing));
         if facts.may_define_names() || renames || !facts.temporary.is_empty() {
             // A new path or a temporary relation gives prepared statements another meaning, too. What it runs can prepare, deallocate, open and close by any name.
@@ -353,6 +354,7 @@ impl Session {
         if self.statements.len() >= MAX_NAMES {
             return Err(End::Names { limit: MAX_NAMES });
         }
+        let (facts, charge) = self.keep(facts)?;
         let statement = Rc::new(Statement {
             text,
             facts,
@@ -361,6 +363,7 @@ impl Session {
             described: Cell::default(),
             recorded: RefCell::default(),
             epoch: self.names.epoch(),
+            _charge: charge,
         });
         if refusal.is_some() {
             self.record_parse(name, &statement, true)?;
@@ -393,6 +396,13 @@ impl Session {
         };
         let certain = statement.as_ref().is_some_and(|s| Arc::ptr_eq(&s.facts, &facts));
         let facts = if facts.references.is_empty() { facts } else { self.names.follow(&facts) };
+        let own = statement.as_ref().is_none_or(|s| !Arc::ptr_eq(&s.facts, &facts));
+        let (facts, charge) = if own {
+            let (facts, charge) = self.keep(facts)?;
+            (facts, Some(charge))
+        } else {
+            (facts, None)
+        };
         let recorded = self.statement(Draft {
             form: "extended",
             facts,
@@ -412,7 +422,7 @@ impl Session {
             self.names.bound(&String::from_utf8_lossy(name), &recorded.facts);
         }
         let (columns, described) = (RefCell::default(), Cell::default());
-        let portal = Rc::new(Portal { recorded, statement, columns, described, formats });
+        let portal = Rc::new(Portal { recorded, statement, columns, described, formats, _charge: charge });
         self.portals.send(name, self.answers.sent(), Some(Rc::clone(&portal)));
         self.owe(Owed::Bind { name: name.into(), portal, refusal })
     }
@@ -485,6 +495,7 @@ impl Session {
             ..Draft::default()
         })?;
         if !is_refused {
+            self.settings.own_code |= !recorded.facts.setting_changes.is_empty();
             self.follow_settings(&recorded.facts.clone());
         }
         recorded.executed.set(true);

@@ -13,6 +13,7 @@ use bodycam_record::shown;
 use tokio::time::Instant;
 use tokio_postgres::{Client, Config, NoTls};
 
+use super::code::HiddenCode;
 use super::{CatalogSnapshot, Relation, SharedCatalog};
 use crate::postgres::upstream::UpstreamError;
 
@@ -283,7 +284,8 @@ pub async fn refresh(client: &Client) -> Result<CatalogSnapshot, tokio_postgres:
     for row in client.query(VIEWS, &[]).await? {
         views.push((row.try_get(0)?, row.try_get(1)?));
     }
-    Ok(CatalogSnapshot::new(relations, functions, names).with_views(&views))
+    let code = HiddenCode::read(client).await?;
+    Ok(CatalogSnapshot::new(relations, functions, names).with_views(&views).with_code(code))
 }
 
 /// A partitioned table has the rows of its leaves, whether it was analysed itself or not.
