@@ -83,6 +83,7 @@ fn result(n: u64) -> SqlResult {
         verdict: "allow".to_owned(),
         fingerprint: Some(Id16([1; 16])),
         main_relation: Some("public.customers".to_owned()),
+        relations_seen: Vec::new(),
         outcome: "complete".to_owned(),
         sqlstate: None,
         tag: "SELECT 1".to_owned(),

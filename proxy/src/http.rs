@@ -49,7 +49,7 @@ pub struct HttpConfig {
     pub tls: Option<TlsConfig>,
     /// Whether a token in clear is taken from an address that is not loopback: for networks that nobody else can listen on.
     pub allow_cleartext: bool,
-    /// Sessions that one principal may have open at the same time, unless the roster says otherwise.
+    /// Connections through the proxy that one principal may have open at the same time, unless its own `max_sessions` says otherwise.
     pub max_sessions_per_principal: u32,
     /// Bytes of a request or response head.
     pub max_head_bytes: usize,

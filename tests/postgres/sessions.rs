@@ -286,7 +286,7 @@ fn targets_that_are_unknown_forbidden_or_say_no() {
     assert_eq!(
         story,
         [
-            "opened nowhere 3.0",
+            "opened  3.0",
             "decision startup no-target 3D000",
             "closed error",
             &format!("opened {database} 3.0"),

@@ -172,9 +172,14 @@ impl Egress {
 
     /// The credential field of `robot`.
     pub fn credential(token: &str) -> String {
+        Self::credential_of(&format!("robot:{token}"))
+    }
+
+    /// The credential field of `name:secret`.
+    pub fn credential_of(pair: &str) -> String {
         use std::fmt::Write as _;
         let mut out = String::from("Proxy-Authorization: Basic ");
-        let bytes = format!("robot:{token}").into_bytes();
+        let bytes = pair.as_bytes();
         const ALPHABET: &[u8; 64] = b"ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz0123456789+/";
         for part in bytes.chunks(3) {
             let n = part.iter().chain([&0, &0]).take(3).fold(0u32, |n, b| n << 8 | u32::from(*b));

@@ -134,6 +134,15 @@ impl Directory {
         self.roster().standing(&principal.name, now_ns).map(|_| ())
     }
 
+    /// As [`Directory::principal_still_valid`], for a session with `target`: the roster may have withdrawn that since.
+    pub fn may_still_reach(&self, principal: &Principal, target: &str, now_ns: i64) -> Result<(), Ended> {
+        self.principal_still_valid(principal, now_ns)?;
+        match self.roster().get(&principal.name) {
+            Some(member) if member.may_reach(target) => Ok(()),
+            _ => Err(Ended::Unlisted),
+        }
+    }
+
     /// Notes where a credential is used from and says how many different addresses used it in 24 hours, this
     /// one included.
     pub fn sighting(&self, credential: Id16, address: Id16, now_ns: i64) -> Result<i64, StateError> {

@@ -251,7 +251,7 @@ impl<'a> Session<'a> {
         }
         let mut pairs = Vec::new();
         if inspect::method(&head.method) != head.method {
-            pairs.push(("method".to_owned(), head.method.clone().into_bytes()));
+            pairs.push(("method".to_owned(), inspect::redact_text(head.method.as_bytes())));
         }
         if let Some(refused) = detail {
             pairs.push((refused.code.to_owned(), refused.detail.clone().into_bytes()));

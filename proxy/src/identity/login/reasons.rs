@@ -40,6 +40,8 @@ pub enum Ended {
     OwnerGone,
     #[error("the principal is no longer in the roster")]
     Removed,
+    #[error("the target is no longer listed for the principal")]
+    Unlisted,
     #[error("the state store has not answered for 30 s")]
     StoreUnavailable,
 }
@@ -71,6 +73,7 @@ impl Ended {
             Ended::ContractOver => "contract-over",
             Ended::OwnerGone => "owner-gone",
             Ended::Removed => "removed",
+            Ended::Unlisted => "unlisted",
             Ended::StoreUnavailable => "store-unavailable",
         }
     }
@@ -78,7 +81,7 @@ impl Ended {
     /// The reason of the session's last event: `revoked`, `expired` or `ended`.
     pub fn closed_reason(self) -> &'static str {
         match self {
-            Ended::Revoked => "revoked",
+            Ended::Revoked | Ended::Unlisted => "revoked",
             Ended::Expired => "expired",
             _ => "ended",
         }

@@ -125,6 +125,15 @@ mod tests {
             "SELECT /* postgres://u:s3cret@h/db */ 1",
             "SELECT jsonb_build_object('password', 's3cret')",
             "SELECT $x$user=bob password=s3cret$x$",
+            "SELECT crypt('s3cret', gen_salt('bf'))",
+            "SELECT public . \"crypt\" ( lower('s3cret') , 'x' )",
+            "SELECT pgp_sym_encrypt('x', 's3cret')",
+            "UPDATE people SET id = 1 WHERE pgp_sym_decrypt(card, 's3cret', 'cipher-algo=aes256') = 'x'",
+            "SELECT encode(hmac('x', 's3cret', 'sha256'), 'hex'), encrypt('x', 's3cret', 'aes')",
+            "DO $$ BEGIN PERFORM crypt('s3cret', gen_salt('bf')); END $$",
+            "SELECT 'bcam_abcdefghij234567_s3cret'",
+            "SET application_name = bcam_abcdefghij234567_s3cret",
+            "SELECT 1 AS \"bcam_abcdefghij234567_s3cret\" -- bcam_abcdefghij234567_s3cret",
         ] {
             assert!(pg_query::parse(sql, 0).is_ok(), "{sql}");
             assert!(!of(sql).contains("s3cret"), "{sql}: {}", of(sql));
@@ -141,6 +150,8 @@ mod tests {
             ("INSERT INTO people VALUES ($1, $2)", some(&[2])),
             ("SELECT 1 FROM people WHERE id = $1 AND password = crypt($2, password)", some(&[2])),
             ("SELECT 1 FROM people WHERE id = $1 AND $2 = password", some(&[2])),
+            ("SELECT crypt($1, gen_salt('bf')) WHERE $2", some(&[1])),
+            ("SELECT pgp_sym_encrypt($1, $2), $3", some(&[1, 2])),
             ("SELECT password FROM people WHERE id = $1", SecretParameters::None),
             ("SELECT $1::text", SecretParameters::None),
         ] {

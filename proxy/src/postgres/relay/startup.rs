@@ -9,7 +9,7 @@ use bodycam_record::shown::shown_bytes;
 use tokio::net::TcpStream;
 
 use crate::identity::login::REFUSED;
-use crate::identity::{ChannelBinding, LoginRefused, Principal};
+use crate::identity::{ChannelBinding, LoginRefused, Principal, token};
 use crate::postgres::Service;
 use crate::postgres::codec::frontend::{self, Frontend, Kind};
 use crate::postgres::codec::startup::{Packet, Startup, Version, packet};
@@ -307,7 +307,7 @@ fn violation(what: &str) -> Refusal {
 }
 
 fn unproven(user: &str, why: LoginRefused) -> Refusal {
-    tracing::warn!(event = "login_refused", principal = %shown_bytes(user.as_bytes()), why = %why, "a client could not prove who it is");
+    tracing::warn!(event = "login_refused", principal = %shown_bytes(&token::redact(user.as_bytes())), why = %why, "a client could not prove who it is");
     Refusal { why: why.code(), sqlstate: "28P01", message: format!("bodycam: {REFUSED}") }
 }
 

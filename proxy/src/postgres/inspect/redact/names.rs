@@ -4,6 +4,7 @@
 //! may know.
 
 use super::super::lexer::{Kind, Token, name_of};
+use crate::identity::token as tokens;
 
 /// Parts of the names that secrets go by.
 pub(super) const MARKS: [&str; 12] = [
@@ -22,7 +23,29 @@ pub(super) const MARKS: [&str; 12] = [
 ];
 
 /// Texts that hold a secret whatever they are called.
-const SECRET_TEXTS: [&str; 4] = ["bearer ", "authorization:", "private key-----", "--user"];
+const SECRET_TEXTS: [&str; 5] = ["bearer ", "authorization:", "private key-----", "--user", tokens::PREFIX];
+
+/// Functions of pgcrypto of whose arguments one is a password, a key or what nobody may read. Which one is not told
+/// apart: every value within their parentheses is replaced.
+const SECRET_FUNCTIONS: [&str; 14] = [
+    "crypt",
+    "decrypt",
+    "decrypt_iv",
+    "encrypt",
+    "encrypt_iv",
+    "hmac",
+    "pgp_pub_decrypt",
+    "pgp_pub_decrypt_bytea",
+    "pgp_pub_encrypt",
+    "pgp_pub_encrypt_bytea",
+    "pgp_sym_decrypt",
+    "pgp_sym_decrypt_bytea",
+    "pgp_sym_encrypt",
+    "pgp_sym_encrypt_bytea",
+];
+
+/// What all of their names hold: texts without either are not looked at for them.
+const SECRET_FUNCTION_MARKS: [&str; 2] = ["crypt", "hmac"];
 
 /// Whether a value is the name of a secret, so that another value is the secret.
 pub fn is_secret_name(value: &[u8]) -> bool {
@@ -41,7 +64,10 @@ pub fn may_hold_secret(sql: &str, standard_strings: bool) -> bool {
         || is_secret_text(&lower)
         || parts
         || escapes
-        || ["://", "u&", "pass", "program"].iter().any(|word| lower.contains(word))
+        || ["://", "u&", "pass", "program"]
+            .iter()
+            .chain(&SECRET_FUNCTION_MARKS)
+            .any(|word| lower.contains(word))
 }
 
 pub(super) fn is_secret_text(lower: &str) -> bool {
@@ -55,6 +81,12 @@ pub(super) fn marked(lower: &str) -> bool {
 pub(super) fn names_secret(token: &Token, text: &str) -> bool {
     matches!(token.kind, Kind::Word | Kind::Quoted | Kind::UnicodeQuoted)
         && is_secret_word(&name_of(token.kind, text).to_ascii_lowercase())
+}
+
+/// Whether this is the name of a function with secret arguments.
+pub(super) fn calls_secret(token: &Token, text: &str) -> bool {
+    matches!(token.kind, Kind::Word | Kind::Quoted | Kind::UnicodeQuoted)
+        && SECRET_FUNCTIONS.contains(&name_of(token.kind, text).to_ascii_lowercase().as_str())
 }
 
 pub(super) fn is_secret_word(name: &str) -> bool {

@@ -5,7 +5,7 @@ use std::collections::HashSet;
 
 use super::super::lexer::{Kind, Token, name_of, value_of};
 use super::ColumnsOf;
-use super::names::{is_secret_word, marked, names_secret};
+use super::names::{calls_secret, is_secret_word, marked, names_secret};
 use super::values::is_secret_value;
 
 /// Whether the tokens before a literal end with a secret's name and little between: `PASSWORD '…'`,
@@ -95,7 +95,10 @@ pub(super) fn grouped_secrets<'a>(
                     [named @ .., called] if called.kind == Kind::Word => named,
                     named => named,
                 };
-                groups.push(within || follows_operator(before, text) && follows_secret_name(named, text));
+                let secret = before.last().is_some_and(|called| calls_secret(called, text(called)));
+                groups.push(
+                    within || secret || follows_operator(before, text) && follows_secret_name(named, text),
+                );
             }
             (Kind::Mark, ")" | "]") => {
                 groups.pop();

@@ -13,6 +13,7 @@ use super::positions::{
 };
 use super::values::{is_connection_string, without_values};
 use super::{ColumnsOf, SecretParameters};
+use crate::identity::token as tokens;
 
 /// What stands for a secret.
 pub(super) const REPLACED: &str = "'***'";
@@ -86,7 +87,9 @@ impl Redaction<'_> {
             if !token.kind.is_string() {
                 // `PASSWORD hunter2`, mistyped.
                 let bare = matches!(token.kind, Kind::Word | Kind::Number | Kind::Quoted);
-                if bare && !self.parses && before.last().is_some_and(|b| names_secret(b, text(b))) {
+                if bare && tokens::is_in(text(token).as_bytes()) {
+                    edit.replace(token, "\"***\"");
+                } else if bare && !self.parses && before.last().is_some_and(|b| names_secret(b, text(b))) {
                     edit.replace(token, REPLACED);
                 }
                 continue;
