@@ -79,7 +79,7 @@ pub fn run(cli: Cli) -> Result<ExitCode> {
         #[cfg(feature = "gateway")]
         Command::Config(ConfigCommand::Check(arg)) => {
             load(&arg)?;
-            println!("{}: usable", arg.config.display());
+            println!("{}: usable", bodycam_record::shown(&arg.config.display().to_string()));
             Ok(ExitCode::SUCCESS)
         }
         #[cfg(feature = "analyzer")]

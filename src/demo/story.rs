@@ -91,7 +91,7 @@ pub fn tell(dir: &Path, offer_replay: bool) -> Result<ExitCode> {
 
     step("The gateway drains: every session sealed, every event in the lake");
     let recorded = running.drain()?;
-    done(&format!("{recorded} events in Parquet below {}", scene.lake.display()));
+    done(&format!("{recorded} events in Parquet below {}", named(&scene.lake)));
 
     let findings = scene.hunt(&config)?;
     scene.verify(&config)?;
@@ -100,13 +100,13 @@ pub fn tell(dir: &Path, offer_replay: bool) -> Result<ExitCode> {
     say(&format!(
         "\nAll of it took {} s. The lake lies in {}.",
         started.elapsed().as_secs(),
-        scene.lake.display()
+        named(&scene.lake)
     ));
     say("Look at what happened:");
-    let replay = format!("bodycam replay --config {}", scene.config.display());
+    let replay = format!("bodycam replay --config {}", named(&scene.config));
     say(&format!("  {replay}"));
-    say(&format!("  bodycam findings ls --config {}", scene.config.display()));
-    say(&format!("  bodycam verify --config {}", scene.config.display()));
+    say(&format!("  bodycam findings ls --config {}", named(&scene.config)));
+    say(&format!("  bodycam verify --config {}", named(&scene.config)));
     say(&format!("({findings} findings; in the replay press ? for help, g f for the findings, q to leave)"));
     if offer_replay && std::io::stdout().is_terminal() && std::io::stdin().is_terminal() {
         print!("\nOpen the replay now? [Y/n] ");
@@ -290,6 +290,11 @@ fn random_hex() -> Result<String> {
     let mut bytes = [0; 16];
     getrandom::fill(&mut bytes).context("no random bytes")?;
     Ok(bodycam_record::ids::to_hex(&bytes))
+}
+
+/// A path as text for the terminal.
+fn named(path: &Path) -> String {
+    bodycam_record::shown(&path.display().to_string())
 }
 
 fn say(text: &str) {
