@@ -11,8 +11,9 @@ use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::Instant;
 
 use bodycam_lake::columns::sessions::{self, SessionRow};
+use bodycam_lake::columns::templates::{self, TemplateRow};
 use bodycam_lake::columns::{self, Table};
-use bodycam_lake::commit::{Commit, FileEntry, LedgerState, Signature, StreamEntry, VERSION};
+use bodycam_lake::commit::{Commit, FileEntry, LedgerState, SessionState, Signature, StreamEntry, VERSION};
 use bodycam_lake::layout::{self, FileName, Hour, StreamName};
 use bodycam_lake::{EncodedFile, file};
 use bodycam_record::kinds::ledger::{LedgerOpen, LedgerSeal, LedgerStop};
@@ -32,6 +33,8 @@ type Error = Box<dyn std::error::Error>;
 const SESSION: u64 = 1000;
 /// Sessions in a commit.
 const COMMIT: u64 = 100;
+/// Different statement texts.
+const TEXTS: u64 = 200;
 /// 2026-11-21T10:00Z; ten thousand events a second from there on.
 const T0: i64 = 1_795_255_200_000_000_000;
 const PRODUCER: &str = "bench";
@@ -90,8 +93,8 @@ impl Files for Directory {
         }
     }
 
-    fn list(&self, _: &str) -> Option<Vec<String>> {
-        None
+    fn list(&self, _: &str) -> Result<Option<Vec<String>>, String> {
+        Ok(None)
     }
 }
 
@@ -132,6 +135,13 @@ fn fill(dir: &Path, count: u64) -> Result<(), Error> {
             records.append(&mut of_ledger);
         }
         let mut files = Vec::new();
+        if first == 0 {
+            let texts: Vec<TemplateRow> = (0..TEXTS)
+                .map(|n| TemplateRow { fingerprint: tenant.fingerprint(&text(n)), text: text(n) })
+                .collect();
+            let encoded = file::encode(Table::Templates, &templates::encode(&texts)?)?;
+            files.push(data(dir, &lane, n as u64, 0, Table::Templates, encoded)?);
+        }
         for family in [Family::Session, Family::Sql] {
             let mut rows: Vec<&Event> =
                 events.iter().filter(|e| e.table().is_ok_and(|t| t.family == family)).collect();
@@ -142,7 +152,14 @@ fn fill(dir: &Path, count: u64) -> Result<(), Error> {
         index.sort_by_key(|row| row.session_id);
         let encoded = file::encode(Table::Sessions, &sessions::encode(&index)?)?;
         files.push(data(dir, &lane, n as u64, files.len(), Table::Sessions, encoded)?);
-        previous = Some(commit(dir, &lane, n as u64, previous, files, None)?);
+        let stand = |row: &SessionRow| SessionState {
+            session: row.session_id,
+            next_seq: row.events,
+            head: row.head,
+            open: false,
+        };
+        let stand = index.iter().map(stand).collect();
+        previous = Some(commit(dir, &lane, n as u64, previous, files, (stand, None))?);
     }
     let stop = LedgerStop { reason: "drain".into(), events: 0, accepted: 0 };
     records.push(ledger.append(stop.into(), T0));
@@ -156,10 +173,10 @@ fn fill(dir: &Path, count: u64) -> Result<(), Error> {
         epoch_key: EpochKey::from_seed(&[2; 32]).public(),
         next_seq: last.seq + 1,
         head: last.hash,
-        watermark_ns: T0,
+        watermark_ns: records.iter().map(|r| r.ts_wall_ns).max().unwrap_or(T0),
         stopped: true,
     });
-    commit(dir, &ledger_lane, 0, None, files, state)?;
+    commit(dir, &ledger_lane, 0, None, files, (vec![], state))?;
     Ok(())
 }
 
@@ -264,14 +281,18 @@ fn session_events(
     Ok((events, records))
 }
 
+fn text(table: u64) -> String {
+    format!("SELECT a, b FROM t{table} WHERE id = $1")
+}
+
 fn statement(tenant: &TenantKey, session: u64, i: u64) -> SqlStatement {
-    let table = (session * 31 + i) % 200;
+    let table = (session * 31 + i) % TEXTS;
     SqlStatement {
         statement_no: i as i64,
         form: "extended".into(),
         statement_kind: "select".into(),
         verdict: "allow".into(),
-        fingerprint: Some(tenant.fingerprint(&format!("SELECT a, b FROM t{table} WHERE id = $1"))),
+        fingerprint: Some(tenant.fingerprint(&text(table))),
         main_relation: Some(format!("public.t{table}")),
         relations_read: vec![format!("public.t{table}")],
         relations_written: vec![],
@@ -321,7 +342,7 @@ fn commit(
     from: u64,
     previous: Option<Digest>,
     files: Vec<FileEntry>,
-    ledger: Option<LedgerState>,
+    (sessions, ledger): (Vec<SessionState>, Option<LedgerState>),
 ) -> Result<Digest, Error> {
     let mut commit = Commit {
         version: VERSION,
@@ -334,7 +355,7 @@ fn commit(
         files,
         replaces: vec![],
         deleted_to: 0,
-        sessions: vec![],
+        sessions,
         ledger,
         duplicates: 0,
         recorder: Digest::ZERO,
