@@ -94,7 +94,7 @@ pub fn tell(dir: &Path, offer_replay: bool) -> Result<ExitCode> {
 
     step("The gateway drains: every session sealed, every event in the lake");
     let recorded = running.drain()?;
-    done(&format!("{recorded} events in Parquet below {}", scene.lake.display()));
+    done(&format!("{recorded} events in Parquet below {}", named(&scene.lake)));
 
     let findings = scene.hunt(&config)?;
     scene.verify(&config)?;
@@ -103,16 +103,16 @@ pub fn tell(dir: &Path, offer_replay: bool) -> Result<ExitCode> {
     say(&format!(
         "\nAll of it took {} s. The lake lies in {}.",
         started.elapsed().as_secs(),
-        scene.lake.display()
+        named(&scene.lake)
     ));
     say("Look at what happened:");
-    let (program, at) = (program(), scene.config.display());
+    let (program, at) = (program(), named(&scene.config));
     say(&format!("  {program} replay --config {at}"));
     say(&format!("  {program} findings ls --config {at}"));
     say(&format!("  {program} verify --config {at}          (4: sound, and witnessed by nobody yet)"));
-    say(&format!("  {program} verify --lake {}    (2: the altered copy)", dir.join(ALTERED).display()));
+    say(&format!("  {program} verify --lake {}    (2: the altered copy)", named(&dir.join(ALTERED))));
     say(&format!("({findings} findings; in the replay press ? for help, g f for the findings, q to leave)"));
-    say(&format!("Everything lies in {}: remove it when you have seen enough.", dir.display()));
+    say(&format!("Everything lies in {}: remove it when you have seen enough.", named(dir)));
     if offer_replay && std::io::stdout().is_terminal() && std::io::stdin().is_terminal() {
         print!("\nOpen the replay now? [Y/n] ");
         std::io::stdout().flush()?;
@@ -314,6 +314,11 @@ fn random_hex() -> Result<String> {
     let mut bytes = [0; 16];
     getrandom::fill(&mut bytes).context("no random bytes")?;
     Ok(bodycam_record::ids::to_hex(&bytes))
+}
+
+/// A path as text for the terminal.
+fn named(path: &Path) -> String {
+    bodycam_record::shown(&path.display().to_string())
 }
 
 fn say(text: &str) {

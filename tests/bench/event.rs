@@ -11,6 +11,8 @@ use bodycam_record::{Digest, Genesis, Id16, PrincipalRef, SessionId, TenantKey};
 pub const T0: i64 = 1_795_255_200_000_000_000;
 /// Who records them.
 pub const PRODUCER: &str = "bench";
+/// Different statement texts.
+pub const TEXTS: u64 = 200;
 /// What they go to.
 pub const TARGET: &str = "shop";
 
@@ -56,15 +58,20 @@ pub fn genesis(session: SessionId, opened: &SessionOpened) -> Genesis<'_> {
     Genesis { producer: PRODUCER, epoch: 1, session, policy_digest: Digest([8; 32]), opened }
 }
 
+/// Text `n` of [`TEXTS`], free of literals.
+pub fn text(n: u64) -> String {
+    format!("SELECT a, b FROM t{n} WHERE id = $1")
+}
+
 /// Event `i` of a session.
 pub fn statement(tenant: &TenantKey, session: u64, i: u64) -> SqlStatement {
-    let table = (session * 31 + i) % 200;
+    let table = (session * 31 + i) % TEXTS;
     SqlStatement {
         statement_no: i as i64,
         form: "extended".into(),
         statement_kind: "select".into(),
         verdict: "allow".into(),
-        fingerprint: Some(tenant.fingerprint(&format!("SELECT a, b FROM t{table} WHERE id = $1"))),
+        fingerprint: Some(tenant.fingerprint(&text(table))),
         main_relation: Some(format!("public.t{table}")),
         relations_read: vec![format!("public.t{table}")],
         relations_written: vec![],

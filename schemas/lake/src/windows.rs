@@ -1,8 +1,8 @@
 //! Which windows were evaluated: the list of window records, and the findings that they name.
 //!
 //! Nothing here lists a directory. Records are found through the put-if-absent list `windows/index/<k>.json`;
-//! its entries have no gaps, so its end is found by asking for names, and every [`COMPLETE_EVERY`]th repeats
-//! all before it. A record is written before its entry: one that an entry does not name yet is found by
+//! its entries have no gaps, so its end is found by asking for names, and every
+//! [`COMPLETE_EVERY`](crate::window::COMPLETE_EVERY)th repeats all before it. A record is written before its entry: one that an entry does not name yet is found by
 //! asking for the name after the newest known, or by the next evaluation, which collides with it.
 
 use std::collections::{BTreeMap, BTreeSet};
@@ -20,10 +20,8 @@ use crate::lake::View;
 use crate::layout;
 use crate::reader::Filter;
 use crate::store::{Put, Store};
-use crate::window::{IndexEntry, WindowKey, WindowMark, WindowRecord};
+use crate::window::{COMPLETE_EVERY, IndexEntry, WindowKey, WindowMark, WindowRecord};
 
-/// Every entry with a number that this divides repeats everything before it.
-pub const COMPLETE_EVERY: u64 = 64;
 /// Records that are read at once.
 const READ_AHEAD: usize = 16;
 
@@ -44,11 +42,18 @@ struct Newest {
 }
 
 impl Windows {
-    /// Reads the list from the last entry that repeats everything.
+    /// Reads the list from the last entry that repeats everything: from the first one when that entry does not
+    /// say that it does. Whether it does is for the verifier to find out.
     pub async fn open(store: Store) -> Result<Self, LakeError> {
         let mut windows = Self { store, next: 0, newest: BTreeMap::new() };
         let end = windows.end().await?;
-        windows.next = end.saturating_sub(1) / COMPLETE_EVERY * COMPLETE_EVERY;
+        let start = end.saturating_sub(1) / COMPLETE_EVERY * COMPLETE_EVERY;
+        let path = layout::window_index(start);
+        if let Some(bytes) = windows.store.get(&path).await?
+            && IndexEntry::parse(&path, &bytes)?.complete
+        {
+            windows.next = start;
+        }
         windows.refresh().await?;
         Ok(windows)
     }
@@ -385,6 +390,23 @@ mod tests {
                 assert_eq!((opened.next, opened.newest.len()), (k as u64 + 1, k as usize + 1), "{k}");
             }
         }
+    }
+
+    #[tokio::test]
+    async fn the_list_is_read_from_its_beginning_when_an_entry_does_not_say_that_it_repeats_everything() {
+        let store = store();
+        let mut windows = Windows::open(store.clone()).await.unwrap();
+        for k in 0..=COMPLETE_EVERY as i64 {
+            put(&mut windows, k, 0, &[]).await;
+            windows.announce(&[record(k, 0, &[]).key()].into()).await.unwrap();
+        }
+        let path = layout::window_index(COMPLETE_EVERY);
+        let mut entry = IndexEntry::parse(&path, &store.get(&path).await.unwrap().unwrap()).unwrap();
+        assert!(entry.complete && entry.windows.len() == 65);
+        entry.windows.retain(|mark| mark.window.start_ns == COMPLETE_EVERY as i64);
+        entry.complete = false;
+        store.put(&path, entry.to_json().into()).await.unwrap();
+        assert_eq!(Windows::open(store).await.unwrap().newest.len(), 65);
     }
 
     #[tokio::test]

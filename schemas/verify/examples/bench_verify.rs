@@ -11,8 +11,9 @@ use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::Instant;
 
 use bodycam_lake::columns::sessions::{self, SessionRow};
+use bodycam_lake::columns::templates::{self, TemplateRow};
 use bodycam_lake::columns::{self, Table};
-use bodycam_lake::commit::{Commit, FileEntry, LedgerState, Signature, StreamEntry, VERSION};
+use bodycam_lake::commit::{Commit, FileEntry, LedgerState, SessionState, Signature, StreamEntry, VERSION};
 use bodycam_lake::layout::{self, FileName, Hour, StreamName};
 use bodycam_lake::{EncodedFile, file};
 use bodycam_record::kinds::ledger::{LedgerOpen, LedgerSeal, LedgerStop};
@@ -25,7 +26,7 @@ use bodycam_record::{
 use bodycam_verify::{Files, Options, Pool};
 use bytes::Bytes;
 
-use event::{PRODUCER, T0, TARGET};
+use event::{PRODUCER, T0, TARGET, TEXTS, text};
 use process::{cpu_seconds, peak_kib};
 
 #[path = "../../../tests/bench/event.rs"]
@@ -96,8 +97,8 @@ impl Files for Directory {
         }
     }
 
-    fn list(&self, _: &str) -> Option<Vec<String>> {
-        None
+    fn list(&self, _: &str) -> Result<Option<Vec<String>>, String> {
+        Ok(None)
     }
 }
 
@@ -138,6 +139,13 @@ fn fill(dir: &Path, count: u64) -> Result<(), Error> {
             records.append(&mut of_ledger);
         }
         let mut files = Vec::new();
+        if first == 0 {
+            let texts: Vec<TemplateRow> = (0..TEXTS)
+                .map(|n| TemplateRow { fingerprint: tenant.fingerprint(&text(n)), text: text(n) })
+                .collect();
+            let encoded = file::encode(Table::Templates, &templates::encode(&texts)?)?;
+            files.push(data(dir, &lane, n as u64, 0, Table::Templates, encoded)?);
+        }
         for family in [Family::Session, Family::Sql] {
             let mut rows: Vec<&Event> =
                 events.iter().filter(|e| e.table().is_ok_and(|t| t.family == family)).collect();
@@ -148,7 +156,14 @@ fn fill(dir: &Path, count: u64) -> Result<(), Error> {
         index.sort_by_key(|row| row.session_id);
         let encoded = file::encode(Table::Sessions, &sessions::encode(&index)?)?;
         files.push(data(dir, &lane, n as u64, files.len(), Table::Sessions, encoded)?);
-        previous = Some(commit(dir, &lane, n as u64, previous, files, None)?);
+        let stand = |row: &SessionRow| SessionState {
+            session: row.session_id,
+            next_seq: row.events,
+            head: row.head,
+            open: false,
+        };
+        let stand = index.iter().map(stand).collect();
+        previous = Some(commit(dir, &lane, n as u64, previous, files, (stand, None))?);
     }
     let stop = LedgerStop { reason: "drain".into(), events: 0, accepted: 0 };
     records.push(ledger.append(stop.into(), T0));
@@ -162,10 +177,10 @@ fn fill(dir: &Path, count: u64) -> Result<(), Error> {
         epoch_key: EpochKey::from_seed(&[2; 32]).public(),
         next_seq: last.seq + 1,
         head: last.hash,
-        watermark_ns: T0,
+        watermark_ns: records.iter().map(|r| r.ts_wall_ns).max().unwrap_or(T0),
         stopped: true,
     });
-    commit(dir, &ledger_lane, 0, None, files, state)?;
+    commit(dir, &ledger_lane, 0, None, files, (vec![], state))?;
     Ok(())
 }
 
@@ -266,7 +281,7 @@ fn commit(
     from: u64,
     previous: Option<Digest>,
     files: Vec<FileEntry>,
-    ledger: Option<LedgerState>,
+    (sessions, ledger): (Vec<SessionState>, Option<LedgerState>),
 ) -> Result<Digest, Error> {
     let mut commit = Commit {
         version: VERSION,
@@ -279,7 +294,7 @@ fn commit(
         files,
         replaces: vec![],
         deleted_to: 0,
-        sessions: vec![],
+        sessions,
         ledger,
         duplicates: 0,
         recorder: Digest::ZERO,
