@@ -127,7 +127,7 @@ struct Retraction<'a> {
 }
 
 /// RFC 3339, in UTC.
-fn time(ns: i64) -> String {
+pub fn time(ns: i64) -> String {
     timestamp_ns_to_datetime(ns)
         .map_or_else(|| ns.to_string(), |t| t.format("%Y-%m-%dT%H:%M:%S%.fZ").to_string())
 }

@@ -41,7 +41,7 @@ pub fn run(
         sql: sql.to_owned(),
         format,
         timeout: Duration::from_secs(timeout),
-        memory_bytes: memory << 20,
+        memory_bytes: memory.saturating_mul(1 << 20),
         tenant: at.tenant_key,
     };
     let store = Store::open(&at.url)?;

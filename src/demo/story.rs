@@ -178,7 +178,8 @@ impl Scene {
 
     fn hunt(&self, config: &Config) -> Result<usize> {
         step("The analyzer hunts: three weeks of windows, baselines from the agent's own history");
-        let options = detect::options(config, &config.lake.url)?;
+        let tenant = crate::tenant_key::load(&config.gateway.tenant_key, false)?;
+        let options = detect::options(config, &config.lake.url, Some(tenant))?;
         let mut found = Vec::new();
         let mut listen = |news: &_| found.push(detect::line(news));
         let summary = runtime()?.block_on(bodycam_analyzer::detect::run(options, &mut listen))?;

@@ -39,6 +39,8 @@ struct Newest {
     n: u64,
     findings: u64,
     record: Option<Arc<WindowRecord>>,
+    /// Highest number that an entry of the list names.
+    listed: Option<u64>,
 }
 
 impl Windows {
@@ -83,7 +85,11 @@ impl Windows {
             let path = layout::window_index(self.next);
             let Some(bytes) = self.store.get(&path).await? else { return Ok(()) };
             for mark in IndexEntry::parse(&path, &bytes)?.windows {
+                let (window, n) = (mark.window.clone(), mark.n);
                 self.learn(mark, None);
+                if let Some(newest) = self.newest.get_mut(&window) {
+                    newest.listed = newest.listed.max(Some(n));
+                }
             }
             self.next += 1;
         }
@@ -94,8 +100,20 @@ impl Windows {
         if newest.is_some_and(|known| known.n > mark.n || (known.n == mark.n && known.record.is_some())) {
             return;
         }
+        let listed = newest.and_then(|known| known.listed);
         let WindowMark { window, n, findings } = mark;
-        self.newest.insert(window, Newest { n, findings, record });
+        self.newest.insert(window, Newest { n, findings, record, listed });
+    }
+
+    /// Number of the newest known record of a window, whether it can be read or not.
+    pub fn revision(&self, window: &WindowKey) -> Option<u64> {
+        self.newest.get(window).map(|newest| newest.n)
+    }
+
+    /// Whether an entry of the list names the newest known record of a window: whoever wrote one that none names
+    /// may have died before it could tell anyone.
+    pub fn is_listed(&self, window: &WindowKey) -> bool {
+        self.newest.get(window).is_some_and(|newest| newest.listed >= Some(newest.n))
     }
 
     /// The newest known record of a window.
@@ -109,7 +127,8 @@ impl Windows {
         Ok(Some(record))
     }
 
-    /// Reads records that are not at hand yet, several at once.
+    /// Reads records that are not at hand yet, several at once. One that is damaged or missing is left out: who asks
+    /// for it is told.
     pub async fn load(&mut self, rule: &str, from_ns: i64) -> Result<(), LakeError> {
         let missing: Vec<_> = self
             .newest
@@ -121,11 +140,16 @@ impl Windows {
             .collect();
         let this = &*self;
         let read = stream::iter(missing)
-            .map(|(key, n)| async move { this.read(&key, n).await })
+            .map(|(key, n)| async move {
+                match this.read(&key, n).await {
+                    Err(LakeError::Damaged { .. } | LakeError::Missing { .. }) => Ok(None),
+                    read => read.map(Some),
+                }
+            })
             .buffer_unordered(READ_AHEAD)
             .try_collect::<Vec<_>>()
             .await?;
-        read.into_iter().for_each(|record| self.learn(record.mark(), Some(Arc::new(record))));
+        read.into_iter().flatten().for_each(|record| self.learn(record.mark(), Some(Arc::new(record))));
         Ok(())
     }
 
@@ -166,8 +190,14 @@ impl Windows {
         loop {
             let path = window.path(n)?;
             let Some(bytes) = self.store.get(&path).await? else { return Ok(()) };
-            let record = WindowRecord::parse(&path, &bytes)?;
-            self.learn(record.mark(), Some(Arc::new(record)));
+            match WindowRecord::parse(&path, &bytes) {
+                Ok(record) => self.learn(record.mark(), Some(Arc::new(record))),
+                // Its number is taken all the same; who asks for it is told what is wrong.
+                Err(LakeError::Damaged { .. }) => {
+                    self.learn(WindowMark { window: window.clone(), n, findings: 0 }, None);
+                }
+                Err(err) => return Err(err),
+            }
             n += 1;
         }
     }
@@ -187,6 +217,11 @@ impl Windows {
             match self.store.put_new(&path, Bytes::from(entry.to_json())).await? {
                 Put::New => {
                     self.next += 1;
+                    for key in windows {
+                        if let Some(newest) = self.newest.get_mut(key) {
+                            newest.listed = Some(newest.n);
+                        }
+                    }
                     return Ok(());
                 }
                 Put::Exists => self.refresh().await?,

@@ -167,6 +167,8 @@ contexts! {
     TENANT_IDENTITY = "bodycam 2026-11-21 tenant identity key v1";
     /// Subkey of the tenant key: names inside statements that no catalog knows.
     TENANT_IDENTIFIER = "bodycam 2026-11-21 tenant identifier key v1";
+    /// Subkey of the tenant key: what detection keeps for itself in `state/`.
+    TENANT_STATE = "bodycam 2026-11-21 tenant state key v1";
     /// The id of a finding.
     FINDING = "bodycam 2026-11-21 finding v1";
     /// The digest of a detection rule.
