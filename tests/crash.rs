@@ -12,6 +12,7 @@ use bodycam_lake::{Filter, Lake, Store, Table};
 use bodycam_record::Family;
 use futures::TryStreamExt;
 
+use crate::support::broker::Broker;
 use crate::support::stack::{Process, Stack};
 
 const CLIENTS: u64 = 8;
@@ -61,11 +62,24 @@ async fn client(client: u64, port: u16, token: String, stop: Arc<AtomicBool>) ->
 
 #[test]
 fn after_kills_of_gateway_and_recorder_clients_table_and_lake_agree() {
+    crash(setting("BODYCAM_CRASH_KILLS", 20), &Stack::new(""), None);
+}
+
+#[test]
+fn after_kills_of_gateway_recorder_and_broker_clients_table_and_lake_agree() {
+    let Some(mut broker) = Broker::start(None) else { return };
+    let kafka = format!(
+        "[kafka]\nbrokers = [\"{}\"]\npartitions = 3\ndrain_seconds = 120\n",
+        broker.address()
+    );
+    crash(setting("BODYCAM_CRASH_KILLS", 10), &Stack::new(&kafka), Some(&mut broker));
+}
+
+/// Kills parts at random moments; the broker, where there is one, as often as the others.
+fn crash(kills: u64, stack: &Stack, mut broker: Option<&mut Broker>) {
     let seed = setting("BODYCAM_CRASH_SEED", u64::from(std::process::id()));
-    let kills = setting("BODYCAM_CRASH_KILLS", 20);
     eprintln!("crash test: BODYCAM_CRASH_SEED={seed} BODYCAM_CRASH_KILLS={kills}");
     let mut random = Random(seed);
-    let stack = Stack::new("");
     // Compaction and snapshots are at work all the time, and are killed like the rest.
     let config = std::fs::read_to_string(stack.path("bodycam.toml")).unwrap();
     let busy = "flush_seconds = 1\ncompact_seconds = 1\ncompact_grace_seconds = 2\nsnapshot_commits = 3";
@@ -83,6 +97,14 @@ fn after_kills_of_gateway_and_recorder_clients_table_and_lake_agree() {
         .collect();
     for _ in 0..kills {
         std::thread::sleep(Duration::from_millis(150 + random.below(700)));
+        if let Some(broker) = broker.as_deref_mut()
+            && random.below(3) == 0
+        {
+            broker.kill();
+            std::thread::sleep(Duration::from_millis(random.below(1000)));
+            broker.resume();
+            continue;
+        }
         let part = if random.below(2) == 0 { "gateway" } else { "recorder" };
         running.remove(part).unwrap().kill();
         std::thread::sleep(Duration::from_millis(random.below(300)));
@@ -113,7 +135,7 @@ fn after_kills_of_gateway_and_recorder_clients_table_and_lake_agree() {
         let rows = session.query("SELECT nonce FROM nonces", &[]).await.unwrap();
         rows.iter().map(|r| r.get(0)).collect()
     });
-    let recorded = recorded_nonces(&stack);
+    let recorded = recorded_nonces(stack);
     assert!(acknowledged.len() > 100, "only {} statements were acknowledged", acknowledged.len());
     let lost: Vec<_> = acknowledged.difference(&table).take(5).collect();
     assert!(lost.is_empty(), "seed {seed}: acknowledged but not in the table: {lost:?}");

@@ -121,6 +121,7 @@ impl Spool {
         let stream = StreamId::new(&self.producer, lane)?;
         let dir = self.dir.join(lane);
         make_directory(&dir)?;
+        segment::make_origin(&dir)?;
         let (path, next) = match segment::list(&dir)?.pop() {
             None => {
                 let next = segment::released(&dir)?;
