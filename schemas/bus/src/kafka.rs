@@ -9,7 +9,6 @@
 //! All streams of a producer go to one partition number, the same in each topic: a recorder that has a partition
 //! has a producer whole, its ledger and what the ledger speaks of.
 
-use bodycam_record::Id16;
 use rdkafka::config::{ClientConfig, RDKafkaLogLevel};
 
 use crate::StreamId;
@@ -159,6 +158,3 @@ pub(crate) fn log(level: RDKafkaLogLevel, facility: &str, message: &str) {
         _ => tracing::debug!(event = "kafka_client", facility, message, "the Kafka client says"),
     }
 }
-
-/// The origin of streams whose lane was made before lanes had one.
-const NO_ORIGIN: Id16 = Id16([0; 16]);

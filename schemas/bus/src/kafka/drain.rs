@@ -12,7 +12,6 @@ use std::sync::{Arc, Mutex, PoisonError};
 use std::thread::JoinHandle;
 use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 
-use bodycam_record::Id16;
 use rdkafka::ClientContext;
 use rdkafka::config::{FromClientConfigAndContext, RDKafkaLogLevel};
 use rdkafka::error::{KafkaError, RDKafkaErrorCode};
@@ -20,7 +19,7 @@ use rdkafka::message::DeliveryResult;
 use rdkafka::producer::{BaseProducer, BaseRecord, Producer, ProducerContext};
 
 use super::batch::{Batcher, Outgoing};
-use super::{Kafka, NO_ORIGIN, Unready, prepare};
+use super::{Kafka, Unready, prepare};
 use crate::mark::Ends;
 use crate::spool::{SpoolBus, SpoolSubscription};
 use crate::stream::LEDGER_LANE;
@@ -193,7 +192,6 @@ struct Worker {
 struct Lane {
     topic: String,
     partition: i32,
-    origin: Id16,
     subscription: SpoolSubscription,
     batcher: Batcher,
     /// Made and not handed to the client yet.
@@ -327,13 +325,13 @@ impl Worker {
             if stream.producer() != self.producer || self.lanes.contains_key(&stream) {
                 continue;
             }
+            // A lane without one is being made at this moment.
+            let Some(origin) = self.bus.origin(&stream)? else { continue };
             let acked = self.bus.released(&stream)?;
-            let origin = self.bus.origin(&stream)?.unwrap_or(NO_ORIGIN);
             let (topic, partition) = self.kafka.place(&stream);
             let lane = Lane {
                 topic: self.kafka.topic(topic),
                 partition,
-                origin,
                 subscription: self.bus.subscribe(&stream, acked)?,
                 batcher: Batcher::new(&stream, origin, acked),
                 ready: VecDeque::new(),
@@ -347,7 +345,7 @@ impl Worker {
                 waits_for: None,
                 oldest_ns: None,
             };
-            tracing::info!(event = "kafka_drain_lane", stream = %stream, position = acked, origin = %lane.origin, "draining");
+            tracing::info!(event = "kafka_drain_lane", stream = %stream, position = acked, origin = %origin, "draining");
             self.lanes.insert(stream, lane);
         }
         Ok(())

@@ -20,7 +20,7 @@ use rdkafka::message::BorrowedMessage;
 use rdkafka::{Message, Offset, TopicPartitionList};
 
 use super::demux::{Demux, Rewind};
-use super::{Kafka, NO_ORIGIN, Place, Topic, prepare};
+use super::{Kafka, Place, Topic, prepare};
 use crate::{Bus, BusError, Progress, Record, Scope, StreamId, Subscription};
 
 /// How long to wait when no partition had anything.
@@ -170,7 +170,7 @@ impl Bus for KafkaBus {
     }
 
     fn origin(&self, stream: &StreamId) -> Result<Option<Id16>, BusError> {
-        Ok(lock(&self.handle.shared.demux).origin(stream).filter(|origin| *origin != NO_ORIGIN))
+        Ok(lock(&self.handle.shared.demux).origin(stream))
     }
 
     fn mark(&self, scope: Scope<'_>) -> Result<KafkaMark, BusError> {

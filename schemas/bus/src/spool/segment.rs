@@ -281,7 +281,7 @@ pub(super) fn released(dir: &Path) -> Result<i64, BusError> {
 }
 
 /// What tells a lane from another one of the same name: made with it, at random. None when the lane does not
-/// exist, or was made by a version that gave it none.
+/// exist, or is only being made.
 pub(super) fn origin(dir: &Path) -> Result<Option<Id16>, BusError> {
     let path = dir.join(ORIGIN);
     match fs::read_to_string(&path) {

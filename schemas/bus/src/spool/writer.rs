@@ -74,6 +74,7 @@ impl Spool {
         for lane in segment::subdirectories(&dir)? {
             let (stream, lane) = (StreamId::new(producer, &lane)?, dir.join(&lane));
             repair::repair(&lane, &stream)?;
+            segment::make_origin(&lane)?;
             lost.extend(repair::pending(&lane, &stream)?);
         }
         let syncer =
