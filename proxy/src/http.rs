@@ -287,7 +287,8 @@ impl Service {
         // What goes on until then is cut and recorded in the last second, before the gateway drops it.
         let drain = drain.saturating_sub(Duration::from_secs(1)).max(drain / 2);
         let listener = config.tls.as_ref().map(|tls| ListenerTls::read(&tls.cert, &tls.key, b"http/1.1"));
-        let tls = listener.transpose().map_err(|problem| HttpConfigError::Setting { setting: "tls", problem })?;
+        let tls =
+            listener.transpose().map_err(|problem| HttpConfigError::Setting { setting: "tls", problem })?;
         let tls = tls.map(|tls| tls.acceptor);
         Ok(Self { config, directory, slots, dialer, drain, tls, counters, refusals, open })
     }

@@ -176,7 +176,9 @@ impl<B: Bus> Recorder<B> {
             if read > 0 {
                 moved = Instant::now();
             } else if moved.elapsed() >= STALLED {
-                tracing::warn!("stopped_before_the_end: the bus gives nothing; what is on it stays there for the next start");
+                tracing::warn!(
+                    "stopped_before_the_end: the bus gives nothing; what is on it stays there for the next start"
+                );
                 return self.flush().await;
             } else {
                 tokio::time::sleep(IDLE).await;

@@ -5,8 +5,9 @@ use std::collections::{BTreeMap, HashMap};
 use std::sync::atomic::{AtomicI64, Ordering};
 use std::sync::{Arc, Mutex};
 
+use bodycam_bus::mark::Ends;
 use bodycam_bus::spool::{LaneWriter, Spool};
-use bodycam_bus::{Bus, BusError, Publisher, Record, SpoolConfig, StreamId, Subscription};
+use bodycam_bus::{Bus, BusError, Progress, Publisher, Record, Scope, SpoolConfig, StreamId, Subscription};
 use bodycam_lake::content::{ContentReader, Opened};
 use bodycam_lake::store::{Put, Writes};
 use bodycam_lake::{Filter, Lake, LakeError, Store, Table};

@@ -185,10 +185,8 @@ impl Running {
         if parts.recorder {
             let metrics = Arc::new(bodycam_recorder::Metrics::default());
             let kafka_metrics = Arc::new(std::sync::OnceLock::new());
-            let recorder = RecorderParts {
-                metrics: Arc::clone(&metrics),
-                kafka_metrics: Arc::clone(&kafka_metrics),
-            };
+            let recorder =
+                RecorderParts { metrics: Arc::clone(&metrics), kafka_metrics: Arc::clone(&kafka_metrics) };
             background.push(starter.recorder(config, recorder)?);
             probe.metrics.push(Box::new(move || kafka_metrics.get().map(|told| told()).unwrap_or_default()));
             let counted = Arc::clone(&metrics);
@@ -234,7 +232,8 @@ impl Running {
                 Some(Admin::start(listen, Arc::new(probe))?)
             }
         };
-        let drain_patience = Duration::from_secs(config.kafka.as_ref().map_or(0, |kafka| kafka.drain_seconds));
+        let drain_patience =
+            Duration::from_secs(config.kafka.as_ref().map_or(0, |kafka| kafka.drain_seconds));
         Ok(Self { runtime, gateway, background, ended, admin, stored, drain_patience })
     }
 
@@ -384,7 +383,8 @@ impl Starter<'_> {
     fn detect(&self, config: &Config) -> Result<Background> {
         use bodycam_analyzer::findings::News;
         let options = super::detect::options(config, &config.lake.url)?;
-        let topic = config.kafka()?.map(|kafka| bodycam_bus::kafka::FindingsTopic::open(&kafka)).transpose()?;
+        let topic =
+            config.kafka()?.map(|kafka| bodycam_bus::kafka::FindingsTopic::open(&kafka)).transpose()?;
         let (stop, mut stopped) = watch::channel(false);
         Ok(self.spawn("detection", stop, async move {
             let shutdown = async move { drop(stopped.wait_for(|stop| *stop).await) };

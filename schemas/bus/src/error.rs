@@ -44,7 +44,9 @@ pub enum BusError {
     )]
     Truncated { stream: String, first: i64, wanted: i64 },
     /// Someone else reads the stream now, or nobody yet.
-    #[error("stream {stream} is read by another recorder of the group now; this one starts again from the lake")]
+    #[error(
+        "stream {stream} is read by another recorder of the group now; this one starts again from the lake"
+    )]
     Revoked { stream: String },
     /// A stream begins anew under an old name.
     #[error(

@@ -81,6 +81,9 @@ pub trait Bus {
     fn mark(&self, scope: Scope<'_>) -> Result<Self::Mark, BusError>;
 
     /// Whether a reader that has come this far with its streams has taken everything that was there at the mark.
-    fn passed(&self, mark: &mut Self::Mark, progress: &BTreeMap<StreamId, Progress>)
-    -> Result<bool, BusError>;
+    fn passed(
+        &self,
+        mark: &mut Self::Mark,
+        progress: &BTreeMap<StreamId, Progress>,
+    ) -> Result<bool, BusError>;
 }

@@ -185,7 +185,8 @@ impl KafkaConfig {
                 && name.bytes().all(|b| b.is_ascii_alphanumeric() || matches!(b, b'.' | b'_' | b'-'))
         };
         if !named(&self.topic_prefix) {
-            let rule = format!("1 to {MAX_PREFIX} letters, digits, '.', '_' and '-', for example \"bodycam\"");
+            let rule =
+                format!("1 to {MAX_PREFIX} letters, digits, '.', '_' and '-', for example \"bodycam\"");
             return fault("topic_prefix", rule);
         }
         if !named(&self.group) {
@@ -224,9 +225,10 @@ impl KafkaConfig {
         if sasl.username.is_empty() {
             return fault("sasl.username", "must not be empty".to_owned());
         }
-        let known = sasl.password.split_once(':').filter(|(kind, name)| {
-            matches!(*kind, "env" | "file") && !name.is_empty()
-        });
+        let known = sasl
+            .password
+            .split_once(':')
+            .filter(|(kind, name)| matches!(*kind, "env" | "file") && !name.is_empty());
         if known.is_none() {
             // What stands there may be the password itself: it is not repeated.
             let problem = "want a reference, env:NAME or file:PATH, not the password";
@@ -288,7 +290,10 @@ mod tests {
             (KafkaConfig { tls: tls(None, Some("k")), ..good.clone() }, "tls.cert"),
             (KafkaConfig { tls: tls(Some("/no/c"), Some("/no/k")), ..good.clone() }, "tls.cert"),
             (KafkaConfig { sasl: sasl(SaslMechanism::Plain, "env:P"), ..good.clone() }, "sasl.mechanism"),
-            (KafkaConfig { sasl: sasl(SaslMechanism::ScramSha512, "hunter2"), ..good.clone() }, "sasl.password"),
+            (
+                KafkaConfig { sasl: sasl(SaslMechanism::ScramSha512, "hunter2"), ..good.clone() },
+                "sasl.password",
+            ),
         ] {
             let error = bad.check().unwrap_err();
             assert_eq!(error.field, field);

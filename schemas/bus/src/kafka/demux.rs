@@ -46,6 +46,9 @@ pub(super) enum Rewind {
     Start,
 }
 
+/// Records with their positions, and the position after them; none when there are none.
+pub(super) type Given = (Vec<(i64, Record)>, Option<i64>);
+
 /// One stream.
 #[derive(Debug)]
 struct Feed {
@@ -145,7 +148,13 @@ impl Demux {
     }
 
     /// Takes a message.
-    pub fn message(&mut self, place: Place, offset: i64, value: &[u8], expected: impl Fn(&StreamId) -> Place) {
+    pub fn message(
+        &mut self,
+        place: Place,
+        offset: i64,
+        value: &[u8],
+        expected: impl Fn(&StreamId) -> Place,
+    ) {
         let Some(partition) = self.partitions.get_mut(&place) else { return };
         // One that came while the partition is to be read again comes again.
         if offset < partition.read_to || partition.rewind.is_some() {
@@ -161,7 +170,14 @@ impl Demux {
             Err(why) => {
                 // If it was one of ours, its stream goes on with a gap, which is refused.
                 self.foreign += 1;
-                tracing::error!(event = "kafka_foreign_message", topic = place.0.suffix(), partition = place.1, offset, why, "a message that no gateway sends was passed over");
+                tracing::error!(
+                    event = "kafka_foreign_message",
+                    topic = place.0.suffix(),
+                    partition = place.1,
+                    offset,
+                    why,
+                    "a message that no gateway sends was passed over"
+                );
             }
         }
     }
@@ -277,7 +293,7 @@ impl Demux {
         stream: &StreamId,
         subscription: u64,
         max_bytes: usize,
-    ) -> Result<(Vec<(i64, Record)>, Option<i64>), BusError> {
+    ) -> Result<Given, BusError> {
         let feed = self.feeds.get_mut(stream).filter(|feed| feed.subscription == subscription);
         let Some(feed) = feed else { return Err(BusError::Revoked { stream: stream.to_string() }) };
         let (mut records, mut taken, mut after) = (Vec::new(), 0, None);

@@ -152,22 +152,54 @@ impl DrainMetrics {
         let lanes = lock(&shared.lanes).clone();
         let mut out = String::new();
         let now = now_ns();
-        let oldest = lanes.values().filter_map(|lag| lag.oldest_ns).min().map_or(0, |ns| now.saturating_sub(ns).max(0));
+        let oldest = lanes
+            .values()
+            .filter_map(|lag| lag.oldest_ns)
+            .min()
+            .map_or(0, |ns| now.saturating_sub(ns).max(0));
         let sum = |of: fn(&Lag) -> u64| lanes.values().map(of).sum::<u64>();
         for (name, kind, help, value) in [
             ("records_total", "counter", "Records that Kafka has acknowledged.", load(&shared.records)),
-            ("bytes_total", "counter", "Bytes of messages that Kafka has acknowledged, before compression.", load(&shared.bytes)),
-            ("failures_total", "counter", "Times that sending began again from the last acknowledged record.", load(&shared.failures)),
-            ("refused", "gauge", "1 while the topics are set up so that records would be lost: see the log.", u64::from(shared.refused.load(Ordering::Relaxed))),
-            ("unsent_records", "gauge", "Records in the spool that Kafka has not acknowledged.", sum(|lag| lag.records)),
+            (
+                "bytes_total",
+                "counter",
+                "Bytes of messages that Kafka has acknowledged, before compression.",
+                load(&shared.bytes),
+            ),
+            (
+                "failures_total",
+                "counter",
+                "Times that sending began again from the last acknowledged record.",
+                load(&shared.failures),
+            ),
+            (
+                "refused",
+                "gauge",
+                "1 while the topics are set up so that records would be lost: see the log.",
+                u64::from(shared.refused.load(Ordering::Relaxed)),
+            ),
+            (
+                "unsent_records",
+                "gauge",
+                "Records in the spool that Kafka has not acknowledged.",
+                sum(|lag| lag.records),
+            ),
             ("spool_bytes", "gauge", "Bytes of the segments that hold them.", sum(|lag| lag.bytes)),
-            ("oldest_unsent_seconds", "gauge", "Age of the oldest record that Kafka has not acknowledged.", u64::try_from(oldest / 1_000_000_000).unwrap_or(0)),
+            (
+                "oldest_unsent_seconds",
+                "gauge",
+                "Age of the oldest record that Kafka has not acknowledged.",
+                u64::try_from(oldest / 1_000_000_000).unwrap_or(0),
+            ),
         ] {
             let name = format!("bodycam_gateway_kafka_{name}");
             let _ = writeln!(out, "# HELP {name} {help}\n# TYPE {name} {kind}\n{name} {value}");
         }
         let name = "bodycam_gateway_kafka_lane_unsent_records";
-        let _ = writeln!(out, "# HELP {name} Records of a lane that Kafka has not acknowledged.\n# TYPE {name} gauge");
+        let _ = writeln!(
+            out,
+            "# HELP {name} Records of a lane that Kafka has not acknowledged.\n# TYPE {name} gauge"
+        );
         for (stream, lag) in &lanes {
             let _ = writeln!(out, "{name}{{lane=\"{}\"}} {}", stream.lane(), lag.records);
         }
@@ -274,7 +306,8 @@ impl Worker {
             if self.is_over() {
                 break;
             }
-            wait = if self.shared.refused.load(Ordering::Relaxed) { RETRY.1 } else { (wait * 2).min(RETRY.1) };
+            wait =
+                if self.shared.refused.load(Ordering::Relaxed) { RETRY.1 } else { (wait * 2).min(RETRY.1) };
         }
         self.measured = None;
         self.measure();

@@ -55,8 +55,11 @@ pub struct KafkaSubscription {
 #[derive(Debug)]
 pub struct KafkaMark {
     scope: Marked,
-    ends: Arc<Mutex<Option<Vec<(Place, i64)>>>>,
+    ends: Ends,
 }
+
+/// Offsets at which partitions ended.
+type Ends = Arc<Mutex<Option<Vec<(Place, i64)>>>>;
 
 #[derive(Debug, Clone)]
 enum Marked {
@@ -75,7 +78,7 @@ struct Shared {
     kafka: Kafka,
     demux: Mutex<Demux>,
     /// Marks that the brokers are still to be asked about.
-    marks: Mutex<Vec<(Marked, Arc<Mutex<Option<Vec<(Place, i64)>>>>)>>,
+    marks: Mutex<Vec<(Marked, Ends)>>,
     stop: AtomicBool,
 }
 
@@ -107,7 +110,10 @@ impl KafkaBus {
                 // Nobody waits any more when the end was given up.
                 let _ = end.send(());
             })
-            .map_err(|e| BusError::Kafka { action: "start the thread that reads".into(), why: e.to_string() })?;
+            .map_err(|e| BusError::Kafka {
+                action: "start the thread that reads".into(),
+                why: e.to_string(),
+            })?;
         Ok(Self { handle: Arc::new(Handle { shared, ended: Mutex::new(ended) }) })
     }
 
@@ -135,7 +141,10 @@ impl Drop for Handle {
         self.shared.stop.store(true, Ordering::SeqCst);
         let ended = self.ended.get_mut().unwrap_or_else(PoisonError::into_inner);
         if ended.recv_timeout(LEAVE).is_err() {
-            tracing::warn!(event = "kafka_group_not_left", "the group will notice by itself that this recorder is gone");
+            tracing::warn!(
+                event = "kafka_group_not_left",
+                "the group will notice by itself that this recorder is gone"
+            );
         }
     }
 }
@@ -178,7 +187,7 @@ impl Bus for KafkaBus {
             Scope::Everything => Marked::Everything,
             Scope::Beside(producer) => Marked::Beside(producer.to_owned()),
         };
-        let ends = Arc::default();
+        let ends = Ends::default();
         lock(&self.handle.shared.marks).push((scope.clone(), Arc::clone(&ends)));
         Ok(KafkaMark { scope, ends })
     }
@@ -210,9 +219,7 @@ impl Marked {
     fn concerns(&self, kafka: &Kafka, place: Place) -> bool {
         match self {
             Marked::Everything => true,
-            Marked::Beside(producer) => {
-                place.0 != Topic::Ledger && place.1 == kafka.partition(producer)
-            }
+            Marked::Beside(producer) => place.0 != Topic::Ledger && place.1 == kafka.partition(producer),
         }
     }
 }
@@ -328,7 +335,12 @@ impl Poller {
                     self.arriving.remove(&place);
                     self.committed.remove(&place);
                     lock(&self.shared.demux).revoked(place);
-                    tracing::info!(event = "kafka_partition_revoked", topic = place.0.suffix(), partition = place.1, "another recorder reads it now");
+                    tracing::info!(
+                        event = "kafka_partition_revoked",
+                        topic = place.0.suffix(),
+                        partition = place.1,
+                        "another recorder reads it now"
+                    );
                 }
                 Change::Assigned(place) => {
                     let name = self.shared.kafka.topic(place.0);
@@ -341,7 +353,8 @@ impl Poller {
         }
     }
 
-    /// Finds out where partitions that are new here are read from.
+    /// Finds out where partitions that are new here are read from. In the order of the topics, and no further than the
+    /// first that is not known: a ledger is read after what it speaks of.
     fn arrive(&mut self) {
         let arriving: Vec<Place> = self.arriving.iter().copied().collect();
         for place in arriving {
@@ -349,7 +362,13 @@ impl Poller {
                 Ok((offset, whole)) => {
                     lock(&self.shared.demux).assigned(place, offset, whole);
                     self.arriving.remove(&place);
-                    tracing::info!(event = "kafka_partition_assigned", topic = place.0.suffix(), partition = place.1, offset, "reading");
+                    tracing::info!(
+                        event = "kafka_partition_assigned",
+                        topic = place.0.suffix(),
+                        partition = place.1,
+                        offset,
+                        "reading"
+                    );
                 }
                 Err(error) => {
                     tracing::warn!(event = "kafka_partition_unknown", topic = place.0.suffix(), partition = place.1, error = %error, "trying again");
@@ -417,7 +436,13 @@ impl Poller {
         };
         self.consumer.seek(&name, place.1, Offset::Offset(offset), REQUEST)?;
         lock(&self.shared.demux).rewound(place, offset, offset <= low);
-        tracing::info!(event = "kafka_reading_again", topic = place.0.suffix(), partition = place.1, offset, "a reader wants what lies before");
+        tracing::info!(
+            event = "kafka_reading_again",
+            topic = place.0.suffix(),
+            partition = place.1,
+            offset,
+            "a reader wants what lies before"
+        );
         Ok(())
     }
 
@@ -486,7 +511,7 @@ fn consumer(kafka: &Kafka) -> Result<BaseConsumer<Member>, BusError> {
         // Gives one member the same partition of every topic: a producer stays whole.
         .set("partition.assignment.strategy", "range")
         .set("isolation.level", "read_uncommitted")
-        .set("session.timeout.ms", "15000")
+        .set("session.timeout.ms", "10000")
         .set("heartbeat.interval.ms", "3000")
         .set("queued.max.messages.kbytes", "16384")
         .set("fetch.wait.max.ms", "100")

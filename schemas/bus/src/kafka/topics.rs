@@ -4,7 +4,9 @@ use std::collections::BTreeMap;
 use std::time::Duration;
 
 use rdkafka::ClientContext;
-use rdkafka::admin::{AdminClient, AdminOptions, ConfigResource, NewTopic, ResourceSpecifier, TopicReplication};
+use rdkafka::admin::{
+    AdminClient, AdminOptions, ConfigResource, NewTopic, ResourceSpecifier, TopicReplication,
+};
 use rdkafka::config::{FromClientConfigAndContext, RDKafkaLogLevel};
 use rdkafka::error::{KafkaError, RDKafkaErrorCode};
 use thiserror::Error;
@@ -78,7 +80,11 @@ async fn prepare_now(kafka: &Kafka) -> Result<(), Unready> {
             return Err(Unready::Refused(format!(
                 "topic {topic} does not exist; make it with:  kafka-topics.sh --create --topic {topic} --partitions {} {}",
                 kafka.config.partitions,
-                settings(kafka).iter().map(|(k, v)| format!("--config {k}={v}")).collect::<Vec<_>>().join(" "),
+                settings(kafka)
+                    .iter()
+                    .map(|(k, v)| format!("--config {k}={v}"))
+                    .collect::<Vec<_>>()
+                    .join(" "),
             )));
         }
         make(kafka, &admin, &options, &missing).await?;
@@ -251,7 +257,8 @@ mod tests {
             let why = fault(&kafka, "t", &bad).unwrap();
             assert!(why.contains(&format!("--entity-name t --add-config {setting}={mended}")), "{why}");
         }
-        for lawful in [("retention.ms", "-1"), ("max.message.bytes", "1048588"), ("compression.type", "zstd")] {
+        for lawful in [("retention.ms", "-1"), ("max.message.bytes", "1048588"), ("compression.type", "zstd")]
+        {
             let mut other = good.clone();
             other.insert(lawful.0.to_owned(), lawful.1.to_owned());
             assert_eq!(fault(&kafka, "t", &other), None, "{lawful:?}");

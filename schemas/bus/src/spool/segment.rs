@@ -287,9 +287,7 @@ pub(super) fn origin(dir: &Path) -> Result<Option<Id16>, BusError> {
     match fs::read_to_string(&path) {
         Ok(text) => match from_hex(text.trim()) {
             Some(bytes) => Ok(Some(Id16(bytes))),
-            None => {
-                Err(BusError::Damaged { path, offset: 0, what: "not the origin of a lane".to_owned() })
-            }
+            None => Err(BusError::Damaged { path, offset: 0, what: "not the origin of a lane".to_owned() }),
         },
         Err(e) if e.kind() == ErrorKind::NotFound => Ok(None),
         Err(e) => Err(BusError::io("read", &path)(e)),

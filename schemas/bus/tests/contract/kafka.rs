@@ -3,7 +3,9 @@
 use std::sync::atomic::{AtomicU32, Ordering};
 use std::sync::{Arc, Mutex, PoisonError, Weak};
 
-use bodycam_bus::kafka::{Drain, Kafka, KafkaBus, KafkaConfig, KafkaSasl, KafkaTls, SaslMechanism, Unready, prepare};
+use bodycam_bus::kafka::{
+    Drain, Kafka, KafkaBus, KafkaConfig, KafkaSasl, KafkaTls, SaslMechanism, Unready, prepare,
+};
 use rdkafka::admin::{AdminClient, AdminOptions, NewTopic, TopicReplication};
 use rdkafka::client::DefaultClientContext;
 use rdkafka::config::ClientConfig;
@@ -154,7 +156,8 @@ fn an_outage_lets_the_spool_grow_and_nothing_is_lost_or_out_of_order() {
     scene.gateway.fill("ledger", 10..20);
     let metric = |name: &str| {
         let text = scene.drain.as_ref().unwrap().metrics().prometheus();
-        let line = text.lines().find(|line| line.starts_with(&format!("bodycam_gateway_kafka_{name} "))).unwrap();
+        let line =
+            text.lines().find(|line| line.starts_with(&format!("bodycam_gateway_kafka_{name} "))).unwrap();
         line.rsplit(' ').next().unwrap().parse::<u64>().unwrap()
     };
     let deadline = Instant::now() + LIMIT;
@@ -252,7 +255,10 @@ fn topics_that_would_lose_records_are_refused_and_missing_ones_are_made() {
         let made = NewTopic::new(&topic, 3, TopicReplication::Fixed(1)).set(setting, value);
         block_on(async { admin.create_topics([&made], &AdminOptions::new()).await }).unwrap();
         let why = refused(&config);
-        assert!(why.contains(&format!("{topic}: {setting}={value}")) && why.contains("--add-config"), "{why}");
+        assert!(
+            why.contains(&format!("{topic}: {setting}={value}")) && why.contains("--add-config"),
+            "{why}"
+        );
         let spool = Gateway::new();
         assert!(matches!(
             Drain::start(Kafka::new(config.clone(), None), &spool.config(), "gw"),
@@ -291,7 +297,10 @@ fn names_passwords_and_certificates_open_the_broker_and_wrong_ones_do_not() {
         let address = if tls.is_some() { broker.tls } else { broker.sasl };
         assert!(at(address.to_string(), mechanism, tls, "wrong").is_err(), "a wrong password was taken");
     }
-    assert!(at(broker.tls.to_string(), ScramSha512, Some(&strange_ca), USER.1).is_err(), "a strange authority");
+    assert!(
+        at(broker.tls.to_string(), ScramSha512, Some(&strange_ca), USER.1).is_err(),
+        "a strange authority"
+    );
     let unsaid = KafkaConfig::at(&[&broker.sasl.to_string()]);
     assert!(prepare(&Kafka::new(unsaid, None)).is_err(), "nobody may come without a name");
 }

@@ -1,6 +1,6 @@
 use super::*;
-use crate::kafka::batch::{BATCH_BYTES, Batcher};
 use crate::kafka::Topic;
+use crate::kafka::batch::{BATCH_BYTES, Batcher};
 
 const PLACE: Place = (Topic::Events, 0);
 const ORIGIN: Id16 = Id16([1; 16]);
