@@ -125,7 +125,8 @@ fn crash(kills: u64, stack: &Stack, mut broker: Option<&mut Broker>) {
             metrics.contains("bodycam_recorder_kafka_partitions 9\n")
         });
     }
-    assert!(running.remove("recorder").unwrap().terminate().success(), "{}", stack.log("recorder"));
+    let ended = running.remove("recorder").unwrap().terminate();
+    assert!(ended.success(), "{ended}\n{}", stack.log("recorder"));
 
     let table: BTreeSet<i64> = runtime.block_on(async {
         let mut config = tokio_postgres::Config::new();

@@ -371,7 +371,7 @@ impl Starter<'_> {
                 return Ok(bodycam_recorder::run(spool, store, key, config, metrics, shutdown).await?);
             };
             let Some(bus) = join(kafka, &mut stopped, &metrics).await? else { return Ok(()) };
-            let told = bus.clone();
+            let told = bus.metrics();
             // Set once: this is the only task that does.
             let _ = kafka_metrics.set(Box::new(move || told.prometheus()));
             let shutdown = async move { drop(stopped.wait_for(|stop| *stop).await) };

@@ -9,7 +9,11 @@
 //! All streams of a producer go to one partition number, the same in each topic: a recorder that has a partition
 //! has a producer whole, its ledger and what the ledger speaks of.
 
+use std::sync::{Mutex, PoisonError};
+use std::time::{Duration, Instant};
+
 use rdkafka::config::{ClientConfig, RDKafkaLogLevel};
+use rdkafka::error::KafkaError;
 
 use crate::StreamId;
 use crate::stream::{KEYS_LANE, LEDGER_LANE};
@@ -25,7 +29,7 @@ mod topics;
 pub use config::{KafkaConfig, KafkaConfigError, KafkaSasl, KafkaTls, SaslMechanism};
 pub use drain::{Drain, DrainMetrics};
 pub use findings::FindingsTopic;
-pub use reader::{KafkaBus, KafkaMark, KafkaSubscription};
+pub use reader::{KafkaBus, KafkaMark, KafkaMetrics, KafkaSubscription};
 pub use topics::{Unready, prepare};
 
 /// `[kafka]`, with the password that it refers to.
@@ -144,6 +148,22 @@ impl Kafka {
             client.set("sasl.password", self.password.as_deref().unwrap_or_default());
         }
         client
+    }
+}
+
+/// Says that brokers are away, every few seconds however often it is noticed.
+#[derive(Debug, Default)]
+pub(crate) struct Away(Mutex<Option<Instant>>);
+
+impl Away {
+    const EVERY: Duration = Duration::from_secs(10);
+
+    pub fn say(&self, error: &KafkaError, reason: &str) {
+        let mut said = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        if said.is_none_or(|at| at.elapsed() >= Self::EVERY) {
+            *said = Some(Instant::now());
+            tracing::warn!(event = "kafka_unreachable", error = %error, reason, "waiting for Kafka");
+        }
     }
 }
 

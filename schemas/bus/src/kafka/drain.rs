@@ -19,7 +19,7 @@ use rdkafka::message::DeliveryResult;
 use rdkafka::producer::{BaseProducer, BaseRecord, Producer, ProducerContext};
 
 use super::batch::{Batcher, Outgoing};
-use super::{Kafka, Unready, prepare};
+use super::{Away, Kafka, Unready, prepare};
 use crate::mark::Ends;
 use crate::spool::{SpoolBus, SpoolSubscription};
 use crate::stream::LEDGER_LANE;
@@ -260,6 +260,7 @@ struct Receipt {
 #[derive(Default)]
 struct Deliveries {
     done: Mutex<Vec<(Receipt, Option<KafkaError>)>>,
+    away: Away,
 }
 
 impl ClientContext for Deliveries {
@@ -268,7 +269,7 @@ impl ClientContext for Deliveries {
     }
 
     fn error(&self, error: KafkaError, reason: &str) {
-        tracing::warn!(event = "kafka_unreachable", error = %error, reason, "events stay in the spool until Kafka takes them");
+        self.away.say(&error, reason);
     }
 }
 

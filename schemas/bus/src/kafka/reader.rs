@@ -20,7 +20,7 @@ use rdkafka::message::BorrowedMessage;
 use rdkafka::{Message, Offset, TopicPartitionList};
 
 use super::demux::{Demux, Rewind};
-use super::{Kafka, Place, Topic, prepare};
+use super::{Away, Kafka, Place, Topic, prepare};
 use crate::{Bus, BusError, Progress, Record, Scope, StreamId, Subscription};
 
 /// How long to wait when no partition had anything.
@@ -41,6 +41,10 @@ const LEAVE: Duration = Duration::from_secs(5);
 pub struct KafkaBus {
     handle: Arc<Handle>,
 }
+
+/// What a reader counts; the clones share it.
+#[derive(Debug, Clone)]
+pub struct KafkaMetrics(Arc<Shared>);
 
 /// Reads one stream, in order, from a position on; waits at the end.
 #[derive(Debug)]
@@ -117,10 +121,17 @@ impl KafkaBus {
         Ok(Self { handle: Arc::new(Handle { shared, ended: Mutex::new(ended) }) })
     }
 
+    /// What is counted. Holds no membership.
+    pub fn metrics(&self) -> KafkaMetrics {
+        KafkaMetrics(Arc::clone(&self.handle.shared))
+    }
+}
+
+impl KafkaMetrics {
     /// The text that Prometheus scrapes.
     pub fn prometheus(&self) -> String {
         use std::fmt::Write as _;
-        let demux = lock(&self.handle.shared.demux);
+        let demux = lock(&self.0.demux);
         let mut out = String::new();
         let partitions = demux.places().count() as u64;
         for (name, kind, help, value) in [
@@ -251,6 +262,7 @@ enum Change {
 struct Member {
     names: BTreeMap<String, Topic>,
     changes: Mutex<Vec<Change>>,
+    away: Away,
 }
 
 impl ClientContext for Member {
@@ -259,7 +271,7 @@ impl ClientContext for Member {
     }
 
     fn error(&self, error: KafkaError, reason: &str) {
-        tracing::warn!(event = "kafka_unreachable", error = %error, reason, "the recorder waits for Kafka");
+        self.away.say(&error, reason);
     }
 }
 
@@ -309,9 +321,7 @@ impl Poller {
             match self.consumer.poll(if busy { Duration::ZERO } else { IDLE }) {
                 // Came between the assignment and the split of its partition's queue.
                 Some(Ok(message)) => take(&self.shared, &self.consumer, &message),
-                Some(Err(error)) => {
-                    tracing::warn!(event = "kafka_read_failed", error = %error, "the recorder waits for Kafka");
-                }
+                Some(Err(error)) => self.consumer.context().away.say(&error, "reading"),
                 None => {}
             }
             self.changes();
@@ -417,9 +427,7 @@ impl Poller {
                         take(&self.shared, &self.consumer, &message);
                         busy = true;
                     }
-                    Some(Err(error)) => {
-                        tracing::warn!(event = "kafka_read_failed", error = %error, "the recorder waits for Kafka");
-                    }
+                    Some(Err(error)) => self.consumer.context().away.say(&error, "reading"),
                     None => break,
                 }
             }
@@ -520,7 +528,7 @@ fn consumer(kafka: &Kafka) -> Result<BaseConsumer<Member>, BusError> {
         Topic::OF_STREAMS.into_iter().map(|topic| (kafka.topic(topic), topic)).collect();
     let topics: Vec<String> = names.keys().cloned().collect();
     let refused = |e: KafkaError| BusError::Refused(format!("the client cannot be made: {e}"));
-    let member = Member { names, changes: Mutex::default() };
+    let member = Member { names, changes: Mutex::default(), away: Away::default() };
     let consumer = BaseConsumer::from_config_and_context(&client, member).map_err(refused)?;
     let topics: Vec<&str> = topics.iter().map(String::as_str).collect();
     consumer.subscribe(&topics).map_err(refused)?;
