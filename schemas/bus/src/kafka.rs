@@ -9,6 +9,7 @@
 //! All streams of a producer go to one partition number, the same in each topic: a recorder that has a partition
 //! has a producer whole, its ledger and what the ledger speaks of.
 
+use std::collections::BTreeMap;
 use std::sync::{Mutex, PoisonError};
 use std::time::{Duration, Instant};
 
@@ -151,19 +152,20 @@ impl Kafka {
     }
 }
 
-/// Says that brokers are away, every few seconds however often it is noticed.
+/// Says that brokers are away or refuse us, every few seconds for each way in which they do.
 #[derive(Debug, Default)]
-pub(crate) struct Away(Mutex<Option<Instant>>);
+pub(crate) struct Away(Mutex<BTreeMap<String, Instant>>);
 
 impl Away {
     const EVERY: Duration = Duration::from_secs(10);
 
     pub fn say(&self, error: &KafkaError, reason: &str) {
         let mut said = self.0.lock().unwrap_or_else(PoisonError::into_inner);
-        if said.is_none_or(|at| at.elapsed() >= Self::EVERY) {
-            *said = Some(Instant::now());
+        said.retain(|_, at| at.elapsed() < Self::EVERY);
+        said.entry(error.to_string()).or_insert_with(|| {
             tracing::warn!(event = "kafka_unreachable", error = %error, reason, "waiting for Kafka");
-        }
+            Instant::now()
+        });
     }
 }
 
@@ -171,10 +173,13 @@ impl Away {
 pub(crate) fn log(level: RDKafkaLogLevel, facility: &str, message: &str) {
     use RDKafkaLogLevel::{Alert, Critical, Emerg, Error, Warning};
     match level {
-        Emerg | Alert | Critical | Error => {
-            tracing::error!(event = "kafka_client", facility, message, "the Kafka client says");
+        // A connection that failed is told as an error, too, which is said less often.
+        _ if facility == "FAIL" => {
+            tracing::debug!(event = "kafka_client", facility, message, "the Kafka client says");
         }
-        Warning => tracing::warn!(event = "kafka_client", facility, message, "the Kafka client says"),
+        Emerg | Alert | Critical | Error | Warning => {
+            tracing::warn!(event = "kafka_client", facility, message, "the Kafka client says");
+        }
         _ => tracing::debug!(event = "kafka_client", facility, message, "the Kafka client says"),
     }
 }
