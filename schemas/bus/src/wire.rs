@@ -8,7 +8,7 @@ use prost::encoding::{WireType, encode_key, encode_varint};
 use crate::record::Record;
 
 #[allow(clippy::all, missing_docs)]
-#[cfg_attr(not(feature = "kafka"), expect(dead_code, reason = "batches travel over Kafka alone"))]
+#[cfg_attr(not(feature = "kafka"), allow(dead_code, reason = "batches travel over Kafka alone"))]
 pub(crate) mod proto {
     include!(concat!(env!("OUT_DIR"), "/bodycam.v1.rs"));
 }
