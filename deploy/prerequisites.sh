@@ -8,7 +8,7 @@ export PATH="$PATH:/usr/sbin:/sbin"
 
 declare -A PACKAGE=(
     [cc]=build-essential [c++]=g++ [make]=make [git]=git [curl]=curl [tmux]=tmux [python3]=python3 [pkg-config]=pkg-config
-    [psql]=postgresql-client [kill]=procps [unshare]=util-linux [mount]=mount
+    [psql]=postgresql-client [java]=default-jre-headless [mvn]=maven [kill]=procps [unshare]=util-linux [mount]=mount
 )
 declare -A ON_REQUEST=([pgbouncer]=pgbouncer [chrt]=util-linux [kcat]=kcat)
 missing=()
@@ -22,6 +22,7 @@ compgen -G "/usr/lib/postgresql/*/bin/initdb" >/dev/null || missing+=(postgresql
 compgen -G "/usr/lib/postgresql/*/bin/pgbench" >/dev/null || missing+=(postgresql)
 compgen -G "/usr/lib/llvm-*/lib/libclang*.so*" >/dev/null || compgen -G "/usr/lib/*/libclang*.so*" >/dev/null || missing+=(libclang-dev)
 compgen -G "/usr/lib/llvm-*/lib/clang/*/include/stddef.h" >/dev/null || missing+=(libclang-dev)
+pkg-config --exists openssl 2>/dev/null || missing+=(libssl-dev)
 python3 -c 'import venv, ensurepip' 2>/dev/null || missing+=(python3-venv)
 command -v cargo >/dev/null 2>&1 || { echo "a Rust toolchain is missing: install Rust 1.95 or newer by rustup, see https://rustup.rs (that of Debian 12 is too old)" >&2; exit 1; }
 

@@ -35,6 +35,7 @@ const EXCLUSIVE: &[(&str, &str)] = &[
     ("ratatui", "bodycam-replay-tui"),
     ("pg_query", "bodycam-proxy"),
     ("rusqlite", "bodycam-proxy"),
+    ("rdkafka", "bodycam-bus"),
 ];
 
 fn dependencies() -> BTreeMap<String, BTreeSet<String>> {

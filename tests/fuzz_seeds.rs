@@ -252,7 +252,8 @@ fn commits(seeds: &mut Seeds) -> Outcome {
         "replaces": ["tables/sql/dt=2026-11-21/hh=10/gw@0-0-10-0-00000001.parquet"],
         "from": 20, "to": 21, "previous": events.digest().to_string(), "deleted_to": 10,
     }))?;
-    let entry = StreamEntry { version: 1, stream: events.stream.clone(), generation: 0, from: 10 };
+    let entry =
+        StreamEntry { version: 1, stream: events.stream.clone(), generation: 0, from: 10, origin: None };
     let mut lake = LakeState::default();
     lake.add_stream("streams/0.json", entry.clone())?;
     lake.apply(0, &events)?;

@@ -20,6 +20,7 @@ mod facts;
 mod fuzz_seeds;
 mod http;
 mod identity;
+mod kafka;
 mod pipeline;
 mod postgres;
 mod replay;

@@ -1,5 +1,6 @@
 //! Servers on free ports, and the real binary in front of them.
 
+pub mod broker;
 #[path = "../src/demo/cluster.rs"]
 pub mod cluster;
 pub mod egress;

@@ -49,6 +49,14 @@ impl News {
         }
     }
 
+    /// Id of the finding.
+    pub fn id(&self) -> Id16 {
+        match self {
+            News::Found { finding, .. } => finding.id,
+            News::Retracted { id, .. } => *id,
+        }
+    }
+
     /// One line of JSON, safe for a terminal.
     pub fn to_json(&self) -> String {
         let json = match self {

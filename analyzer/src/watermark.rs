@@ -42,7 +42,7 @@ mod tests {
         let mut state = LakeState::default();
         for (n, (producer, epoch, watermark_ns, stopped)) in ledgers.iter().enumerate() {
             let stream = format!("{producer}/ledger").parse().unwrap();
-            let entry = StreamEntry { version: 1, stream, generation: n as u64, from: 0 };
+            let entry = StreamEntry { version: 1, stream, generation: n as u64, from: 0, origin: None };
             state.add_stream("streams/0.json", entry).unwrap();
             state.streams[n].ledger = Some(LedgerState {
                 producer: (*producer).to_owned(),

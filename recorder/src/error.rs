@@ -36,12 +36,14 @@ pub enum RecorderError {
 
 impl RecorderError {
     /// Whether trying again later can help without anyone doing anything here: the disk may have room again,
-    /// the store may answer again, the gateway may have kept a damaged segment aside.
+    /// the store may answer again, the gateway may have kept a damaged segment aside, the group may have settled.
     pub fn is_transient(&self) -> bool {
         use RecorderError::{Bus, Lake};
         matches!(
             self,
-            Lake(LakeError::Store { .. }) | Bus(BusError::Io { .. }) | Bus(BusError::Damaged { .. })
+            Lake(LakeError::Store { .. })
+                | Bus(BusError::Io { .. } | BusError::Damaged { .. })
+                | Bus(BusError::Revoked { .. } | BusError::Kafka { .. })
         )
     }
 }

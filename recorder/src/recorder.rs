@@ -11,10 +11,10 @@ use std::sync::atomic::Ordering;
 use std::time::{Duration, Instant};
 
 use bodycam_bus::stream::LEDGER_LANE;
-use bodycam_bus::{Bus, BusError, Record, StreamId, Subscription};
+use bodycam_bus::{Bus, BusError, Progress, Record, Scope, StreamId, Subscription};
 use bodycam_lake::store::Lock;
 use bodycam_lake::{Lake, LakeError, Store, StreamName, layout};
-use bodycam_record::EpochKey;
+use bodycam_record::{EpochKey, Id16};
 
 use crate::commit::Committer;
 use crate::compact::Compactor;
@@ -31,8 +31,8 @@ const READ_BYTES: usize = 2 << 20;
 const IDLE: Duration = Duration::from_millis(20);
 /// How often new streams are looked for.
 const DISCOVER: Duration = Duration::from_millis(500);
-/// After this time a busy stream is asked where it ends, instead of waiting for it to run dry.
-const PATIENCE: Duration = Duration::from_secs(1);
+/// After this time without a record a bus that has not come to its end is left as it is when the recorder stops.
+const STALLED: Duration = Duration::from_secs(10);
 /// The file in a local lake that its recorder holds locked.
 const LOCK: &str = "recorder.lock";
 /// Age from which a half-written file counts as left behind by a killed writer.
@@ -54,7 +54,9 @@ pub struct Recorder<B: Bus> {
     config: RecorderConfig,
     committer: Committer,
     ingest: Ingest,
-    streams: BTreeMap<StreamId, Stream<B::Subscription>>,
+    streams: BTreeMap<StreamId, Stream<B>>,
+    /// How far each stream has come, as of the last look at all of them.
+    progress: BTreeMap<StreamId, Progress>,
     discovered: Option<Instant>,
     flushed: Instant,
     metrics: Arc<Metrics>,
@@ -63,10 +65,11 @@ pub struct Recorder<B: Bus> {
 }
 
 /// A stream being read.
-struct Stream<S> {
+struct Stream<B: Bus> {
     name: StreamName,
     generation: u64,
-    subscription: S,
+    origin: Option<Id16>,
+    subscription: B::Subscription,
     /// First position that is not committed.
     committed: u64,
     /// First position that is not staged.
@@ -74,9 +77,8 @@ struct Stream<S> {
     staged: Staged,
     /// Ledger records that wait for the producer's other streams.
     held: VecDeque<(i64, Record)>,
-    /// The streams that they wait for, each with the position to reach, once it was asked for.
-    waits_for: BTreeMap<StreamId, Option<i64>>,
-    waits_since: Instant,
+    /// What these streams held when the records were read.
+    waits_for: Option<B::Mark>,
 }
 
 impl<B: Bus> Recorder<B> {
@@ -118,6 +120,7 @@ impl<B: Bus> Recorder<B> {
             committer,
             ingest,
             streams: BTreeMap::new(),
+            progress: BTreeMap::new(),
             discovered: None,
             flushed: Instant::now(),
             metrics,
@@ -134,7 +137,14 @@ impl<B: Bus> Recorder<B> {
     pub async fn run(&mut self, shutdown: impl Future<Output = ()>) -> Result<(), RecorderError> {
         let mut shutdown = std::pin::pin!(shutdown);
         loop {
-            let read = self.read().await?;
+            let read = match self.read().await {
+                Err(fault @ RecorderError::Bus(BusError::Truncated { .. } | BusError::Recreated { .. })) => {
+                    // What lies before it is good, and nobody can read it again once the fault is acknowledged.
+                    self.flush().await?;
+                    return Err(fault);
+                }
+                read => read?,
+            };
             if self.is_due() {
                 self.flush().await?;
             }
@@ -151,23 +161,26 @@ impl<B: Bus> Recorder<B> {
 
     /// Reads everything that is on the bus now, and commits it.
     pub async fn drain(&mut self) -> Result<(), RecorderError> {
-        self.discover()?;
-        let mut ends = BTreeMap::new();
-        for id in self.streams.keys() {
-            ends.insert(id.clone(), self.bus.end(id)?);
-        }
+        self.discover().await?;
+        let mut mark = self.bus.mark(Scope::Everything)?;
+        let mut moved = Instant::now();
         loop {
             let read = self.read().await?;
             if self.is_due() {
                 self.flush().await?;
             }
-            let reached = |(id, end): (&StreamId, &i64)| {
-                self.streams.get(id).is_none_or(|s| i64::try_from(s.next).is_ok_and(|next| next >= *end))
-            };
-            if ends.iter().all(reached) {
+            let nothing_held = self.streams.values().all(|s| s.held.is_empty());
+            if self.bus.passed(&mut mark, &self.progress)? && nothing_held {
                 return self.flush().await;
             }
-            if read == 0 {
+            if read > 0 {
+                moved = Instant::now();
+            } else if moved.elapsed() >= STALLED {
+                tracing::warn!(
+                    "stopped_before_the_end: the bus gives nothing; what is on it stays there for the next start"
+                );
+                return self.flush().await;
+            } else {
                 tokio::time::sleep(IDLE).await;
             }
         }
@@ -176,11 +189,10 @@ impl<B: Bus> Recorder<B> {
     /// Reads once from every stream; gives the number of records.
     async fn read(&mut self) -> Result<usize, RecorderError> {
         if self.discovered.is_none_or(|at| at.elapsed() >= DISCOVER) {
-            self.discover()?;
+            self.discover().await?;
         }
-        let mut read = self.read_ledgers().await?;
+        let (mut read, mut dry) = self.read_ledgers().await?;
         let view = self.lake.view();
-        let mut dry = BTreeSet::new();
         for (id, stream) in &mut self.streams {
             if id.lane() == LEDGER_LANE {
                 continue;
@@ -196,65 +208,68 @@ impl<B: Bus> Recorder<B> {
             // Not the position after the last record: a stream can skip positions that were lost.
             stream.next = at(stream.subscription.position())?;
         }
-        let positions: BTreeMap<_, _> = self.streams.iter().map(|(id, s)| (id.clone(), s.next)).collect();
-        for stream in self.streams.values_mut() {
-            stream.waits_for.retain(|id, until| {
-                let there = positions.get(id).copied().unwrap_or(u64::MAX);
-                !dry.contains(id)
-                    && until.is_none_or(|until| i64::try_from(there).is_ok_and(|there| there < until))
-            });
-            if stream.waits_for.is_empty() {
-                while let Some((position, record)) = stream.held.pop_front() {
-                    self.ingest
-                        .take(&mut stream.staged, &view, stream.name.as_str(), position, record)
-                        .await?;
-                }
-                stream.next = at(stream.subscription.position())?;
-            } else if stream.waits_since.elapsed() >= PATIENCE {
-                for (id, until) in stream.waits_for.iter_mut().filter(|(_, until)| until.is_none()) {
-                    *until = Some(self.bus.end(id)?);
-                }
+        let mut progress = BTreeMap::new();
+        for (id, stream) in &self.streams {
+            let position = position(stream.next)?;
+            progress.insert(id.clone(), Progress { position, dry: dry.contains(id) });
+        }
+        for (id, stream) in &mut self.streams {
+            let passed = match &mut stream.waits_for {
+                Some(mark) => self.bus.passed(mark, &progress)?,
+                None => true,
+            };
+            if !passed {
+                continue;
+            }
+            stream.waits_for = None;
+            while let Some((position, record)) = stream.held.pop_front() {
+                self.ingest.take(&mut stream.staged, &view, stream.name.as_str(), position, record).await?;
+            }
+            stream.next = at(stream.subscription.position())?;
+            if let Some(progress) = progress.get_mut(id) {
+                progress.position = position(stream.next)?;
             }
         }
+        self.progress = progress;
         let pending = self.streams.values().map(|s| s.staged.records + s.held.len() as u64).sum();
         set(&self.metrics.pending_records, pending);
         Ok(read)
     }
 
-    /// Reads ledger records and holds them until what was put on the other streams before them is staged.
-    async fn read_ledgers(&mut self) -> Result<usize, RecorderError> {
-        let mut producers = Vec::new();
-        let mut read = 0;
+    /// Reads ledger records and holds them until what was put on the other streams before them is staged. Gives
+    /// how many, and the ledgers that had none.
+    async fn read_ledgers(&mut self) -> Result<(usize, BTreeSet<StreamId>), RecorderError> {
+        let (mut read, mut dry) = (0, BTreeSet::new());
+        let mut fresh = Vec::new();
         for (id, stream) in self.streams.iter_mut().filter(|(id, _)| id.lane() == LEDGER_LANE) {
-            if stream.held.is_empty() {
-                stream.held = stream.poll().await?.into();
-                read += stream.held.len();
-                if !stream.held.is_empty() {
-                    producers.push(id.clone());
+            if !stream.held.is_empty() {
+                continue;
+            }
+            stream.held = stream.poll().await?.into();
+            read += stream.held.len();
+            match stream.held.is_empty() {
+                true => dry.insert(id.clone()),
+                false => {
+                    fresh.push(id.clone());
+                    true
                 }
+            };
+        }
+        if !fresh.is_empty() {
+            // A stream can have begun since the last look; the records just read may tell of its events.
+            self.discover().await?;
+        }
+        for id in fresh {
+            let mark = self.bus.mark(Scope::Beside(id.producer()))?;
+            if let Some(stream) = self.streams.get_mut(&id) {
+                stream.waits_for = Some(mark);
             }
         }
-        if producers.is_empty() {
-            return Ok(read);
-        }
-        // A stream can have begun since the last look; the records just read may tell of its events.
-        self.discover()?;
-        for ledger in producers {
-            let others: Vec<_> = self
-                .streams
-                .keys()
-                .filter(|id| id.producer() == ledger.producer() && **id != ledger)
-                .collect();
-            let waits_for = others.into_iter().map(|id| (id.clone(), None)).collect();
-            if let Some(stream) = self.streams.get_mut(&ledger) {
-                (stream.waits_for, stream.waits_since) = (waits_for, Instant::now());
-            }
-        }
-        Ok(read)
+        Ok((read, dry))
     }
 
     /// Subscribes to streams that are new.
-    fn discover(&mut self) -> Result<(), RecorderError> {
+    async fn discover(&mut self) -> Result<(), RecorderError> {
         self.discovered = Some(Instant::now());
         for id in self.bus.streams()? {
             if self.streams.contains_key(&id) {
@@ -263,16 +278,16 @@ impl<B: Bus> Recorder<B> {
             let name: StreamName = id.to_string().parse()?;
             let known = self.lake.state().newest(&name).map(|s| (s.generation, s.position));
             let (mut generation, mut committed) = known.unwrap_or_default();
-            let end = self.bus.end(&id)?;
-            if i64::try_from(committed).is_ok_and(|committed| end < committed) {
+            let from = position(committed)?;
+            let origin = self.bus.origin(&id)?;
+            if let Some(why) = self.is_another(&id, &name, generation, from, origin).await? {
                 if !self.config.recreated.contains(&id.to_string()) {
-                    return Err(RecorderError::Recreated { stream: id.to_string(), end, committed });
+                    return Err(why);
                 }
-                tracing::warn!(stream = %id, end, committed, "stream_recreated");
+                tracing::warn!(stream = %id, why = %why, "stream_recreated");
                 (generation, committed) = (generation + 1, 0);
             }
-            let from = i64::try_from(committed)
-                .map_err(|_| LakeError::NotFound { what: "position", id: committed.to_string() })?;
+            let from = position(committed)?;
             let subscription = match self.bus.subscribe(&id, from) {
                 // A new generation starts at whatever the stream still has.
                 Err(BusError::Truncated { first, .. }) if committed == 0 && generation > 0 => {
@@ -285,18 +300,41 @@ impl<B: Bus> Recorder<B> {
             let stream = Stream {
                 name,
                 generation,
+                origin,
                 subscription,
                 committed,
                 next: committed,
                 staged: Staged::default(),
                 held: VecDeque::new(),
-                waits_for: BTreeMap::new(),
-                waits_since: Instant::now(),
+                waits_for: None,
             };
             self.streams.insert(id, stream);
         }
         set(&self.metrics.streams, self.streams.len() as u64);
         Ok(())
+    }
+
+    /// Why a stream is not the one that the lake has under its name up to `committed`, if it is not.
+    async fn is_another(
+        &self,
+        id: &StreamId,
+        name: &StreamName,
+        generation: u64,
+        committed: i64,
+        origin: Option<Id16>,
+    ) -> Result<Option<RecorderError>, RecorderError> {
+        if let Some(end) = self.bus.known_end(id)?.filter(|end| *end < committed) {
+            let committed = at(committed)?;
+            return Ok(Some(RecorderError::Recreated { stream: id.to_string(), end, committed }));
+        }
+        let known = self.lake.origin(name, generation).await?;
+        Ok(match (known, origin) {
+            (Some(known), Some(found)) if known != found => {
+                let (stream, known, found) = (id.to_string(), known.to_string(), found.to_string());
+                Some(BusError::Recreated { stream, known, found }.into())
+            }
+            _ => None,
+        })
     }
 
     fn is_due(&self) -> bool {
@@ -318,24 +356,20 @@ impl<B: Bus> Recorder<B> {
         for id in order.iter().filter(|id| id.lane() != LEDGER_LANE) {
             let ledger = StreamId::new(id.producer(), LEDGER_LANE);
             if let Some(stream) = ledger.ok().and_then(|id| self.streams.get(&id)) {
-                self.lake.add_stream(&stream.name, stream.generation, stream.committed).await?;
+                stream.list(&mut self.lake).await?;
             }
         }
         for id in order {
             let Some(stream) = self.streams.get_mut(&id) else { continue };
-            self.lake.add_stream(&stream.name, stream.generation, stream.committed).await?;
+            stream.list(&mut self.lake).await?;
             let staged = std::mem::take(&mut stream.staged);
             let (records, from, to) = (staged.records, stream.committed, stream.next);
             let place = (&stream.name, stream.generation);
-            if let Ok(to) = i64::try_from(to) {
-                self.bus.settle(&id, to)?;
-            }
+            self.bus.settle(&id, position(to)?)?;
             self.committer.commit(&mut self.lake, &mut self.ingest, place, (from, to), staged).await?;
             stream.committed = to;
             tracing::debug!(stream = %id, from, to, records, "committed");
-            if let Ok(to) = i64::try_from(to) {
-                self.bus.release(&id, to)?;
-            }
+            self.bus.release(&id, position(to)?)?;
         }
         self.flushed = Instant::now();
         if something {
@@ -354,7 +388,13 @@ impl<B: Bus> Recorder<B> {
     }
 }
 
-impl<S: Subscription> Stream<S> {
+impl<B: Bus> Stream<B> {
+    /// Has the lake list it, if it does not yet.
+    async fn list(&self, lake: &mut Lake) -> Result<(), RecorderError> {
+        lake.add_stream_of(&self.name, self.generation, self.committed, self.origin).await?;
+        Ok(())
+    }
+
     /// What is there, without waiting for more.
     async fn poll(&mut self) -> Result<Vec<(i64, Record)>, RecorderError> {
         match tokio::time::timeout(Duration::ZERO, self.subscription.next(READ_BYTES)).await {
@@ -362,6 +402,10 @@ impl<S: Subscription> Stream<S> {
             Err(_) => Ok(Vec::new()),
         }
     }
+}
+
+fn position(at: u64) -> Result<i64, RecorderError> {
+    i64::try_from(at).map_err(|_| LakeError::NotFound { what: "position", id: at.to_string() }.into())
 }
 
 fn at(position: i64) -> Result<u64, RecorderError> {

@@ -5,8 +5,9 @@ use std::collections::{BTreeMap, HashMap};
 use std::sync::atomic::{AtomicI64, Ordering};
 use std::sync::{Arc, Mutex};
 
+use bodycam_bus::mark::Ends;
 use bodycam_bus::spool::{LaneWriter, Spool};
-use bodycam_bus::{Bus, BusError, Publisher, Record, SpoolConfig, StreamId, Subscription};
+use bodycam_bus::{Bus, BusError, Progress, Publisher, Record, Scope, SpoolConfig, StreamId, Subscription};
 use bodycam_lake::content::{ContentReader, Opened};
 use bodycam_lake::store::{Put, Writes};
 use bodycam_lake::{Filter, Lake, LakeError, Store, Table};
@@ -74,6 +75,7 @@ impl Subscription for MemorySubscription {
 
 impl Bus for MemoryBus {
     type Subscription = MemorySubscription;
+    type Mark = Ends;
 
     fn streams(&self) -> Result<Vec<StreamId>, BusError> {
         Ok(self.streams.lock().unwrap().keys().cloned().collect())
@@ -93,8 +95,20 @@ impl Bus for MemoryBus {
         Ok(())
     }
 
-    fn end(&self, stream: &StreamId) -> Result<i64, BusError> {
-        Ok(self.streams.lock().unwrap()[stream].len() as i64)
+    fn known_end(&self, stream: &StreamId) -> Result<Option<i64>, BusError> {
+        Ok(Some(self.streams.lock().unwrap()[stream].len() as i64))
+    }
+
+    fn origin(&self, _: &StreamId) -> Result<Option<Id16>, BusError> {
+        Ok(None)
+    }
+
+    fn mark(&self, scope: Scope<'_>) -> Result<Ends, BusError> {
+        Ok(Ends::of(self.streams()?.into_iter().filter(|stream| scope.holds(stream))))
+    }
+
+    fn passed(&self, mark: &mut Ends, progress: &BTreeMap<StreamId, Progress>) -> Result<bool, BusError> {
+        mark.passed(progress, |stream| Ok(self.known_end(stream)?.unwrap_or(0)))
     }
 }
 

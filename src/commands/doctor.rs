@@ -12,7 +12,6 @@ use std::time::Duration;
 
 use anyhow::Result;
 use bodycam_analyzer::detect;
-use bodycam_bus::Bus;
 use bodycam_bus::spool::SpoolBus;
 use bodycam_lake::{Lake, Store};
 use bodycam_proxy::admin;

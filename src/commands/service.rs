@@ -7,6 +7,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use anyhow::{Context, Result};
+use bodycam_bus::kafka::Drain;
 use bodycam_proxy::admin::{self, Admin};
 use bodycam_proxy::clock::Clock;
 use bodycam_proxy::gateway::{Gateway, Service};
@@ -111,11 +112,14 @@ pub struct Running {
     admin: Option<Admin>,
     /// Events that the recorder has stored.
     stored: Arc<dyn Fn() -> u64>,
+    /// How long the end waits for Kafka to take what is in the spool.
+    drain_patience: Duration,
 }
 
 /// The gateway and what it serves.
 struct Serving {
     gateway: Gateway,
+    drain: Option<Drain>,
     directory: Directory,
     postgres: Option<Arc<postgres::Service>>,
     http: Option<Arc<http::Service>>,
@@ -127,6 +131,17 @@ struct Background {
     stop: watch::Sender<bool>,
     task: JoinHandle<Result<()>>,
 }
+
+/// What a recorder counts, on which the admin listener looks.
+#[cfg(feature = "recorder")]
+struct RecorderParts {
+    metrics: Arc<bodycam_recorder::Metrics>,
+    /// What its bus tells, once it has joined the group.
+    kafka_metrics: Arc<std::sync::OnceLock<Told>>,
+}
+
+/// Text for Prometheus.
+type Told = Box<dyn Fn() -> String + Send + Sync>;
 
 /// Starts parts on the runtime.
 #[cfg_attr(not(feature = "recorder"), expect(dead_code, reason = "nothing runs in the background"))]
@@ -170,7 +185,11 @@ impl Running {
         #[cfg(feature = "recorder")]
         if parts.recorder {
             let metrics = Arc::new(bodycam_recorder::Metrics::default());
-            background.push(starter.recorder(config, Arc::clone(&metrics))?);
+            let kafka_metrics = Arc::new(std::sync::OnceLock::new());
+            let recorder =
+                RecorderParts { metrics: Arc::clone(&metrics), kafka_metrics: Arc::clone(&kafka_metrics) };
+            background.push(starter.recorder(config, recorder)?);
+            probe.metrics.push(Box::new(move || kafka_metrics.get().map(|told| told()).unwrap_or_default()));
             let counted = Arc::clone(&metrics);
             stored = Arc::new(move || counted.events_total.load(std::sync::atomic::Ordering::Relaxed));
             if !parts.gateway {
@@ -200,6 +219,10 @@ impl Running {
             probe.postgres = serving.postgres.clone();
             probe.directory = Some(serving.directory.clone());
             probe.metrics.push(Box::new(move || producer.prometheus()));
+            if let Some(drain) = &serving.drain {
+                let metrics = drain.metrics();
+                probe.metrics.push(Box::new(move || metrics.prometheus()));
+            }
             if let Some(http) = serving.http.clone() {
                 probe.metrics.push(Box::new(move || http.prometheus()));
             }
@@ -216,7 +239,9 @@ impl Running {
                 Some(Admin::start(listen, Arc::new(probe))?)
             }
         };
-        Ok(Self { runtime, gateway, background, ended, admin, stored })
+        let drain_patience =
+            Duration::from_secs(config.kafka.as_ref().map_or(0, |kafka| kafka.drain_seconds));
+        Ok(Self { runtime, gateway, background, ended, admin, stored, drain_patience })
     }
 
     /// Says where it listens.
@@ -283,7 +308,14 @@ impl Running {
             admin.draining();
         }
         let mut outcome = match self.gateway.take() {
-            Some(serving) => serving.gateway.drain().map_err(anyhow::Error::from),
+            Some(serving) => {
+                let drained = serving.gateway.drain().map_err(anyhow::Error::from);
+                // After the gateway: its last word is STOP.
+                if let Some(drain) = serving.drain {
+                    send_the_rest(drain, self.drain_patience);
+                }
+                drained
+            }
             None => Ok(()),
         };
         for part in self.background.drain(..) {
@@ -291,6 +323,17 @@ impl Running {
         }
         outcome?;
         Ok((self.stored)())
+    }
+}
+
+fn send_the_rest(mut drain: Drain, patience: Duration) {
+    match drain.stop(patience) {
+        0 => {}
+        records => tracing::warn!(
+            event = "kafka_not_drained",
+            records,
+            "records stay in the spool; they are sent when this gateway starts again"
+        ),
     }
 }
 
@@ -335,16 +378,25 @@ impl Starter<'_> {
     }
 
     #[cfg(feature = "recorder")]
-    fn recorder(&self, config: &Config, metrics: Arc<bodycam_recorder::Metrics>) -> Result<Background> {
-        let spool = bodycam_bus::spool::SpoolBus::new(&config.spool);
+    fn recorder(&self, config: &Config, recorder: RecorderParts) -> Result<Background> {
         let store = bodycam_lake::Store::create(&config.lake.url)?;
         let seed = bodycam_proxy::recording::load_or_create_key_file(&config.recorder.key)?;
         let key = Arc::new(bodycam_record::EpochKey::from_seed(&seed));
         let (stop, mut stopped) = watch::channel(false);
+        let RecorderParts { metrics, kafka_metrics } = recorder;
+        let (spool, kafka) = (bodycam_bus::spool::SpoolBus::new(&config.spool), config.kafka()?);
         let config = config.recorder.clone();
         Ok(self.spawn("recorder", stop, async move {
+            let Some(kafka) = kafka else {
+                let shutdown = async move { drop(stopped.wait_for(|stop| *stop).await) };
+                return Ok(bodycam_recorder::run(spool, store, key, config, metrics, shutdown).await?);
+            };
+            let Some(bus) = join(kafka, &mut stopped, &metrics).await? else { return Ok(()) };
+            let told = bus.metrics();
+            // Set once: this is the only task that does.
+            let _ = kafka_metrics.set(Box::new(move || told.prometheus()));
             let shutdown = async move { drop(stopped.wait_for(|stop| *stop).await) };
-            Ok(bodycam_recorder::run(spool, store, key, config, metrics, shutdown).await?)
+            Ok(bodycam_recorder::run(bus, store, key, config, metrics, shutdown).await?)
         }))
     }
 
@@ -356,20 +408,31 @@ impl Starter<'_> {
         let tenant = crate::tenant_key::load(&config.gateway.tenant_key, false)?;
         let options = super::detect::options(config, &config.lake.url, Some(tenant))?;
         let metrics = Arc::clone(&options.metrics);
+        let topic =
+            config.kafka()?.map(|kafka| bodycam_bus::kafka::FindingsTopic::open(&kafka)).transpose()?;
+        let topic = topic.map(Arc::new);
         let every = Duration::from_secs(config.detect.interval_seconds);
         let (stop, stopped) = watch::channel(false);
         let part = self.spawn("detection", stop, async move {
             loop {
                 let (options, metrics) = (options.clone(), Arc::clone(&options.metrics));
-                let (mut inner, mut outer) = (stopped.clone(), stopped.clone());
+                let (mut inner, mut outer, topic) = (stopped.clone(), stopped.clone(), topic.clone());
                 let watching = tokio::spawn(async move {
                     let shutdown = async move { drop(inner.wait_for(|stop| *stop).await) };
                     // Who reads along wants the line; who collects logs wants all of it.
                     let reads_along = std::io::IsTerminal::is_terminal(&std::io::stderr());
-                    let mut told = |news: &News| match reads_along {
-                        true => tracing::warn!(event = "finding", "{}", super::detect::line(news)),
-                        false => {
-                            tracing::warn!(event = "finding", finding = %news.to_json(), "{}", super::detect::line(news));
+                    let mut told = |news: &News| {
+                        let json = news.to_json();
+                        match reads_along {
+                            true => tracing::warn!(event = "finding", "{}", super::detect::line(news)),
+                            false => {
+                                tracing::warn!(event = "finding", finding = %json, "{}", super::detect::line(news));
+                            }
+                        }
+                        if let Some(topic) = &topic
+                            && let Err(error) = topic.send(&news.id().to_string(), &json)
+                        {
+                            tracing::error!(event = "finding_not_sent", finding = %news.id(), error = %error, "the lake has it, the topic may not");
                         }
                     };
                     bodycam_analyzer::detect::watch(options, &mut told, shutdown).await
@@ -384,6 +447,34 @@ impl Starter<'_> {
             }
         });
         Ok((part, metrics))
+    }
+}
+
+/// Joins the group of recorders, as soon as brokers answer; none when the process is told to stop first.
+#[cfg(feature = "recorder")]
+async fn join(
+    kafka: bodycam_bus::kafka::Kafka,
+    stopped: &mut watch::Receiver<bool>,
+    metrics: &bodycam_recorder::Metrics,
+) -> Result<Option<bodycam_bus::kafka::KafkaBus>> {
+    use std::sync::atomic::Ordering;
+    loop {
+        let kafka = kafka.clone();
+        let opening = tokio::task::spawn_blocking(move || bodycam_bus::kafka::KafkaBus::open(kafka));
+        let error = match opening.await? {
+            Ok(bus) => {
+                metrics.failing.store(0, Ordering::Relaxed);
+                return Ok(Some(bus));
+            }
+            Err(error @ bodycam_bus::BusError::Kafka { .. }) => error,
+            Err(error) => return Err(error.into()),
+        };
+        metrics.failing.store(1, Ordering::Relaxed);
+        tracing::error!(event = "kafka_unreachable", error = %error, "trying again");
+        tokio::select! {
+            () = tokio::time::sleep(Duration::from_secs(2)) => {}
+            _ = stopped.wait_for(|stop| *stop) => return Ok(None),
+        }
     }
 }
 
@@ -433,8 +524,12 @@ fn start_gateway(config: &Config, clock: Clock) -> Result<Serving> {
         http_service = Some(Arc::clone(&service));
         listeners.push((http.listen.to_string(), Service::Http(service)));
     }
+    let drain = match config.kafka()? {
+        Some(kafka) => Some(Drain::start(kafka, &config.spool, &config.gateway.producer)?),
+        None => None,
+    };
     let gateway = Gateway::start(&config.gateway, producer, listeners)?;
-    Ok(Serving { gateway, directory, postgres: postgres_service, http: http_service })
+    Ok(Serving { gateway, drain, directory, postgres: postgres_service, http: http_service })
 }
 
 /// What is in force until policies exist: who may reach what.
@@ -448,7 +543,7 @@ fn policy_digest(config: &Config) -> Result<bodycam_record::Digest> {
 struct Probe {
     producer: Option<Producer>,
     postgres: Option<Arc<postgres::Service>>,
-    metrics: Vec<Box<dyn Fn() -> String + Send + Sync>>,
+    metrics: Vec<Told>,
     directory: Option<Directory>,
     /// Of a recorder that runs alone. Beside a gateway, traffic goes on into the spool as long as that has room.
     recorder_fails: Option<Box<dyn Fn() -> bool + Send + Sync>>,

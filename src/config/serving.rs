@@ -6,12 +6,14 @@ use anyhow::{Context, Result, bail};
 #[cfg(feature = "analyzer")]
 use bodycam_analyzer::DetectConfig;
 use bodycam_bus::SpoolConfig;
+use bodycam_bus::kafka::{Kafka, KafkaConfig};
 use bodycam_proxy::admin::AdminConfig;
 use bodycam_proxy::gateway::GatewayConfig;
 use bodycam_proxy::http::HttpConfig;
 use bodycam_proxy::identity::PrincipalConfig;
 use bodycam_proxy::postgres::{PostgresConfig, TargetConfig};
 use bodycam_proxy::recording::RecordingConfig;
+use bodycam_proxy::secret::Secret;
 #[cfg(feature = "recorder")]
 use bodycam_recorder::RecorderConfig;
 #[cfg(feature = "reader")]
@@ -31,8 +33,11 @@ type Elsewhere = serde_json::Map<String, serde_json::Value>;
 pub struct Config {
     /// The gateway process.
     pub gateway: GatewayConfig,
-    /// Where events wait for the recorder.
+    /// Where events wait for the recorder, or for Kafka.
     pub spool: SpoolConfig,
+    /// Kafka between gateways and recorders. Without this section a recorder reads the spool of its host.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub kafka: Option<KafkaConfig>,
     /// What is recorded, and how much of it.
     pub record: RecordingConfig,
     /// The PostgreSQL listener. Without this section there is none.
@@ -101,6 +106,10 @@ impl Config {
     fn check(&self) -> Result<()> {
         self.gateway.check()?;
         self.spool.check()?;
+        if let Some(kafka) = &self.kafka {
+            kafka.check()?;
+            self.kafka_password()?;
+        }
         self.record.check()?;
         if self.postgres.is_none() && self.http.is_none() {
             bail!("nothing to listen on: add a [postgres] or an [http] section");
@@ -143,6 +152,18 @@ impl Config {
         #[cfg(feature = "analyzer")]
         self.detect.check()?;
         Ok(())
+    }
+
+    /// `[kafka]`, ready to connect with.
+    pub fn kafka(&self) -> Result<Option<Kafka>> {
+        let Some(kafka) = &self.kafka else { return Ok(None) };
+        Ok(Some(Kafka::new(kafka.clone(), self.kafka_password()?)))
+    }
+
+    fn kafka_password(&self) -> Result<Option<String>> {
+        let Some(sasl) = self.kafka.as_ref().and_then(|kafka| kafka.sasl.as_ref()) else { return Ok(None) };
+        let read = Secret::try_from(sasl.password.clone()).and_then(|secret| secret.read());
+        Ok(Some(read.context("[kafka] sasl.password")?.to_string()))
     }
 
     /// Addresses that are taken once, and files that must be where they are said to be.
@@ -201,6 +222,9 @@ impl Config {
             self.detect.rules_dir = self.detect.rules_dir.take().map(|dir| join(&dir));
         }
         self.gateway.tenant_key = rebased_reference(&self.gateway.tenant_key, base);
+        if let Some(kafka) = &mut self.kafka {
+            kafka.rebase(base);
+        }
         if let Some(postgres) = &mut self.postgres {
             postgres.rebase(base);
         }

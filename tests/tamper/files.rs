@@ -215,7 +215,8 @@ pub fn compacted(
 ) -> Lake {
     let mut lake = (*clean_lake()).clone();
     let stream = StreamName::compaction();
-    let entry = StreamEntry { version: VERSION, stream: stream.clone(), generation: 0, from: 0 };
+    let entry =
+        StreamEntry { version: VERSION, stream: stream.clone(), generation: 0, from: 0, origin: None };
     lake.put(&layout::stream(2), entry.to_json());
     let commits = lake.commits();
     let inputs: Vec<FileEntry> =

@@ -357,7 +357,13 @@ impl Recording {
         let lane: StreamName = "gw-1/0".parse().unwrap();
         let ledger_lane: StreamName = "gw-1/ledger".parse().unwrap();
         for (n, stream) in [&lane, &ledger_lane].into_iter().enumerate() {
-            let entry = StreamEntry { version: VERSION, stream: stream.clone(), generation: 0, from: 0 };
+            let entry = StreamEntry {
+                version: VERSION,
+                stream: stream.clone(),
+                generation: 0,
+                from: 0,
+                origin: None,
+            };
             lake.put(&layout::stream(n as u64), entry.to_json());
         }
         // Two commits, so that every session lies in several files.

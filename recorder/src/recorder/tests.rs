@@ -121,7 +121,7 @@ async fn where_nothing_can_be_locked_the_second_recorder_collides_and_leaves_not
     gateway.work(3);
     let (mut first, mut second) =
         (open(&bus, &store, config()).await.unwrap(), open(&bus, &store, config()).await.unwrap());
-    second.discover().unwrap();
+    second.discover().await.unwrap();
     first.drain().await.unwrap();
     let message = second.drain().await.unwrap_err().to_string();
     assert!(message.contains("commits/gw@") && message.contains("another recorder"), "{message}");

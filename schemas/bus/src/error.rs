@@ -43,6 +43,24 @@ pub enum BusError {
         "stream {stream} starts at position {first}, but {wanted} was wanted: records {wanted}..{first} were removed before they were read"
     )]
     Truncated { stream: String, first: i64, wanted: i64 },
+    /// Someone else reads the stream now, or nobody yet.
+    #[error(
+        "stream {stream} is read by another recorder of the group now; this one starts again from the lake"
+    )]
+    Revoked { stream: String },
+    /// A stream begins anew under an old name.
+    #[error(
+        "stream {stream} goes on under another origin ({found}, before it was {known}): the spool of its gateway was lost \
+         or recreated, or two gateways share one producer name; nothing more is read from it until \
+         recorder.recreated names '{stream}'"
+    )]
+    Recreated { stream: String, known: String, found: String },
+    /// The Kafka client refused what it was asked.
+    #[error("kafka: cannot {action}: {why}")]
+    Kafka { action: String, why: String },
+    /// Kafka is set up so that records would be lost or refused.
+    #[error("kafka: {0}")]
+    Refused(String),
     /// A name that cannot be a stream.
     #[error("'{0}' is not a stream name (want <producer>/<lane>, letters, digits, '-', '_' and '.')")]
     StreamName(String),

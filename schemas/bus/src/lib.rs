@@ -1,5 +1,5 @@
-//! How events travel: the contract between those who write the record and those who store it, and its
-//! embedded implementation, the spool directory.
+//! How events travel: the contract between those who write the record and those who store it, and its two
+//! implementations: the spool directory, and Kafka behind the spools of many gateways (feature `kafka`).
 //!
 //! A **stream** is the unit of order, `<producer>/<lane>`; a **position** is the number of a record in its
 //! stream, from 0, never reset. Invariant: what [`Publisher::flush`] has accepted is delivered, in order, to
@@ -7,6 +7,9 @@
 
 pub mod config;
 pub mod error;
+#[cfg(feature = "kafka")]
+pub mod kafka;
+pub mod mark;
 pub mod record;
 pub mod spool;
 pub mod stream;
@@ -15,18 +18,22 @@ mod wire;
 
 pub use config::{Durability, SpoolConfig, SpoolConfigError};
 pub use error::BusError;
+pub use mark::{Progress, Scope};
 pub use record::Record;
 pub use stream::StreamId;
 
+use std::collections::BTreeMap;
 use std::future::Future;
+
+use bodycam_record::Id16;
 
 /// The writing end of one stream. One writer per stream.
 pub trait Publisher {
     /// Buffers a record and gives its position. Nothing has left this process yet.
     fn append(&mut self, record: &Record) -> Result<i64, BusError>;
 
-    /// Hands everything buffered to the operating system (spool) or the client library (Kafka): from here on
-    /// a crash of this process loses nothing. On an error the buffer is kept, and the next flush tries again.
+    /// Hands everything buffered to the operating system: from here on a crash of this process loses nothing. On
+    /// an error the buffer is kept, and the next flush tries again.
     fn flush(&mut self) -> Result<(), BusError>;
 
     /// Returns when everything flushed before the call is as durable as the configuration demands.
@@ -47,6 +54,8 @@ pub trait Subscription {
 pub trait Bus {
     /// The reading end.
     type Subscription: Subscription;
+    /// The bus at a moment.
+    type Mark: Send;
 
     /// The streams that exist now.
     fn streams(&self) -> Result<Vec<StreamId>, BusError>;
@@ -61,6 +70,20 @@ pub trait Bus {
     /// Says that every record before `to` rests durably in the lake: the bus may forget it.
     fn release(&self, stream: &StreamId, to: i64) -> Result<(), BusError>;
 
-    /// Position after the last record of the stream that can be read now.
-    fn end(&self, stream: &StreamId) -> Result<i64, BusError>;
+    /// Position after the last record of the stream that can be read now; none when the bus would have to read
+    /// on to know it.
+    fn known_end(&self, stream: &StreamId) -> Result<Option<i64>, BusError>;
+
+    /// What tells the stream from another one of the same name, where its producer has said it.
+    fn origin(&self, stream: &StreamId) -> Result<Option<Id16>, BusError>;
+
+    /// What of some streams is on the bus now.
+    fn mark(&self, scope: Scope<'_>) -> Result<Self::Mark, BusError>;
+
+    /// Whether a reader that has come this far with its streams has taken everything that was there at the mark.
+    fn passed(
+        &self,
+        mark: &mut Self::Mark,
+        progress: &BTreeMap<StreamId, Progress>,
+    ) -> Result<bool, BusError>;
 }

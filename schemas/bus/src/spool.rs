@@ -5,16 +5,20 @@
 //! kind (one byte), content. Kind 1 is a record (protobuf). Kind 2 is a skip: an i64 LE, the position of the
 //! next record; those in between are lost, and the ledger says GAP. When the spool is opened a torn tail is cut
 //! and damage kept aside (`repair.rs`); the reader waits at a torn tail and names damage. Released positions
-//! stand in `<lane>/released`. Directories are made with mode 0700, files with 0600.
+//! stand in `<lane>/released`,
+//! what tells a lane from another one of the same name in `<lane>/origin`. Directories are made with mode 0700,
+//! files with 0600.
 
-use std::collections::HashMap;
+use std::collections::{BTreeMap, HashMap};
 use std::fs;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
+use bodycam_record::Id16;
 use segment::Segment;
 
-use crate::{Bus, BusError, SpoolConfig, StreamId};
+use crate::mark::Ends;
+use crate::{Bus, BusError, Progress, Scope, SpoolConfig, StreamId};
 
 mod repair;
 mod segment;
@@ -70,7 +74,16 @@ impl SpoolBus {
         SpoolSubscription::open(dir, stream.clone(), first)
     }
 
-    /// Position before which everything of `stream` rests in the lake.
+    /// Position after the last record of the stream that can be read now.
+    pub fn end(&self, stream: &StreamId) -> Result<i64, BusError> {
+        let dir = self.lane_dir(stream);
+        match segment::list(&dir)?.pop() {
+            None => segment::released(&dir),
+            Some(last) => Ok(segment::scan(&last)?.next.max(segment::released(&dir)?)),
+        }
+    }
+
+    /// Position before which everything of `stream` rests in the lake, or in Kafka where the spool drains there.
     pub fn released(&self, stream: &StreamId) -> Result<i64, BusError> {
         segment::released(&self.lane_dir(stream))
     }
@@ -86,6 +99,7 @@ fn lane_dir(dir: &Path, stream: &StreamId) -> PathBuf {
 
 impl Bus for SpoolBus {
     type Subscription = SpoolSubscription;
+    type Mark = Ends;
 
     fn streams(&self) -> Result<Vec<StreamId>, BusError> {
         let mut streams = Vec::new();
@@ -106,12 +120,20 @@ impl Bus for SpoolBus {
         segment::release(&self.lane_dir(stream), to)
     }
 
-    fn end(&self, stream: &StreamId) -> Result<i64, BusError> {
-        let dir = self.lane_dir(stream);
-        match segment::list(&dir)?.pop() {
-            None => segment::released(&dir),
-            Some(last) => Ok(segment::scan(&last)?.next.max(segment::released(&dir)?)),
-        }
+    fn known_end(&self, stream: &StreamId) -> Result<Option<i64>, BusError> {
+        self.end(stream).map(Some)
+    }
+
+    fn origin(&self, stream: &StreamId) -> Result<Option<Id16>, BusError> {
+        segment::origin(&self.lane_dir(stream))
+    }
+
+    fn mark(&self, scope: Scope<'_>) -> Result<Ends, BusError> {
+        Ok(Ends::of(self.streams()?.into_iter().filter(|stream| scope.holds(stream))))
+    }
+
+    fn passed(&self, mark: &mut Ends, progress: &BTreeMap<StreamId, Progress>) -> Result<bool, BusError> {
+        mark.passed(progress, |stream| self.end(stream))
     }
 
     fn settle(&self, stream: &StreamId, to: i64) -> Result<(), BusError> {

@@ -8,7 +8,8 @@ use prost::encoding::{WireType, encode_key, encode_varint};
 use crate::record::Record;
 
 #[allow(clippy::all, missing_docs)]
-mod proto {
+#[cfg_attr(not(feature = "kafka"), allow(dead_code, reason = "batches travel over Kafka alone"))]
+pub(crate) mod proto {
     include!(concat!(env!("OUT_DIR"), "/bodycam.v1.rs"));
 }
 

@@ -6,7 +6,7 @@
 
 use bodycam_record::canonical::Writer;
 use bodycam_record::digest::{self, Digest};
-use bodycam_record::{EpochKey, SessionId, key};
+use bodycam_record::{EpochKey, Id16, SessionId, key};
 use serde::{Deserialize, Serialize};
 
 use crate::columns::Table;
@@ -162,6 +162,9 @@ pub struct StreamEntry {
     pub generation: u64,
     /// Position of its first commit.
     pub from: u64,
+    /// What tells it from another stream of the same name, where its producer has said it.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub origin: Option<Id16>,
 }
 
 /// A 64-byte signature, in hex.

@@ -5,7 +5,7 @@
 
 use std::sync::Arc;
 
-use bodycam_record::{Digest, EpochKey};
+use bodycam_record::{Digest, EpochKey, Id16};
 use bytes::Bytes;
 use serde::{Deserialize, Serialize};
 
@@ -153,16 +153,37 @@ impl Lake {
         generation: u64,
         from: u64,
     ) -> Result<usize, LakeError> {
+        self.add_stream_of(stream, generation, from, None).await
+    }
+
+    /// As [`Lake::add_stream`], with what tells the stream from another one of the same name.
+    pub async fn add_stream_of(
+        &mut self,
+        stream: &StreamName,
+        generation: u64,
+        from: u64,
+        origin: Option<Id16>,
+    ) -> Result<usize, LakeError> {
         loop {
             if let Some((index, _)) = self.state.stream(stream, generation) {
                 return Ok(index);
             }
-            let entry = StreamEntry { version: VERSION, stream: stream.clone(), generation, from };
+            let entry = StreamEntry { version: VERSION, stream: stream.clone(), generation, from, origin };
             let path = layout::stream(self.state.streams.len() as u64);
             match self.store.put_new(&path, entry.to_json().into()).await? {
                 Put::New => Arc::make_mut(&mut self.state).add_stream(&path, entry)?,
                 Put::Exists => drop(self.refresh().await?),
             }
+        }
+    }
+
+    /// What told a stream from another one of the same name when it was added.
+    pub async fn origin(&self, stream: &StreamName, generation: u64) -> Result<Option<Id16>, LakeError> {
+        let Some((index, _)) = self.state.stream(stream, generation) else { return Ok(None) };
+        let path = layout::stream(index as u64);
+        match self.store.get(&path).await? {
+            Some(bytes) => Ok(StreamEntry::parse(&path, &bytes)?.origin),
+            None => Err(LakeError::NotFound { what: "stream", id: stream.to_string() }),
         }
     }
 

@@ -101,7 +101,7 @@ fn snapshot(key: &EpochKey) -> Json {
     let mut state = LakeState::default();
     for (n, stream) in ["gw-1/0", "gw-1/ledger", "compaction"].into_iter().enumerate() {
         let stream = stream.parse().unwrap();
-        let entry = StreamEntry { version: VERSION, stream, generation: 0, from: 0 };
+        let entry = StreamEntry { version: VERSION, stream, generation: 0, from: 0, origin: None };
         state.add_stream(&n.to_string(), entry).unwrap();
     }
     for commit in commits(key) {

@@ -107,7 +107,8 @@ fn fill(dir: &Path, count: u64) -> Result<(), Error> {
     let (lane, ledger_lane): (StreamName, StreamName) =
         (format!("{PRODUCER}/0").parse()?, format!("{PRODUCER}/ledger").parse()?);
     for (n, stream) in [&lane, &ledger_lane].into_iter().enumerate() {
-        let entry = StreamEntry { version: VERSION, stream: stream.clone(), generation: 0, from: 0 };
+        let entry =
+            StreamEntry { version: VERSION, stream: stream.clone(), generation: 0, from: 0, origin: None };
         put(dir, &layout::stream(n as u64), &entry.to_json())?;
     }
     let start = Start {

@@ -49,7 +49,7 @@ fn holds(commit: &Commit) {
     assert!(commit.files.iter().all(|f| inside(&f.path) && f.path.starts_with("tables/")));
     let mut lake = LakeState::default();
     let (stream, generation, from) = (commit.stream.clone(), commit.generation, commit.from);
-    lake.add_stream(PATH, StreamEntry { version: 1, stream, generation, from })
+    lake.add_stream(PATH, StreamEntry { version: 1, stream, generation, from, origin: None })
         .expect("the first of its name");
     if lake.apply(0, commit).is_ok() {
         assert_eq!(lake.stream(&commit.stream, commit.generation).map(|(_, s)| s.position), Some(commit.to));

@@ -5,6 +5,9 @@ use std::io::{ErrorKind, Read, Seek, SeekFrom, Write};
 use std::os::unix::fs::OpenOptionsExt;
 use std::path::{Path, PathBuf};
 
+use bodycam_record::Id16;
+use bodycam_record::ids::from_hex;
+
 use crate::BusError;
 
 /// First bytes of every segment.
@@ -17,6 +20,8 @@ pub(super) const MAX_RECORD: usize = 16 << 20;
 pub(super) const KIND_PROTOBUF: u8 = 1;
 /// Kind byte of a skip: the positions from here to the i64 LE that it holds are lost; it has none itself.
 pub(super) const KIND_SKIP: u8 = 2;
+/// File that holds the origin of a lane.
+const ORIGIN: &str = "origin";
 /// Fewest bytes of a record: header and kind.
 pub(super) const MIN_RECORD: u64 = HEADER as u64 + 1;
 /// Bytes that a search for whole records behind damage may checksum before it takes them for there.
@@ -273,6 +278,38 @@ pub(super) fn released(dir: &Path) -> Result<i64, BusError> {
         Err(e) if e.kind() == ErrorKind::NotFound => Ok(0),
         Err(e) => Err(BusError::io("read", &marker)(e)),
     }
+}
+
+/// What tells a lane from another one of the same name: made with it, at random. None when the lane does not
+/// exist, or is only being made.
+pub(super) fn origin(dir: &Path) -> Result<Option<Id16>, BusError> {
+    let path = dir.join(ORIGIN);
+    match fs::read_to_string(&path) {
+        Ok(text) => match from_hex(text.trim()) {
+            Some(bytes) => Ok(Some(Id16(bytes))),
+            None => Err(BusError::Damaged { path, offset: 0, what: "not the origin of a lane".to_owned() }),
+        },
+        Err(e) if e.kind() == ErrorKind::NotFound => Ok(None),
+        Err(e) => Err(BusError::io("read", &path)(e)),
+    }
+}
+
+/// The origin of a lane, made now when it has none. The lane's only writer calls it.
+pub(super) fn make_origin(dir: &Path) -> Result<Id16, BusError> {
+    if let Some(known) = origin(dir)? {
+        return Ok(known);
+    }
+    let mut bytes = [0; 16];
+    let path = dir.join(ORIGIN);
+    getrandom::fill(&mut bytes).map_err(|e| BusError::io("choose", &path)(e.into()))?;
+    let made = Id16(bytes);
+    let temporary = dir.join("origin.tmp");
+    let mut file = create(&temporary)?;
+    file.write_all(made.to_string().as_bytes()).map_err(BusError::io("write", &temporary))?;
+    file.sync_all().map_err(BusError::io("fsync", &temporary))?;
+    fs::rename(&temporary, &path).map_err(BusError::io("rename", &path))?;
+    sync_directory(dir)?;
+    Ok(made)
 }
 
 #[cfg(test)]

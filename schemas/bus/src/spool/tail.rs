@@ -48,6 +48,27 @@ impl SpoolSubscription {
 
     /// What can be read now, without waiting; empty at the end.
     pub fn poll(&mut self, max_bytes: usize) -> Result<Vec<(i64, Record)>, BusError> {
+        let stream = self.stream.to_string();
+        self.poll_as(max_bytes, |position, payload| {
+            wire::decode(payload).map_err(|source| BusError::Decode {
+                stream: stream.clone(),
+                position,
+                source,
+            })
+        })
+    }
+
+    /// As [`SpoolSubscription::poll`], of the records' encoded bytes.
+    #[cfg(feature = "kafka")]
+    pub(crate) fn poll_encoded(&mut self, max_bytes: usize) -> Result<Vec<(i64, Vec<u8>)>, BusError> {
+        self.poll_as(max_bytes, |_, payload| Ok(payload.to_vec()))
+    }
+
+    fn poll_as<T>(
+        &mut self,
+        max_bytes: usize,
+        take: impl Fn(i64, &[u8]) -> Result<T, BusError>,
+    ) -> Result<Vec<(i64, T)>, BusError> {
         let mut records = Vec::new();
         let mut taken = 0;
         while taken < max_bytes {
@@ -55,7 +76,7 @@ impl SpoolSubscription {
             else {
                 break;
             };
-            let (progress, bytes) = self.read(&mut open, max_bytes - taken, &mut records)?;
+            let (progress, bytes) = self.read(&mut open, max_bytes - taken, &mut records, &take)?;
             taken += bytes;
             if progress {
                 self.open = Some(open);
@@ -67,7 +88,7 @@ impl SpoolSubscription {
                 Some(next) if next.first == self.position => self.open = Some(self.enter(next)?),
                 Some(next) => {
                     // The writer may have finished this segment between our read and the listing.
-                    if self.read(&mut open, max_bytes, &mut records)?.0 {
+                    if self.read(&mut open, max_bytes, &mut records, &take)?.0 {
                         self.open = Some(open);
                         continue;
                     }
@@ -111,11 +132,12 @@ impl SpoolSubscription {
     }
 
     /// Reads on in the open segment. Gives whether anything was consumed, and the bytes of what was kept.
-    fn read(
+    fn read<T>(
         &mut self,
         open: &mut Open,
         budget: usize,
-        records: &mut Vec<(i64, Record)>,
+        records: &mut Vec<(i64, T)>,
+        take: &impl Fn(i64, &[u8]) -> Result<T, BusError>,
     ) -> Result<(bool, usize), BusError> {
         let path = open.segment.path.clone();
         if open.offset == 0 {
@@ -153,12 +175,7 @@ impl SpoolSubscription {
                             if kind != segment::KIND_PROTOBUF {
                                 return damaged(format!("record kind {kind} is unknown to this version"));
                             }
-                            let record = wire::decode(payload).map_err(|source| BusError::Decode {
-                                stream: self.stream.to_string(),
-                                position: open.at,
-                                source,
-                            })?;
-                            records.push((open.at, record));
+                            records.push((open.at, take(open.at, payload)?));
                             kept += payload.len();
                             self.position = next;
                         }

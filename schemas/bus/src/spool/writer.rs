@@ -74,6 +74,7 @@ impl Spool {
         for lane in segment::subdirectories(&dir)? {
             let (stream, lane) = (StreamId::new(producer, &lane)?, dir.join(&lane));
             repair::repair(&lane, &stream)?;
+            segment::make_origin(&lane)?;
             lost.extend(repair::pending(&lane, &stream)?);
         }
         let syncer =
@@ -121,6 +122,7 @@ impl Spool {
         let stream = StreamId::new(&self.producer, lane)?;
         let dir = self.dir.join(lane);
         make_directory(&dir)?;
+        segment::make_origin(&dir)?;
         let (path, next) = match segment::list(&dir)?.pop() {
             None => {
                 let next = segment::released(&dir)?;

@@ -239,7 +239,13 @@ async fn a_snapshot_stands_for_the_commits_before_it() {
     let bytes = scene.lake.store().get("snapshots/1.json").await.unwrap().unwrap();
     let snapshot = Snapshot::parse("s", &bytes).unwrap();
     let mut walked = LakeState::default();
-    let stream = StreamEntry { version: VERSION, stream: "gw/0".parse().unwrap(), generation: 0, from: 0 };
+    let stream = StreamEntry {
+        version: VERSION,
+        stream: "gw/0".parse().unwrap(),
+        generation: 0,
+        from: 0,
+        origin: None,
+    };
     walked.add_stream("s", stream).unwrap();
     for from in 0..12u64 {
         assert_eq!(snapshot.is_of(&walked), from == 10, "before {from}");

@@ -1,0 +1,444 @@
+//! What comes from partitions, sorted into streams: by position, each record once, no gap passed over.
+//!
+//! Pure: the reader's thread feeds it, subscriptions take from it. Where to read is decided here, too: an offset that
+//! the group has committed is a place to begin, and when a reader wants what lies before it, the partition is read
+//! again from where the oldest unreleased message lies, and then from its start, before the stream counts as cut.
+
+use std::collections::{BTreeMap, VecDeque};
+
+use bodycam_record::Id16;
+
+use super::Place;
+use super::batch::Incoming;
+use crate::{BusError, Record, StreamId};
+
+/// Bytes of a partition that wait for their readers; beyond it no more is read from it.
+pub(super) const WAITING_BYTES: usize = 24 << 20;
+
+/// The streams of the partitions that are read.
+#[derive(Debug, Default)]
+pub(super) struct Demux {
+    partitions: BTreeMap<Place, Partition>,
+    feeds: BTreeMap<StreamId, Feed>,
+    subscriptions: u64,
+    /// Messages that were no batches of ours.
+    pub foreign: u64,
+    /// Records dropped because they came again.
+    pub repeated: u64,
+}
+
+#[derive(Debug)]
+struct Partition {
+    /// Offset after the last message taken.
+    read_to: i64,
+    /// Whether it is read from the first message that it has.
+    whole: bool,
+    /// Where it is to be read again from, before anything else is taken.
+    rewind: Option<Rewind>,
+}
+
+/// Where to read again from.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Rewind {
+    /// An offset.
+    To(i64),
+    /// The first message that the partition has.
+    Start,
+}
+
+/// Records with their positions, and the position after them; none when there are none.
+pub(super) type Given = (Vec<(i64, Record)>, Option<i64>);
+
+/// One stream.
+#[derive(Debug)]
+struct Feed {
+    place: Place,
+    origin: Option<Id16>,
+    /// First position that is neither in the queue nor given out.
+    next: i64,
+    /// First position from which the queue has everything.
+    start: i64,
+    queue: VecDeque<Item>,
+    bytes: usize,
+    /// The beginning of a record that came in pieces, and the offset of the first.
+    partial: Option<Partial>,
+    /// Given out and not released: offset of a message, and the position that releases it.
+    unreleased: VecDeque<(i64, i64)>,
+    /// Why it does not go on, and at which message.
+    failed: Option<(Failure, i64)>,
+    /// Number of its subscription; 0 for none.
+    subscription: u64,
+    /// Whether anything was given out or passed over: then what came before lies in the log alone.
+    given: bool,
+    /// How far it was read again from for this subscription.
+    tried: Tried,
+}
+
+#[derive(Debug)]
+struct Partial {
+    position: i64,
+    offset: i64,
+    bytes: Vec<u8>,
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Tried {
+    Nothing,
+    Unreleased,
+    Start,
+}
+
+#[derive(Debug, Clone, PartialEq, Eq)]
+enum Failure {
+    Truncated { first: i64, wanted: i64 },
+    Recreated { known: Id16, found: Id16 },
+    Undecodable { position: i64, source: bodycam_record::canonical::DecodeError },
+}
+
+#[derive(Debug)]
+struct Item {
+    offset: i64,
+    position: i64,
+    /// Position of the next record.
+    after: i64,
+    bytes: usize,
+    record: Record,
+}
+
+impl Demux {
+    /// A partition is this reader's from now on, and is read from `offset`.
+    pub fn assigned(&mut self, place: Place, offset: i64, whole: bool) {
+        let partition = Partition { read_to: offset, whole, rewind: None };
+        self.partitions.insert(place, partition);
+    }
+
+    /// A partition is someone else's from now on: what it gave and is not committed is theirs to read.
+    pub fn revoked(&mut self, place: Place) {
+        self.partitions.remove(&place);
+        self.feeds.retain(|_, feed| feed.place != place);
+    }
+
+    /// The partitions that are read.
+    pub fn places(&self) -> impl Iterator<Item = Place> {
+        self.partitions.keys().copied()
+    }
+
+    /// Bytes that wait for readers of all partitions.
+    pub fn waiting(&self) -> usize {
+        self.feeds.values().map(|feed| feed.bytes).sum()
+    }
+
+    /// Whether more of a partition can be taken now.
+    pub fn has_room(&self, place: Place) -> bool {
+        let waiting: usize = self.feeds.values().filter(|f| f.place == place).map(|f| f.bytes).sum();
+        waiting < WAITING_BYTES
+    }
+
+    /// Where the partition is to be read again from, if it is.
+    pub fn rewind(&self, place: Place) -> Option<Rewind> {
+        self.partitions.get(&place)?.rewind
+    }
+
+    /// The partition is read again, from `offset`.
+    pub fn rewound(&mut self, place: Place, offset: i64, whole: bool) {
+        if let Some(partition) = self.partitions.get_mut(&place) {
+            (partition.read_to, partition.rewind) = (offset, None);
+            partition.whole |= whole;
+        }
+    }
+
+    /// Takes a message.
+    pub fn message(
+        &mut self,
+        place: Place,
+        offset: i64,
+        value: &[u8],
+        expected: impl Fn(&StreamId) -> Place,
+    ) {
+        let Some(partition) = self.partitions.get_mut(&place) else { return };
+        // One that came while the partition is to be read again comes again.
+        if offset < partition.read_to || partition.rewind.is_some() {
+            return;
+        }
+        partition.read_to = offset.saturating_add(1);
+        let batch = Incoming::decode(value).and_then(|batch| match expected(&batch.stream) == place {
+            true => Ok(batch),
+            false => Err(format!("stream {} does not belong here", batch.stream)),
+        });
+        match batch {
+            Ok(batch) => self.batch(place, offset, batch),
+            Err(why) => {
+                // If it was one of ours, its stream goes on with a gap, which is refused.
+                self.foreign += 1;
+                tracing::error!(
+                    event = "kafka_foreign_message",
+                    topic = place.0.suffix(),
+                    partition = place.1,
+                    offset,
+                    why,
+                    "a message that no gateway sends was passed over"
+                );
+            }
+        }
+    }
+
+    fn batch(&mut self, place: Place, offset: i64, batch: Incoming) {
+        let feed = self.feeds.entry(batch.stream.clone()).or_insert_with(|| {
+            tracing::debug!(event = "kafka_stream", stream = %batch.stream, position = batch.from, offset, "a stream is on the bus");
+            Feed::new(place, batch.from)
+        });
+        if feed.failed.is_some() {
+            return;
+        }
+        match feed.origin {
+            Some(known) if known != batch.origin => {
+                feed.fail(Failure::Recreated { known, found: batch.origin }, offset);
+                return;
+            }
+            _ => feed.origin = Some(batch.origin),
+        }
+        if batch.from > feed.next {
+            let whole = self.partitions.get(&place).is_some_and(|partition| partition.whole);
+            match feed.look_back(whole, offset) {
+                Some(target) => self.look_back(place, &batch.stream, target),
+                None => {
+                    if let Some(feed) = self.feeds.get_mut(&batch.stream) {
+                        let failure = Failure::Truncated { first: batch.from, wanted: feed.next };
+                        feed.fail(failure, offset);
+                    }
+                }
+            }
+            return;
+        }
+        feed.take(offset, batch, &mut self.repeated);
+    }
+
+    fn look_back(&mut self, place: Place, stream: &StreamId, target: Tried) {
+        let floor = self.floor(place);
+        let Some(feed) = self.feeds.get_mut(stream) else { return };
+        feed.tried = target;
+        feed.partial = None;
+        if let Some(partition) = self.partitions.get_mut(&place) {
+            partition.rewind = Some(match target {
+                Tried::Start => Rewind::Start,
+                _ => Rewind::To(floor),
+            });
+        }
+    }
+
+    /// Offset before which everything of the partition is released.
+    pub fn floor(&self, place: Place) -> i64 {
+        let read_to = self.partitions.get(&place).map_or(0, |p| p.read_to);
+        let of_place = self.feeds.values().filter(|f| f.place == place);
+        of_place.filter_map(Feed::floor).min().map_or(read_to, |floor| floor.min(read_to))
+    }
+
+    /// The streams that are known.
+    pub fn streams(&self) -> Vec<StreamId> {
+        self.feeds.keys().cloned().collect()
+    }
+
+    /// The origin of a stream.
+    pub fn origin(&self, stream: &StreamId) -> Option<Id16> {
+        self.feeds.get(stream)?.origin
+    }
+
+    /// A reader wants `stream` from `from` on. Gives the number of the subscription.
+    pub fn subscribe(&mut self, stream: &StreamId, place: Place, from: i64) -> Result<u64, BusError> {
+        let Some(partition) = self.partitions.get(&place) else {
+            return Err(BusError::Revoked { stream: stream.to_string() });
+        };
+        self.subscriptions += 1;
+        let number = self.subscriptions;
+        let whole = partition.whole;
+        let known = self.feeds.contains_key(stream);
+        let feed = self.feeds.entry(stream.clone()).or_insert_with(|| Feed::new(place, from));
+        if known && from < feed.start && whole && !feed.given {
+            return Err(BusError::Truncated { stream: stream.to_string(), first: feed.start, wanted: from });
+        }
+        feed.subscription = number;
+        feed.tried = Tried::Nothing;
+        let cut = matches!(feed.failed, Some((Failure::Truncated { .. }, _)));
+        if known && from >= feed.start && !cut {
+            while feed.queue.front().is_some_and(|item| item.position < from) {
+                drop(feed.pop_front());
+                feed.given = true;
+            }
+            feed.start = from;
+            feed.next = feed.next.max(from);
+            return Ok(number);
+        }
+        let target = match feed.unreleased.is_empty() {
+            false => Tried::Unreleased,
+            true if known || !whole => Tried::Start,
+            true => return Ok(number),
+        };
+        // In this order: what is not released says where to look.
+        self.look_back(place, stream, target);
+        if let Some(feed) = self.feeds.get_mut(stream) {
+            feed.queue.clear();
+            feed.unreleased.clear();
+            (feed.bytes, feed.start, feed.next) = (0, from, from);
+            if cut {
+                feed.failed = None;
+            }
+        }
+        Ok(number)
+    }
+
+    /// What a subscription can have now: at least one record if there is any, and about `max_bytes`; and the
+    /// position of the next.
+    pub fn take(
+        &mut self,
+        stream: &StreamId,
+        subscription: u64,
+        max_bytes: usize,
+    ) -> Result<Given, BusError> {
+        let feed = self.feeds.get_mut(stream).filter(|feed| feed.subscription == subscription);
+        let Some(feed) = feed else { return Err(BusError::Revoked { stream: stream.to_string() }) };
+        let (mut records, mut taken, mut after) = (Vec::new(), 0, None);
+        while taken < max_bytes
+            && let Some(item) = feed.pop_front()
+        {
+            taken += item.bytes;
+            after = Some(item.after);
+            (feed.start, feed.given) = (item.after, true);
+            match feed.unreleased.back_mut().filter(|(offset, _)| *offset == item.offset) {
+                Some((_, released_by)) => *released_by = item.after,
+                None => feed.unreleased.push_back((item.offset, item.after)),
+            }
+            records.push((item.position, item.record));
+        }
+        match &feed.failed {
+            Some((failure, _)) if records.is_empty() => Err(failure.error(stream)),
+            _ => Ok((records, after)),
+        }
+    }
+
+    /// Everything of `stream` before `to` rests in the lake.
+    pub fn release(&mut self, stream: &StreamId, to: i64) {
+        let Some(feed) = self.feeds.get_mut(stream) else { return };
+        while feed.unreleased.front().is_some_and(|(_, released_by)| *released_by <= to) {
+            feed.unreleased.pop_front();
+        }
+    }
+
+    /// Whether everything of the streams in `scope` that lay in the partition before `end` was given out.
+    pub fn given_out(&self, place: Place, end: i64, scope: impl Fn(&StreamId) -> bool) -> bool {
+        // A partition that is someone else's now gives nothing more here.
+        let Some(partition) = self.partitions.get(&place) else { return true };
+        let waits = |(stream, feed): (&StreamId, &Feed)| {
+            feed.place == place && scope(stream) && feed.queue.front().is_some_and(|item| item.offset < end)
+        };
+        partition.rewind.is_none() && partition.read_to >= end && !self.feeds.iter().any(waits)
+    }
+}
+
+impl Feed {
+    fn new(place: Place, next: i64) -> Self {
+        Self {
+            place,
+            origin: None,
+            next,
+            start: next,
+            queue: VecDeque::new(),
+            bytes: 0,
+            partial: None,
+            unreleased: VecDeque::new(),
+            failed: None,
+            subscription: 0,
+            given: false,
+            tried: Tried::Nothing,
+        }
+    }
+
+    fn fail(&mut self, failure: Failure, offset: i64) {
+        self.partial = None;
+        self.failed = Some((failure, offset));
+    }
+
+    /// What to read again for records that lie before the message at `offset`; nothing when all was read.
+    fn look_back(&self, whole: bool, offset: i64) -> Option<Tried> {
+        let unreleased = self.unreleased.front().is_some_and(|(first, _)| *first < offset);
+        match self.tried {
+            Tried::Start => None,
+            _ if whole && !self.given => None,
+            Tried::Nothing if unreleased => Some(Tried::Unreleased),
+            _ => Some(Tried::Start),
+        }
+    }
+
+    /// Takes the entries of a batch that begins no later than the next position.
+    fn take(&mut self, offset: i64, batch: Incoming, repeated: &mut u64) {
+        let last = batch.entries.len().saturating_sub(1);
+        for (n, entry) in batch.entries.into_iter().enumerate() {
+            if entry.position < self.next {
+                *repeated += u64::from(!entry.more);
+                continue;
+            }
+            let (offset, whole) = match self.partial.take() {
+                _ if entry.at == 0 => (offset, entry.bytes),
+                Some(mut begun) if begun.position == entry.position && begun.bytes.len() == entry.at => {
+                    begun.bytes.extend_from_slice(&entry.bytes);
+                    (begun.offset, begun.bytes)
+                }
+                // A piece whose beginning is not there: that record was cut off.
+                _ => {
+                    let failure =
+                        Failure::Truncated { first: entry.position.saturating_add(1), wanted: self.next };
+                    self.fail(failure, offset);
+                    return;
+                }
+            };
+            if entry.more {
+                self.partial = Some(Partial { position: entry.position, offset, bytes: whole });
+                continue;
+            }
+            let after = if n == last { batch.to } else { entry.position.saturating_add(1) };
+            match Record::decode(&whole) {
+                Ok(record) => {
+                    let bytes = whole.len().saturating_add(96);
+                    self.bytes += bytes;
+                    self.queue.push_back(Item { offset, position: entry.position, after, bytes, record });
+                    self.next = after;
+                }
+                Err(source) => {
+                    self.fail(Failure::Undecodable { position: entry.position, source }, offset);
+                    return;
+                }
+            }
+        }
+        self.next = self.next.max(batch.to);
+    }
+
+    fn pop_front(&mut self) -> Option<Item> {
+        let item = self.queue.pop_front()?;
+        self.bytes -= item.bytes;
+        Some(item)
+    }
+
+    /// Offset of the first message that is not released.
+    fn floor(&self) -> Option<i64> {
+        let given = self.unreleased.front().map(|(offset, _)| *offset);
+        let waiting = self.queue.front().map(|item| item.offset);
+        let partial = self.partial.as_ref().map(|begun| begun.offset);
+        let failed = self.failed.as_ref().map(|(_, offset)| *offset);
+        [given, waiting, partial, failed].into_iter().flatten().min()
+    }
+}
+
+impl Failure {
+    fn error(&self, stream: &StreamId) -> BusError {
+        let stream = stream.to_string();
+        match self.clone() {
+            Failure::Truncated { first, wanted } => BusError::Truncated { stream, first, wanted },
+            Failure::Recreated { known, found } => {
+                BusError::Recreated { stream, known: known.to_string(), found: found.to_string() }
+            }
+            Failure::Undecodable { position, source } => BusError::Decode { stream, position, source },
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests;

@@ -1,0 +1,276 @@
+use super::*;
+use crate::kafka::Topic;
+use crate::kafka::batch::{BATCH_BYTES, Batcher};
+
+const PLACE: Place = (Topic::Events, 0);
+const ORIGIN: Id16 = Id16([1; 16]);
+
+/// A log of messages, and a demultiplexer that reads it as the thread does.
+struct Log {
+    messages: Vec<(i64, Vec<u8>)>,
+    demux: Demux,
+    at: i64,
+}
+
+fn record(n: i64, len: usize) -> Record {
+    Record::Template { fingerprint: Id16([n as u8; 16]), text: "x".repeat(len) }
+}
+
+fn id(name: &str) -> StreamId {
+    name.parse().unwrap()
+}
+
+impl Log {
+    fn new() -> Self {
+        Self { messages: Vec::new(), demux: Demux::default(), at: 0 }
+    }
+
+    /// Sends records of a stream, `per` a message; `from` is where the sender takes the stream to go on.
+    fn send(&mut self, name: &str, origin: Id16, from: i64, positions: std::ops::Range<i64>, per: i64) {
+        let mut batcher = Batcher::new(&id(name), origin, from);
+        let mut out = Vec::new();
+        for position in positions {
+            let mut bytes = Vec::new();
+            record(position, 3).encode(&mut bytes);
+            batcher.push(position, &bytes, &mut out);
+            if (position + 1) % per == 0 {
+                out.extend(batcher.cut());
+            }
+        }
+        out.extend(batcher.cut());
+        self.append(out.into_iter().map(|o| o.value));
+    }
+
+    fn append(&mut self, values: impl IntoIterator<Item = Vec<u8>>) {
+        for value in values {
+            let offset = self.messages.last().map_or(0, |(offset, _)| offset + 1);
+            self.messages.push((offset, value));
+        }
+    }
+
+    fn assign(&mut self, offset: i64) {
+        let low = self.messages.first().map_or(0, |(offset, _)| *offset);
+        self.at = offset;
+        self.demux.assigned(PLACE, offset, offset <= low);
+    }
+
+    /// Reads to the end, and again from wherever that is wanted.
+    fn read(&mut self) {
+        loop {
+            if let Some(rewind) = self.demux.rewind(PLACE) {
+                let low = self.messages.first().map_or(0, |(offset, _)| *offset);
+                self.at = match rewind {
+                    Rewind::Start => low,
+                    Rewind::To(offset) => offset.max(low),
+                };
+                self.demux.rewound(PLACE, self.at, self.at <= low);
+            }
+            let Some((offset, value)) = self.messages.iter().find(|(offset, _)| *offset >= self.at) else {
+                break;
+            };
+            self.at = offset + 1;
+            self.demux.message(PLACE, *offset, value, |_| PLACE);
+        }
+    }
+
+    fn take(&mut self, name: &str, number: u64) -> Result<Vec<i64>, BusError> {
+        let (records, _) = self.demux.take(&id(name), number, usize::MAX)?;
+        for (position, got) in &records {
+            assert_eq!(*got, record(*position, 3));
+        }
+        Ok(records.into_iter().map(|(position, _)| position).collect())
+    }
+}
+
+fn range(of: std::ops::Range<i64>) -> Vec<i64> {
+    of.collect()
+}
+
+#[test]
+fn what_was_sent_again_comes_once_however_it_is_cut() {
+    for per in 1..7 {
+        let mut log = Log::new();
+        log.send("gw/0", ORIGIN, 0, 0..20, per);
+        log.send("gw/1", ORIGIN, 0, 0..5, 2);
+        log.send("gw/0", ORIGIN, 13, 13..30, 7 - per);
+        log.send("gw/0", ORIGIN, 0, 0..31, 4);
+        log.assign(0);
+        log.read();
+        let zero = log.demux.subscribe(&id("gw/0"), PLACE, 0).unwrap();
+        let one = log.demux.subscribe(&id("gw/1"), PLACE, 2).unwrap();
+        assert_eq!(log.take("gw/0", zero).unwrap(), range(0..31));
+        assert_eq!(log.take("gw/1", one).unwrap(), range(2..5));
+        assert_eq!(log.demux.repeated, 7 + 30);
+    }
+}
+
+#[test]
+fn an_offset_that_is_too_high_costs_a_second_look_and_no_record() {
+    let mut log = Log::new();
+    log.send("gw/0", ORIGIN, 0, 0..40, 4);
+    log.assign(7);
+    log.read();
+    // The lake holds less than what the group has committed.
+    let number = log.demux.subscribe(&id("gw/0"), PLACE, 9).unwrap();
+    log.read();
+    assert_eq!(log.take("gw/0", number).unwrap(), range(9..40));
+    // Nothing of the stream comes after the offset.
+    let mut log = Log::new();
+    log.send("gw/0", ORIGIN, 0, 0..40, 4);
+    log.send("gw/1", ORIGIN, 0, 0..40, 4);
+    log.assign(12);
+    log.read();
+    let number = log.demux.subscribe(&id("gw/0"), PLACE, 39).unwrap();
+    log.read();
+    assert_eq!(log.take("gw/0", number).unwrap(), range(39..40));
+}
+
+#[test]
+fn a_new_reader_in_the_same_process_begins_at_what_is_not_released() {
+    let mut log = Log::new();
+    log.send("gw/0", ORIGIN, 0, 0..40, 4);
+    log.assign(0);
+    log.read();
+    let old = log.demux.subscribe(&id("gw/0"), PLACE, 0).unwrap();
+    assert_eq!(log.take("gw/0", old).unwrap(), range(0..40));
+    log.demux.release(&id("gw/0"), 18);
+    assert_eq!(log.demux.floor(PLACE), 4, "message 4 holds 16 to 19");
+    let new = log.demux.subscribe(&id("gw/0"), PLACE, 18).unwrap();
+    assert_eq!(log.demux.rewind(PLACE), Some(Rewind::To(4)));
+    log.read();
+    assert_eq!(log.take("gw/0", new).unwrap(), range(18..40));
+    assert!(matches!(log.take("gw/0", old), Err(BusError::Revoked { .. })));
+    // Even what was released is read again for who asks.
+    log.demux.release(&id("gw/0"), 40);
+    assert_eq!(log.demux.floor(PLACE), 10);
+    let again = log.demux.subscribe(&id("gw/0"), PLACE, 3).unwrap();
+    log.read();
+    assert_eq!(log.take("gw/0", again).unwrap(), range(3..40));
+}
+
+#[test]
+fn a_gap_is_an_error_that_names_it_after_everything_was_read_again() {
+    // Removed before it was read: at the start, and behind an offset.
+    for begin in [3, 6] {
+        let mut log = Log::new();
+        log.send("gw/0", ORIGIN, 0, 0..40, 4);
+        log.messages.drain(..3);
+        log.assign(begin);
+        log.read();
+        let error = match log.demux.subscribe(&id("gw/0"), PLACE, 5) {
+            Err(error) => error,
+            Ok(number) => {
+                log.read();
+                log.take("gw/0", number).unwrap_err()
+            }
+        };
+        assert!(matches!(error, BusError::Truncated { first: 12, wanted: 5, .. }), "{begin}: {error}");
+        let number = log.demux.subscribe(&id("gw/0"), PLACE, 12).unwrap();
+        log.read();
+        assert_eq!(log.take("gw/0", number).unwrap(), range(12..40), "{begin}");
+    }
+    // Lost in the middle: what lies before it is given out first.
+    let mut log = Log::new();
+    log.send("gw/0", ORIGIN, 0, 0..40, 4);
+    log.messages.remove(5);
+    log.assign(0);
+    let number = log.demux.subscribe(&id("gw/0"), PLACE, 0).unwrap();
+    log.read();
+    assert_eq!(log.take("gw/0", number).unwrap(), range(0..20));
+    log.read();
+    let error = log.take("gw/0", number).unwrap_err();
+    assert!(matches!(error, BusError::Truncated { first: 24, wanted: 20, .. }), "{error}");
+    assert!(log.demux.floor(PLACE) <= 5, "the offset does not go past what is missing");
+}
+
+#[test]
+fn what_the_producer_says_is_lost_is_no_gap() {
+    let mut log = Log::new();
+    log.send("gw/0", ORIGIN, 0, 0..10, 4);
+    // Its spool has skipped 10 to 14: the batch begins where the last one ended.
+    log.send("gw/0", ORIGIN, 10, 15..20, 4);
+    log.assign(0);
+    let number = log.demux.subscribe(&id("gw/0"), PLACE, 0).unwrap();
+    log.read();
+    assert_eq!(log.take("gw/0", number).unwrap(), [range(0..10), range(15..20)].concat());
+}
+
+#[test]
+fn another_origin_under_the_same_name_is_refused() {
+    let mut log = Log::new();
+    log.send("gw/0", ORIGIN, 0, 0..10, 4);
+    log.send("gw/0", Id16([2; 16]), 0, 0..30, 4);
+    log.assign(0);
+    let number = log.demux.subscribe(&id("gw/0"), PLACE, 0).unwrap();
+    log.read();
+    assert_eq!(log.take("gw/0", number).unwrap(), range(0..10));
+    assert!(matches!(log.take("gw/0", number), Err(BusError::Recreated { .. })));
+}
+
+#[test]
+fn a_record_in_pieces_comes_whole_and_its_first_piece_holds_the_offset() {
+    let mut log = Log::new();
+    let big = record(0, 2 * BATCH_BYTES + 7);
+    let mut bytes = Vec::new();
+    big.encode(&mut bytes);
+    let mut batcher = Batcher::new(&id("gw/0"), ORIGIN, 0);
+    let mut out = Vec::new();
+    batcher.push(0, &bytes, &mut out);
+    out.extend(batcher.cut());
+    let values: Vec<_> = out.into_iter().map(|o| o.value).collect();
+    assert_eq!(values.len(), 3);
+    // Killed after two pieces, and sent again.
+    log.append(values.iter().take(2).cloned());
+    log.append(values);
+    log.assign(0);
+    let number = log.demux.subscribe(&id("gw/0"), PLACE, 0).unwrap();
+    log.read();
+    let (records, after) = log.demux.take(&id("gw/0"), number, 1).unwrap();
+    assert!(records == [(0, big)] && after == Some(1));
+    assert_eq!(log.demux.floor(PLACE), 2);
+    log.demux.release(&id("gw/0"), 1);
+    assert_eq!(log.demux.floor(PLACE), 5);
+    // The first piece is gone: the record is.
+    log.messages.drain(..3);
+    log.assign(3);
+    log.demux.revoked(PLACE);
+    log.assign(3);
+    let number = log.demux.subscribe(&id("gw/0"), PLACE, 0).unwrap();
+    log.read();
+    let error = log.take("gw/0", number).unwrap_err();
+    assert!(matches!(error, BusError::Truncated { first: 1, wanted: 0, .. }), "{error}");
+}
+
+#[test]
+fn foreign_messages_are_passed_over_and_counted() {
+    let mut log = Log::new();
+    log.append([b"hello".to_vec(), Vec::new()]);
+    log.send("gw/0", ORIGIN, 0, 0..3, 4);
+    log.assign(0);
+    let number = log.demux.subscribe(&id("gw/0"), PLACE, 0).unwrap();
+    log.read();
+    assert_eq!(log.take("gw/0", number).unwrap(), range(0..3));
+    assert_eq!(log.demux.foreign, 2);
+}
+
+#[test]
+fn a_partition_with_much_that_nobody_reads_takes_no_more() {
+    let mut log = Log::new();
+    log.assign(0);
+    let mut bytes = Vec::new();
+    record(0, 1 << 20).encode(&mut bytes);
+    let mut batcher = Batcher::new(&id("gw/0"), ORIGIN, 0);
+    let mut out = Vec::new();
+    for position in 0..30 {
+        batcher.push(position, &bytes, &mut out);
+    }
+    out.extend(batcher.cut());
+    log.append(out.into_iter().map(|o| o.value));
+    assert!(log.demux.has_room(PLACE));
+    log.read();
+    assert!(!log.demux.has_room(PLACE));
+    let number = log.demux.subscribe(&id("gw/0"), PLACE, 0).unwrap();
+    assert!(!log.demux.given_out(PLACE, 5, |_| true));
+    log.demux.take(&id("gw/0"), number, usize::MAX).unwrap();
+    assert!(log.demux.has_room(PLACE) && log.demux.given_out(PLACE, 5, |_| true));
+}

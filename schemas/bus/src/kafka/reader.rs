@@ -1,0 +1,540 @@
+//! The reading end: a member of the consumer group, on a thread of its own.
+//!
+//! The thread polls, sorts what comes into streams ([`super::demux`]) and commits offsets before which everything
+//! rests in the lake. Nothing depends on them: what is wanted is said by positions, and an offset that is too high or
+//! too low costs a second look, never a record.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::mpsc::{self, Receiver};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::time::{Duration, Instant};
+
+use bodycam_record::Id16;
+use rdkafka::client::ClientContext;
+use rdkafka::config::{FromClientConfigAndContext, RDKafkaLogLevel};
+use rdkafka::consumer::base_consumer::PartitionQueue;
+use rdkafka::consumer::{BaseConsumer, CommitMode, Consumer, ConsumerContext, Rebalance};
+use rdkafka::error::KafkaError;
+use rdkafka::message::BorrowedMessage;
+use rdkafka::{Message, Offset, TopicPartitionList};
+
+use super::demux::{Demux, Rewind};
+use super::{Away, Kafka, Place, Topic, prepare};
+use crate::{Bus, BusError, Progress, Record, Scope, StreamId, Subscription};
+
+/// How long to wait when no partition had anything.
+const IDLE: Duration = Duration::from_millis(10);
+/// How long to wait at the end of a stream before looking again.
+const POLL: Duration = Duration::from_millis(20);
+/// Messages taken from one partition before the next one has its turn.
+const TURN: usize = 32;
+/// How often offsets are committed.
+const COMMIT: Duration = Duration::from_secs(1);
+/// How long one request to the brokers may take.
+const REQUEST: Duration = Duration::from_secs(5);
+/// How long the end waits for the group to be left.
+const LEAVE: Duration = Duration::from_secs(5);
+
+/// Kafka, read as one member of the group of recorders. Clones share the membership, which ends with the last.
+#[derive(Debug, Clone)]
+pub struct KafkaBus {
+    handle: Arc<Handle>,
+}
+
+/// What a reader counts; the clones share it.
+#[derive(Debug, Clone)]
+pub struct KafkaMetrics(Arc<Shared>);
+
+/// Reads one stream, in order, from a position on; waits at the end.
+#[derive(Debug)]
+pub struct KafkaSubscription {
+    shared: Arc<Shared>,
+    stream: StreamId,
+    number: u64,
+    position: i64,
+}
+
+/// Where partitions ended at a moment, once the brokers have said it.
+#[derive(Debug)]
+pub struct KafkaMark {
+    scope: Marked,
+    ends: Ends,
+}
+
+/// Offsets at which partitions ended.
+type Ends = Arc<Mutex<Option<Vec<(Place, i64)>>>>;
+
+#[derive(Debug, Clone)]
+enum Marked {
+    Everything,
+    Beside(String),
+}
+
+#[derive(Debug)]
+struct Handle {
+    shared: Arc<Shared>,
+    ended: Mutex<Receiver<()>>,
+}
+
+#[derive(Debug)]
+struct Shared {
+    kafka: Kafka,
+    demux: Mutex<Demux>,
+    /// Marks that the brokers are still to be asked about.
+    marks: Mutex<Vec<(Marked, Ends)>>,
+    stop: AtomicBool,
+}
+
+impl KafkaBus {
+    /// Joins the group, after the topics were made or checked. Waits for the brokers, on the calling thread.
+    pub fn open(kafka: Kafka) -> Result<Self, BusError> {
+        prepare(&kafka)?;
+        let shared = Arc::new(Shared {
+            demux: Mutex::default(),
+            marks: Mutex::default(),
+            stop: AtomicBool::new(false),
+            kafka,
+        });
+        let consumer = Arc::new(consumer(&shared.kafka)?);
+        let (end, ended) = mpsc::channel();
+        let mut poller = Poller {
+            shared: Arc::clone(&shared),
+            consumer,
+            queues: BTreeMap::new(),
+            arriving: BTreeSet::new(),
+            committed: BTreeMap::new(),
+            commit_at: Instant::now(),
+        };
+        std::thread::Builder::new()
+            .name("kafka-read".to_owned())
+            .spawn(move || {
+                poller.run();
+                drop(poller);
+                // Nobody waits any more when the end was given up.
+                let _ = end.send(());
+            })
+            .map_err(|e| BusError::Kafka {
+                action: "start the thread that reads".into(),
+                why: e.to_string(),
+            })?;
+        Ok(Self { handle: Arc::new(Handle { shared, ended: Mutex::new(ended) }) })
+    }
+
+    /// What is counted. Holds no membership.
+    pub fn metrics(&self) -> KafkaMetrics {
+        KafkaMetrics(Arc::clone(&self.handle.shared))
+    }
+}
+
+impl KafkaMetrics {
+    /// The text that Prometheus scrapes.
+    pub fn prometheus(&self) -> String {
+        use std::fmt::Write as _;
+        let demux = lock(&self.0.demux);
+        let mut out = String::new();
+        let partitions = demux.places().count() as u64;
+        for (name, kind, help, value) in [
+            ("partitions", "gauge", "Partitions that this recorder reads.", partitions),
+            ("waiting_bytes", "gauge", "Bytes read from Kafka and not taken yet.", demux.waiting() as u64),
+            ("repeated_total", "counter", "Records that came again and were passed over.", demux.repeated),
+            ("foreign_total", "counter", "Messages that no gateway sends.", demux.foreign),
+        ] {
+            let name = format!("bodycam_recorder_kafka_{name}");
+            let _ = writeln!(out, "# HELP {name} {help}\n# TYPE {name} {kind}\n{name} {value}");
+        }
+        out
+    }
+}
+
+impl Drop for Handle {
+    fn drop(&mut self) {
+        self.shared.stop.store(true, Ordering::SeqCst);
+        let ended = self.ended.get_mut().unwrap_or_else(PoisonError::into_inner);
+        if ended.recv_timeout(LEAVE).is_err() {
+            tracing::warn!(
+                event = "kafka_group_not_left",
+                "the group will notice by itself that this recorder is gone"
+            );
+        }
+    }
+}
+
+impl Bus for KafkaBus {
+    type Subscription = KafkaSubscription;
+    type Mark = KafkaMark;
+
+    fn streams(&self) -> Result<Vec<StreamId>, BusError> {
+        Ok(lock(&self.handle.shared.demux).streams())
+    }
+
+    fn subscribe(&self, stream: &StreamId, from: i64) -> Result<KafkaSubscription, BusError> {
+        let shared = Arc::clone(&self.handle.shared);
+        let place = shared.kafka.place(stream);
+        let number = lock(&shared.demux).subscribe(stream, place, from)?;
+        Ok(KafkaSubscription { shared, stream: stream.clone(), number, position: from })
+    }
+
+    fn settle(&self, _: &StreamId, _: i64) -> Result<(), BusError> {
+        // What is read was acknowledged by all in-sync replicas.
+        Ok(())
+    }
+
+    fn release(&self, stream: &StreamId, to: i64) -> Result<(), BusError> {
+        lock(&self.handle.shared.demux).release(stream, to);
+        Ok(())
+    }
+
+    fn known_end(&self, _: &StreamId) -> Result<Option<i64>, BusError> {
+        Ok(None)
+    }
+
+    fn origin(&self, stream: &StreamId) -> Result<Option<Id16>, BusError> {
+        Ok(lock(&self.handle.shared.demux).origin(stream))
+    }
+
+    fn mark(&self, scope: Scope<'_>) -> Result<KafkaMark, BusError> {
+        let scope = match scope {
+            Scope::Everything => Marked::Everything,
+            Scope::Beside(producer) => Marked::Beside(producer.to_owned()),
+        };
+        let ends = Ends::default();
+        lock(&self.handle.shared.marks).push((scope.clone(), Arc::clone(&ends)));
+        Ok(KafkaMark { scope, ends })
+    }
+
+    fn passed(
+        &self,
+        mark: &mut KafkaMark,
+        progress: &BTreeMap<StreamId, Progress>,
+    ) -> Result<bool, BusError> {
+        let Some(ends) = lock(&mark.ends).clone() else { return Ok(false) };
+        let demux = lock(&self.handle.shared.demux);
+        let scope = mark.scope.scope();
+        // What was given out is what the reader says that it has.
+        let taken = |stream: &StreamId| !scope.holds(stream) || progress.contains_key(stream);
+        Ok(ends.iter().all(|(place, end)| demux.given_out(*place, *end, |stream| scope.holds(stream)))
+            && demux.streams().iter().all(taken))
+    }
+}
+
+impl Marked {
+    fn scope(&self) -> Scope<'_> {
+        match self {
+            Marked::Everything => Scope::Everything,
+            Marked::Beside(producer) => Scope::Beside(producer),
+        }
+    }
+
+    /// Whether a partition can hold streams of it.
+    fn concerns(&self, kafka: &Kafka, place: Place) -> bool {
+        match self {
+            Marked::Everything => true,
+            Marked::Beside(producer) => place.0 != Topic::Ledger && place.1 == kafka.partition(producer),
+        }
+    }
+}
+
+impl Subscription for KafkaSubscription {
+    async fn next(&mut self, max_bytes: usize) -> Result<Vec<(i64, Record)>, BusError> {
+        loop {
+            let (records, after) = lock(&self.shared.demux).take(&self.stream, self.number, max_bytes)?;
+            if let Some(after) = after {
+                self.position = after;
+                return Ok(records);
+            }
+            tokio::time::sleep(POLL).await;
+        }
+    }
+
+    fn position(&self) -> i64 {
+        self.position
+    }
+}
+
+/// What rebalances leave for the thread to do.
+#[derive(Debug)]
+enum Change {
+    Assigned(Place),
+    Revoked(Place),
+}
+
+struct Member {
+    names: BTreeMap<String, Topic>,
+    changes: Mutex<Vec<Change>>,
+    away: Away,
+}
+
+impl ClientContext for Member {
+    fn log(&self, level: RDKafkaLogLevel, facility: &str, message: &str) {
+        super::log(level, facility, message);
+    }
+
+    fn error(&self, error: KafkaError, reason: &str) {
+        self.away.say(&error, reason);
+    }
+}
+
+impl ConsumerContext for Member {
+    fn pre_rebalance(&self, _: &BaseConsumer<Self>, rebalance: &Rebalance<'_>) {
+        if let Rebalance::Revoke(partitions) = rebalance {
+            let revoked = self.places(partitions).into_iter().map(Change::Revoked);
+            lock(&self.changes).extend(revoked);
+        }
+    }
+
+    fn post_rebalance(&self, _: &BaseConsumer<Self>, rebalance: &Rebalance<'_>) {
+        match rebalance {
+            Rebalance::Assign(partitions) => {
+                let assigned = self.places(partitions).into_iter().map(Change::Assigned);
+                lock(&self.changes).extend(assigned);
+            }
+            Rebalance::Revoke(_) => {}
+            Rebalance::Error(error) => {
+                tracing::error!(event = "kafka_rebalance_failed", error = %error, "the group could not be settled");
+            }
+        }
+    }
+}
+
+impl Member {
+    fn places(&self, partitions: &TopicPartitionList) -> Vec<Place> {
+        let of = |topic: &str| self.names.get(topic).copied();
+        partitions.elements().iter().filter_map(|e| Some((of(e.topic())?, e.partition()))).collect()
+    }
+}
+
+struct Poller {
+    shared: Arc<Shared>,
+    consumer: Arc<BaseConsumer<Member>>,
+    queues: BTreeMap<Place, PartitionQueue<Member>>,
+    /// Assigned, and not known yet where they are read from.
+    arriving: BTreeSet<Place>,
+    committed: BTreeMap<Place, i64>,
+    commit_at: Instant,
+}
+
+impl Poller {
+    fn run(&mut self) {
+        let mut busy = false;
+        while !self.shared.stop.load(Ordering::SeqCst) {
+            match self.consumer.poll(if busy { Duration::ZERO } else { IDLE }) {
+                // Came between the assignment and the split of its partition's queue.
+                Some(Ok(message)) => take(&self.shared, &self.consumer, &message),
+                Some(Err(error)) => self.consumer.context().away.say(&error, "reading"),
+                None => {}
+            }
+            self.changes();
+            self.arrive();
+            busy = self.read();
+            self.marks();
+            if self.commit_at.elapsed() >= COMMIT {
+                self.commit(CommitMode::Async);
+            }
+        }
+        self.commit(CommitMode::Sync);
+        self.queues.clear();
+    }
+
+    fn changes(&mut self) {
+        let changes = std::mem::take(&mut *lock(&self.consumer.context().changes));
+        for change in changes {
+            match change {
+                Change::Revoked(place) => {
+                    self.queues.remove(&place);
+                    self.arriving.remove(&place);
+                    self.committed.remove(&place);
+                    lock(&self.shared.demux).revoked(place);
+                    tracing::info!(
+                        event = "kafka_partition_revoked",
+                        topic = place.0.suffix(),
+                        partition = place.1,
+                        "another recorder reads it now"
+                    );
+                }
+                Change::Assigned(place) => {
+                    let name = self.shared.kafka.topic(place.0);
+                    if let Some(queue) = self.consumer.split_partition_queue(&name, place.1) {
+                        self.queues.insert(place, queue);
+                        self.arriving.insert(place);
+                    }
+                }
+            }
+        }
+    }
+
+    /// Finds out where partitions that are new here are read from. In the order of the topics, and no further than the
+    /// first that is not known: a ledger is read after what it speaks of.
+    fn arrive(&mut self) {
+        let arriving: Vec<Place> = self.arriving.iter().copied().collect();
+        for place in arriving {
+            match self.begin(place) {
+                Ok((offset, whole)) => {
+                    lock(&self.shared.demux).assigned(place, offset, whole);
+                    self.arriving.remove(&place);
+                    tracing::info!(
+                        event = "kafka_partition_assigned",
+                        topic = place.0.suffix(),
+                        partition = place.1,
+                        offset,
+                        "reading"
+                    );
+                }
+                Err(error) => {
+                    tracing::warn!(event = "kafka_partition_unknown", topic = place.0.suffix(), partition = place.1, error = %error, "trying again");
+                    return;
+                }
+            }
+        }
+    }
+
+    fn begin(&self, place: Place) -> Result<(i64, bool), KafkaError> {
+        let name = self.shared.kafka.topic(place.0);
+        let (low, high) = self.consumer.fetch_watermarks(&name, place.1, REQUEST)?;
+        let mut wanted = TopicPartitionList::new();
+        wanted.add_partition(&name, place.1);
+        let committed = self.consumer.committed_offsets(wanted, REQUEST)?;
+        let committed = committed.find_partition(&name, place.1).map(|e| e.offset());
+        let offset = match committed {
+            Some(Offset::Offset(offset)) if (low..=high).contains(&offset) => offset,
+            _ => low,
+        };
+        // The library may have begun elsewhere, as with an offset of a topic that was recreated.
+        self.consumer.seek(&name, place.1, Offset::Offset(offset), REQUEST)?;
+        Ok((offset, offset <= low))
+    }
+
+    /// Takes what the partitions have. Gives whether there was anything.
+    fn read(&mut self) -> bool {
+        let mut busy = false;
+        for (place, queue) in &self.queues {
+            if self.arriving.contains(place) {
+                continue;
+            }
+            let rewind = lock(&self.shared.demux).rewind(*place);
+            if let Some(rewind) = rewind
+                && let Err(error) = self.read_again(*place, rewind)
+            {
+                tracing::warn!(event = "kafka_seek_failed", topic = place.0.suffix(), partition = place.1, error = %error, "trying again");
+                continue;
+            }
+            for _ in 0..TURN {
+                if !lock(&self.shared.demux).has_room(*place) {
+                    break;
+                }
+                match queue.poll(Duration::ZERO) {
+                    Some(Ok(message)) => {
+                        take(&self.shared, &self.consumer, &message);
+                        busy = true;
+                    }
+                    Some(Err(error)) => self.consumer.context().away.say(&error, "reading"),
+                    None => break,
+                }
+            }
+        }
+        busy
+    }
+
+    fn read_again(&self, place: Place, rewind: Rewind) -> Result<(), KafkaError> {
+        let name = self.shared.kafka.topic(place.0);
+        let (low, _) = self.consumer.fetch_watermarks(&name, place.1, REQUEST)?;
+        let offset = match rewind {
+            Rewind::Start => low,
+            Rewind::To(offset) => offset.max(low),
+        };
+        self.consumer.seek(&name, place.1, Offset::Offset(offset), REQUEST)?;
+        lock(&self.shared.demux).rewound(place, offset, offset <= low);
+        tracing::info!(
+            event = "kafka_reading_again",
+            topic = place.0.suffix(),
+            partition = place.1,
+            offset,
+            "a reader wants what lies before"
+        );
+        Ok(())
+    }
+
+    /// Asks the brokers where the partitions of marks end.
+    fn marks(&self) {
+        let asked = std::mem::take(&mut *lock(&self.shared.marks));
+        for (scope, ends) in asked {
+            let places = self.queues.keys().filter(|place| scope.concerns(&self.shared.kafka, **place));
+            let found: Result<Vec<_>, KafkaError> = places
+                .map(|place| {
+                    let name = self.shared.kafka.topic(place.0);
+                    let (_, high) = self.consumer.fetch_watermarks(&name, place.1, REQUEST)?;
+                    Ok((*place, high))
+                })
+                .collect();
+            match found {
+                Ok(found) => *lock(&ends) = Some(found),
+                Err(error) => {
+                    tracing::warn!(event = "kafka_end_unknown", error = %error, "trying again");
+                    lock(&self.shared.marks).push((scope, ends));
+                    return;
+                }
+            }
+        }
+    }
+
+    fn commit(&mut self, mode: CommitMode) {
+        self.commit_at = Instant::now();
+        let mut offsets = TopicPartitionList::new();
+        {
+            let demux = lock(&self.shared.demux);
+            for place in demux.places() {
+                let floor = demux.floor(place);
+                if self.committed.insert(place, floor) == Some(floor) {
+                    continue;
+                }
+                let name = self.shared.kafka.topic(place.0);
+                if let Err(error) = offsets.add_partition_offset(&name, place.1, Offset::Offset(floor)) {
+                    tracing::debug!(event = "kafka_offset_not_committed", error = %error, "an offset");
+                }
+            }
+        }
+        if offsets.count() > 0
+            && let Err(error) = self.consumer.commit(&offsets, mode)
+        {
+            // The next reader begins earlier, and drops what the lake has.
+            tracing::debug!(event = "kafka_offset_not_committed", error = %error, "offsets");
+        }
+    }
+}
+
+fn take(shared: &Shared, consumer: &BaseConsumer<Member>, message: &BorrowedMessage<'_>) {
+    let Some(topic) = consumer.context().names.get(message.topic()) else { return };
+    let place = (*topic, message.partition());
+    let value = message.payload().unwrap_or_default();
+    lock(&shared.demux).message(place, message.offset(), value, |stream| shared.kafka.place(stream));
+}
+
+fn consumer(kafka: &Kafka) -> Result<BaseConsumer<Member>, BusError> {
+    let mut client = kafka.client();
+    client
+        .set("group.id", &kafka.config().group)
+        .set("enable.auto.commit", "false")
+        .set("enable.auto.offset.store", "false")
+        .set("auto.offset.reset", "earliest")
+        // Gives one member the same partition of every topic: a producer stays whole.
+        .set("partition.assignment.strategy", "range")
+        .set("isolation.level", "read_uncommitted")
+        .set("session.timeout.ms", "10000")
+        .set("heartbeat.interval.ms", "3000")
+        .set("queued.max.messages.kbytes", "16384")
+        .set("fetch.wait.max.ms", "100")
+        .set("topic.metadata.refresh.interval.ms", "30000");
+    let names: BTreeMap<String, Topic> =
+        Topic::OF_STREAMS.into_iter().map(|topic| (kafka.topic(topic), topic)).collect();
+    let topics: Vec<String> = names.keys().cloned().collect();
+    let refused = |e: KafkaError| BusError::Refused(format!("the client cannot be made: {e}"));
+    let member = Member { names, changes: Mutex::default(), away: Away::default() };
+    let consumer = BaseConsumer::from_config_and_context(&client, member).map_err(refused)?;
+    let topics: Vec<&str> = topics.iter().map(String::as_str).collect();
+    consumer.subscribe(&topics).map_err(refused)?;
+    Ok(consumer)
+}
+
+fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
+    mutex.lock().unwrap_or_else(PoisonError::into_inner)
+}

@@ -1,0 +1,306 @@
+//! The scene on Kafka, and what only Kafka has.
+
+use std::sync::atomic::{AtomicU32, Ordering};
+use std::sync::{Arc, Mutex, PoisonError, Weak};
+
+use bodycam_bus::kafka::{
+    Drain, Kafka, KafkaBus, KafkaConfig, KafkaSasl, KafkaTls, SaslMechanism, Unready, prepare,
+};
+use rdkafka::admin::{AdminClient, AdminOptions, NewTopic, TopicReplication};
+use rdkafka::client::DefaultClientContext;
+use rdkafka::config::ClientConfig;
+use rdkafka::{Offset, TopicPartitionList};
+
+use super::broker::{Broker, Identity, USER};
+use super::*;
+
+static SHARED: Mutex<Weak<Broker>> = Mutex::new(Weak::new());
+static SCENES: AtomicU32 = AtomicU32::new(0);
+
+/// The broker of the tests that run now; a new one when none does.
+fn broker() -> Option<Arc<Broker>> {
+    let mut shared = SHARED.lock().unwrap_or_else(PoisonError::into_inner);
+    if let Some(broker) = shared.upgrade() {
+        return Some(broker);
+    }
+    let broker = Arc::new(Broker::start(None)?);
+    *shared = Arc::downgrade(&broker);
+    Some(broker)
+}
+
+/// A gateway's spool that drains into topics of its own.
+pub struct OnKafka {
+    gateway: Gateway,
+    kafka: Kafka,
+    drain: Option<Drain>,
+    address: String,
+    _broker: Option<Arc<Broker>>,
+}
+
+impl OnKafka {
+    fn at(address: String, broker: Option<Arc<Broker>>) -> Self {
+        let kafka = Kafka::new(config(&address), None);
+        let gateway = Gateway::new();
+        let drain = Some(Drain::start(kafka.clone(), &gateway.config(), "gw").unwrap());
+        Self { gateway, kafka, drain, address, _broker: broker }
+    }
+
+    fn admin(&self) -> AdminClient<DefaultClientContext> {
+        admin(&self.address)
+    }
+
+    fn stop(&mut self) {
+        self.drain = None;
+        self.gateway.kill();
+    }
+
+    fn start(&mut self) {
+        self.gateway.start();
+        self.drain = Some(Drain::start(self.kafka.clone(), &self.gateway.config(), "gw").unwrap());
+    }
+}
+
+fn config(address: &str) -> KafkaConfig {
+    let n = SCENES.fetch_add(1, Ordering::SeqCst);
+    let name = format!("scene-{n}");
+    KafkaConfig { topic_prefix: name.clone(), group: name, partitions: 3, ..KafkaConfig::at(&[address]) }
+}
+
+fn admin(address: &str) -> AdminClient<DefaultClientContext> {
+    ClientConfig::new().set("bootstrap.servers", address).create().unwrap()
+}
+
+impl Scene for OnKafka {
+    type Bus = KafkaBus;
+
+    fn new() -> Option<Self> {
+        let broker = broker()?;
+        Some(Self::at(broker.address(), Some(broker)))
+    }
+
+    fn gateway(&mut self) -> &mut Gateway {
+        &mut self.gateway
+    }
+
+    fn reader(&self) -> KafkaBus {
+        KafkaBus::open(self.kafka.clone()).unwrap()
+    }
+
+    fn written(&mut self) {
+        let spool = SpoolBus::new(&self.gateway.config());
+        let deadline = Instant::now() + LIMIT;
+        for (stream, written) in &self.gateway.written {
+            let end = written.keys().next_back().unwrap() + 1;
+            while spool.released(stream).unwrap() < end {
+                assert!(Instant::now() < deadline, "{stream} is not drained");
+                std::thread::sleep(Duration::from_millis(50));
+            }
+        }
+    }
+
+    fn cut(&mut self, _: i64) {
+        // The log of the events begins, from now on, one message later than it did.
+        let topic = format!("{}.events", self.kafka.config().topic_prefix);
+        let mut offsets = TopicPartitionList::new();
+        for partition in 0..3 {
+            offsets.add_partition_offset(&topic, partition, Offset::Offset(1)).unwrap();
+        }
+        let deleted = block_on(async { self.admin().delete_records(&offsets, &AdminOptions::new()).await });
+        assert!(deleted.is_ok(), "{deleted:?}");
+    }
+
+    fn kill(&mut self) {
+        self.stop();
+        // As if it had been killed before it could note what was acknowledged.
+        let spool = SpoolBus::new(&self.gateway.config());
+        for (stream, (first, _)) in spool.depth().unwrap() {
+            let noted = (spool.released(&stream).unwrap() - 130).max(first);
+            let lane = self.gateway.config().dir.join("gw").join(stream.lane());
+            std::fs::write(lane.join("released"), noted.to_string()).unwrap();
+        }
+        self.start();
+    }
+}
+
+/// Reads as a recorder does: after the group has settled anew, from what it has.
+fn read_through(bus: &KafkaBus, name: &str, mut from: i64, to: i64) -> Vec<(i64, Record)> {
+    let mut all = Vec::new();
+    while from < to {
+        let mut subscription = subscribe(bus, name, from);
+        block_on(async {
+            while subscription.position() < to {
+                match tokio::time::timeout(LIMIT, subscription.next(100_000)).await.unwrap() {
+                    Ok(records) => all.extend(records),
+                    Err(BusError::Revoked { .. }) => break,
+                    Err(error) => panic!("{error}"),
+                }
+            }
+        });
+        from = subscription.position();
+    }
+    all
+}
+
+#[test]
+fn an_outage_lets_the_spool_grow_and_nothing_is_lost_or_out_of_order() {
+    let Some(mut broker) = Broker::start(None) else { return };
+    let mut scene = OnKafka::at(broker.address(), None);
+    scene.gateway.fill("0", 0..100);
+    scene.gateway.fill("ledger", 0..10);
+    scene.written();
+    let bus = scene.reader();
+    let mut subscription = subscribe(&bus, "gw/0", 0);
+    read_to(&mut subscription, 50, 2_000);
+    broker.kill();
+    scene.gateway.fill("0", 100..700);
+    scene.gateway.fill("ledger", 10..20);
+    let metric = |name: &str| {
+        let text = scene.drain.as_ref().unwrap().metrics().prometheus();
+        let line =
+            text.lines().find(|line| line.starts_with(&format!("bodycam_gateway_kafka_{name} "))).unwrap();
+        line.rsplit(' ').next().unwrap().parse::<u64>().unwrap()
+    };
+    let deadline = Instant::now() + LIMIT;
+    while metric("unsent_records") < 610 || metric("oldest_unsent_seconds") < 2 {
+        assert!(Instant::now() < deadline, "the lag is not told");
+        std::thread::sleep(Duration::from_millis(100));
+    }
+    assert!(metric("spool_bytes") > 100_000);
+    // The gateway is killed in the middle of it, and starts without a broker.
+    scene.kill();
+    scene.gateway.fill("0", 700..800);
+    broker.resume();
+    scene.written();
+    let from = subscription.position();
+    drop(subscription);
+    for (name, from) in [("gw/0", from), ("gw/ledger", 0)] {
+        let to = end(&scene.gateway, name);
+        assert_eq!(read_through(&bus, name, from, to), expected(&scene.gateway, name, from), "{name}");
+    }
+}
+
+#[test]
+fn a_partition_goes_whole_to_one_of_two_recorders_and_the_other_is_told() {
+    let Some(mut scene) = OnKafka::new() else { return };
+    for lane in ["0", "1", "ledger"] {
+        scene.gateway.fill(lane, 0..50);
+    }
+    scene.written();
+    let readers = [scene.reader(), scene.reader()];
+    let names = ["gw/0", "gw/1", "gw/ledger"].map(stream);
+    let deadline = Instant::now() + LIMIT;
+    // While the group settles, either may have them for a moment, never half of them for good.
+    let mut settled_since = Instant::now();
+    let mut last = [0, 0];
+    while settled_since.elapsed() < Duration::from_secs(5) || last.iter().sum::<usize>() != 3 {
+        let now = [0, 1].map(|n: usize| readers[n].streams().unwrap().len());
+        if now != last {
+            (last, settled_since) = (now, Instant::now());
+        }
+        assert!(Instant::now() < deadline, "{last:?}");
+        std::thread::sleep(Duration::from_millis(50));
+    }
+    assert!(last == [3, 0] || last == [0, 3], "{last:?}");
+    let [first, second] = readers;
+    let (owner, other) = if last == [3, 0] { (first, second) } else { (second, first) };
+    assert!(matches!(other.subscribe(&names[0], 0), Err(BusError::Revoked { .. })));
+    let mut subscription = subscribe(&owner, "gw/0", 0);
+    let to = end(&scene.gateway, "gw/0");
+    read_to(&mut subscription, 30, 1_000);
+    owner.release(&names[0], 20).unwrap();
+    drop((owner, subscription));
+    let mut taken_over = subscribe(&other, "gw/0", 20);
+    assert_eq!(read_to(&mut taken_over, to, 1_000), expected(&scene.gateway, "gw/0", 20));
+}
+
+#[test]
+fn a_stream_that_begins_anew_under_an_old_name_is_refused() {
+    let Some(mut scene) = OnKafka::new() else { return };
+    scene.gateway.fill("0", 0..100);
+    scene.written();
+    let bus = scene.reader();
+    let mut subscription = subscribe(&bus, "gw/0", 0);
+    read_to(&mut subscription, 100, 100_000);
+    let origin = bus.origin(&stream("gw/0")).unwrap().unwrap();
+    scene.stop();
+    scene.gateway = Gateway::new();
+    scene.gateway.kill();
+    scene.start();
+    scene.gateway.fill("0", 0..150);
+    scene.written();
+    let error = block_on(async { tokio::time::timeout(LIMIT, subscription.next(1_000)).await });
+    let error = error.unwrap().unwrap_err();
+    assert!(matches!(&error, BusError::Recreated { known, .. } if *known == origin.to_string()), "{error}");
+}
+
+#[test]
+fn topics_that_would_lose_records_are_refused_and_missing_ones_are_made() {
+    let Some(broker) = broker() else { return };
+    let address = broker.address();
+    let good = config(&address);
+    prepare(&Kafka::new(good.clone(), None)).unwrap();
+    prepare(&Kafka::new(good.clone(), None)).unwrap();
+    let admin = admin(&address);
+    let refused = |config: &KafkaConfig| match prepare(&Kafka::new(config.clone(), None)) {
+        Err(Unready::Refused(why)) => why,
+        other => panic!("{other:?}"),
+    };
+    let other = KafkaConfig { partitions: 5, ..good.clone() };
+    assert!(refused(&other).contains("has 3 partitions, kafka.partitions is 5"), "{}", refused(&other));
+    let longer = KafkaConfig { outage_hours: 100, ..good };
+    assert!(refused(&longer).contains("--add-config retention.ms=360000000"), "{}", refused(&longer));
+    for (setting, value) in [("cleanup.policy", "compact"), ("max.message.bytes", "100000")] {
+        let config = config(&address);
+        let topic = format!("{}.ledger", config.topic_prefix);
+        let made = NewTopic::new(&topic, 3, TopicReplication::Fixed(1)).set(setting, value);
+        block_on(async { admin.create_topics([&made], &AdminOptions::new()).await }).unwrap();
+        let why = refused(&config);
+        assert!(
+            why.contains(&format!("{topic}: {setting}={value}")) && why.contains("--add-config"),
+            "{why}"
+        );
+        let spool = Gateway::new();
+        assert!(matches!(
+            Drain::start(Kafka::new(config.clone(), None), &spool.config(), "gw"),
+            Err(BusError::Refused(_))
+        ));
+    }
+    let absent = KafkaConfig { create_topics: false, ..config(&address) };
+    assert!(refused(&absent).contains("kafka-topics.sh --create"), "{}", refused(&absent));
+}
+
+#[test]
+fn names_passwords_and_certificates_open_the_broker_and_wrong_ones_do_not() {
+    let made = rcgen::generate_simple_self_signed(["localhost".to_owned(), "127.0.0.1".to_owned()]).unwrap();
+    let identity = Identity { cert: made.cert.pem(), key: made.signing_key.serialize_pem() };
+    let Some(broker) = Broker::start(Some(&identity)) else { return };
+    let dir = tempfile::tempdir().unwrap();
+    let ca = dir.path().join("ca.pem");
+    std::fs::write(&ca, &identity.cert).unwrap();
+    let strange = rcgen::generate_simple_self_signed(["127.0.0.1".to_owned()]).unwrap();
+    let strange_ca = dir.path().join("strange.pem");
+    std::fs::write(&strange_ca, strange.cert.pem()).unwrap();
+    let at = |address: String, mechanism, tls: Option<&std::path::Path>, password: &str| {
+        let mut config = config(&address);
+        config.sasl =
+            Some(KafkaSasl { mechanism, username: USER.0.to_owned(), password: "env:ELSEWHERE".to_owned() });
+        config.tls = tls.map(|ca| KafkaTls { ca: Some(ca.to_owned()), ..KafkaTls::default() });
+        config.check().unwrap();
+        prepare(&Kafka::new(config, Some(password.to_owned())))
+    };
+    use SaslMechanism::{Plain, ScramSha256, ScramSha512};
+    for mechanism in [Plain, ScramSha256, ScramSha512] {
+        at(broker.sasl.to_string(), mechanism, None, USER.1).unwrap();
+    }
+    at(broker.tls.to_string(), ScramSha512, Some(&ca), USER.1).unwrap();
+    for (mechanism, tls) in [(Plain, None), (ScramSha512, Some(ca.as_path()))] {
+        let address = if tls.is_some() { broker.tls } else { broker.sasl };
+        assert!(at(address.to_string(), mechanism, tls, "wrong").is_err(), "a wrong password was taken");
+    }
+    assert!(
+        at(broker.tls.to_string(), ScramSha512, Some(&strange_ca), USER.1).is_err(),
+        "a strange authority"
+    );
+    let unsaid = KafkaConfig::at(&[&broker.sasl.to_string()]);
+    assert!(prepare(&Kafka::new(unsaid, None)).is_err(), "nobody may come without a name");
+}
