@@ -12,11 +12,12 @@ declare -A PACKAGE=(
 )
 declare -A ON_REQUEST=([pgbouncer]=pgbouncer [chrt]=util-linux [kcat]=kcat)
 missing=()
+# Not `command -v`: a builtin of this shell (kill) is no program that a test can start.
 for program in "$@"; do
-    command -v "$program" >/dev/null 2>&1 || missing+=("${ON_REQUEST[$program]}")
+    type -P "$program" >/dev/null || missing+=("${ON_REQUEST[$program]}")
 done
 for program in "${!PACKAGE[@]}"; do
-    command -v "$program" >/dev/null 2>&1 || missing+=("${PACKAGE[$program]}")
+    type -P "$program" >/dev/null || missing+=("${PACKAGE[$program]}")
 done
 compgen -G "/usr/lib/postgresql/*/bin/initdb" >/dev/null || missing+=(postgresql)
 compgen -G "/usr/lib/postgresql/*/bin/pgbench" >/dev/null || missing+=(postgresql)
