@@ -35,6 +35,11 @@ test: python ## unit, property and end-to-end tests against real servers
 	cargo test --workspace --no-fail-fast
 	$(MAKE) --no-print-directory fuzz-smoke
 
+.PHONY: suite
+MODULE ?=
+suite: python ## the end-to-end tests alone, or one module of them: make suite MODULE=crash
+	cargo test --workspace --test suite -- $(MODULE)
+
 .PHONY: lint
 lint: prerequisites ## formatting, clippy with warnings denied, documentation
 	cargo fmt --all --check
@@ -62,6 +67,7 @@ bench: ## the numbers of docs/benchmarks.md (BENCH="--only point --rounds 5" to 
 
 .PHONY: deny
 deny: ## licences, bans and sources of all dependencies (needs cargo-deny)
+	@cargo deny --version >/dev/null 2>&1 || { echo "cargo-deny is missing; install it with:  cargo install cargo-deny --locked" >&2; exit 1; }
 	cargo deny check licenses bans sources
 
 .PHONY: clean

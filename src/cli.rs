@@ -96,7 +96,7 @@ pub enum Command {
     #[cfg(feature = "reader")]
     /// Replay recorded sessions: in the terminal, or as text with `--format`
     #[command(
-        after_help = "Examples:\n  bodycam replay --lake lake\n  bodycam replay 019a3f2c --lake lake --format text --at +1:30"
+        after_help = "Examples:\n  bodycam replay --lake lake\n  bodycam replay 019a3f2c-7b21 --lake lake --format text --at +1:30"
     )]
     Replay {
         /// The session: its id, or the beginning of it; the list of sessions without it.

@@ -78,8 +78,12 @@ pub fn run(cli: Cli) -> Result<ExitCode> {
         Command::Keys { format } => replay::keys(format),
         #[cfg(feature = "gateway")]
         Command::Config(ConfigCommand::Check(arg)) => {
-            load(&arg)?;
-            println!("{}: usable", arg.config.display());
+            let config = load(&arg)?;
+            #[cfg(feature = "analyzer")]
+            runtime()?.block_on(bodycam_analyzer::detect::ls(&config.detect))?;
+            #[cfg(not(feature = "analyzer"))]
+            drop(config);
+            println!("{}: usable", bodycam_record::shown(&arg.config.display().to_string()));
             Ok(ExitCode::SUCCESS)
         }
         #[cfg(feature = "analyzer")]

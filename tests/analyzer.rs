@@ -12,6 +12,12 @@ use crate::support::stack::{Stack, bodycam};
 const WAIT: Duration = Duration::from_secs(60);
 const ROWS: i64 = 12_000;
 
+/// Runs a command, and prints the most memory that it had, in KiB.
+const MEASURED: &str = "import resource, subprocess, sys
+code = subprocess.run(sys.argv[1:], stdout=subprocess.DEVNULL).returncode
+print(resource.getrusage(resource.RUSAGE_CHILDREN).ru_maxrss)
+sys.exit(code)";
+
 /// A gateway and a recorder before a database with customers, which the configuration lists as sensitive.
 fn company() -> (Stack, String, String) {
     let stack = Stack::new("[detect]\ninterval_seconds = 1\n");
@@ -213,6 +219,57 @@ fn a_watch_tells_of_what_lands_while_it_runs_and_ends_at_sigterm() {
     assert!(started.elapsed() < WAIT);
 }
 
+/// The window records of a lake of this name.
+fn records(stack: &Stack, lake: &str) -> Vec<std::path::PathBuf> {
+    let mut found = Vec::new();
+    let mut folders = vec![stack.path(lake).join("windows")];
+    while let Some(folder) = folders.pop() {
+        for entry in std::fs::read_dir(folder).into_iter().flatten() {
+            let path = entry.unwrap().path();
+            match path.is_dir() {
+                true if !path.ends_with("index") => folders.push(path),
+                true => {}
+                false => found.push(path),
+            }
+        }
+    }
+    found
+}
+
+#[test]
+fn nothing_damaged_beside_the_record_takes_the_gateway_down() {
+    let (stack, ada, _) = company();
+    let up = stack.start("up");
+    psql(&stack, "ada", &ada, "task-10", "SELECT * FROM customers");
+    let told = |stack: &Stack| stack.log("up").matches("\"event\":\"finding\"").count();
+    stack.wait_for("the finding", WAIT, || told(&stack) > 0);
+    assert!(up.terminate().success(), "{}", stack.log("up"));
+    let records = records(&stack, "lake");
+    assert!(!records.is_empty());
+    for record in &records {
+        std::fs::write(record, b"{\"version\":1,").unwrap();
+    }
+    let index = stack.path("lake/windows/index/0.json");
+    let entry = std::fs::read(&index).unwrap();
+    std::fs::write(&index, b"{").unwrap();
+
+    let up = stack.start("up");
+    let metrics = || crate::support::stack::get(stack.admin, "/metrics").unwrap_or_default();
+    stack.wait_for("detection to fail", WAIT, || metrics().contains("\nbodycam_detect_failing 1"));
+    let ready = crate::support::stack::get(stack.admin, "/readyz").unwrap();
+    assert!(ready.contains(" 200 ") && ready.contains("ready\nnote: detection fails"), "{ready}");
+    psql(&stack, "ada", &ada, "task-10", "SELECT 1");
+    std::fs::write(&index, entry).unwrap();
+    stack.wait_for("detection to work again", WAIT, || metrics().contains("\nbodycam_detect_failing 0"));
+    let windows: BTreeSet<_> = records.iter().map(|record| record.parent()).collect();
+    stack.wait_for("the damaged records to be made again", WAIT, || {
+        metrics().contains(&format!("\nbodycam_detect_records_unreadable_total {}\n", windows.len()))
+    });
+    psql(&stack, "ada", &ada, "task-10", "SELECT 1");
+    assert!(up.terminate().success(), "{}", stack.log("up"));
+    assert_eq!(query(&stack, "SELECT count(*) FROM findings WHERE rule = 'EXF-002'"), "1");
+}
+
 #[test]
 fn queries_join_content_write_every_format_and_keep_within_their_limits() {
     let (stack, ada, _) = company();
@@ -272,6 +329,32 @@ fn queries_join_content_write_every_format_and_keep_within_their_limits() {
     assert_eq!(stopped.status.code(), Some(2));
     assert!(text(&stopped.stderr).contains("stopped after 1 s"), "{stopped:?}");
     assert!(started.elapsed() < WAIT);
+    for amplified in [
+        "SELECT length(repeat('x', 2000000000))",
+        "SELECT sum(array_length(range(0, value * 100000000))) FROM generate_series(1, 8)",
+        "SELECT repeat(cast(value AS varchar), 1000000000) FROM generate_series(1, 8)",
+    ] {
+        let stopped = crate::support::stack::python()
+            .args([
+                "-c",
+                MEASURED,
+                env!("CARGO_BIN_EXE_bodycam"),
+                "query",
+                amplified,
+                "--memory",
+                "64",
+                "--config",
+            ])
+            .arg(stack.path("bodycam.toml"))
+            .output()
+            .unwrap();
+        let kib: u64 = text(&stopped.stdout).trim().parse().unwrap();
+        assert!(kib < 1 << 20, "{amplified}: {kib} KiB");
+        let said = text(&stopped.stderr);
+        assert_eq!(stopped.status.code(), Some(2), "{amplified}: {said}");
+        assert!(said.contains("memory limit of 64 MiB") && said.contains("bytes"), "{amplified}: {said}");
+        assert!(!said.contains("panicked") && !said.contains("backtrace"), "{amplified}: {said}");
+    }
     let large = "SELECT array_agg(value) FROM generate_series(1, 100000000)";
     let stopped = stack.run(&["query", large, "--memory", "16"]);
     assert_eq!(stopped.status.code(), Some(2));

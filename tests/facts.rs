@@ -131,6 +131,8 @@ async fn every_name_of_the_list_is_the_servers(client: &Client) {
         .unwrap();
     let unknown: Vec<String> =
         rows.iter().map(|r| r.get(0)).filter(|name: &String| !builtin::is_function(name)).collect();
+    // Those that only pg_upgrade may call come and go with minor versions.
+    let unknown: Vec<_> = unknown.iter().filter(|name| !name.starts_with("binary_upgrade_")).collect();
     assert!(unknown.is_empty(), "builtin_names.txt lacks {unknown:?}");
     let rows = client.query("SELECT word::text FROM pg_get_keywords()", &[]).await.unwrap();
     for row in rows {

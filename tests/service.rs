@@ -2,6 +2,9 @@
 
 use std::io::{Read, Write};
 use std::net::TcpStream;
+use std::os::unix::fs::MetadataExt;
+use std::path::PathBuf;
+use std::process::{Command, Stdio};
 use std::time::{Duration, Instant};
 
 use base64::Engine as _;
@@ -65,6 +68,133 @@ fn a_second_signal_ends_open_sessions_at_once_and_seals_them() {
     // The wait for the open session would have been two minutes.
     assert!(began.elapsed() < Duration::from_secs(60));
     let _ = open.read(&mut [0; 64]);
+    let (code, report) = stack.verify();
+    assert_eq!(code, 4, "{report:#}");
+}
+
+#[test]
+fn a_second_signal_cancels_what_runs_and_the_record_says_that_it_was_cut() {
+    let stack = Stack::new("");
+    stack.cluster.run("app", "CREATE TABLE late (n int); GRANT ALL ON late TO app").unwrap();
+    let up = stack.start("up");
+    let token = stack.token("robot");
+    let port = stack.postgres.port().to_string();
+    let mut psql = Command::new("psql")
+        .args(["-X", "-h", "127.0.0.1", "-U", "robot", "-d", "app", "-p", &port])
+        .args(["-c", "INSERT INTO late SELECT 1 FROM pg_sleep(8)"])
+        .env("PGPASSWORD", &token)
+        .stderr(Stdio::piped())
+        .spawn()
+        .unwrap();
+    let running =
+        "SELECT count(*) FROM pg_stat_activity WHERE query LIKE 'INSERT INTO late%' AND state = 'active'";
+    stack.wait_for("the statement", Duration::from_secs(20), || stack.direct(running) == "1");
+    signal(up.child.id(), "TERM");
+    stack.wait_for("readiness to end", Duration::from_secs(10), || {
+        get(stack.admin, "/readyz").is_none_or(|answer| answer.contains("503"))
+    });
+    assert!(up.terminate().success(), "{}", stack.log("up"));
+    let mut told = String::new();
+    psql.stderr.take().unwrap().read_to_string(&mut told).unwrap();
+    assert!(told.contains("the gateway is stopping"), "{told}");
+    psql.wait().unwrap();
+    // Its backend is gone, and took nothing with it.
+    stack.wait_for("the statement's end", Duration::from_secs(20), || stack.direct(running) == "0");
+    assert_eq!(stack.direct("SELECT count(*) FROM late"), "0");
+    let results = stack.run(&["query", "--format", "csv", "SELECT outcome FROM results"]);
+    assert!(String::from_utf8_lossy(&results.stdout).contains("cut"), "{results:?}");
+    let (code, report) = stack.verify();
+    assert_eq!(code, 4, "{report:#}");
+}
+
+#[test]
+fn silent_connections_do_not_hold_up_a_stop() {
+    let stack = Stack::new("");
+    let config = std::fs::read_to_string(stack.path("bodycam.toml")).unwrap();
+    let patient = config.replace("[postgres]", "[postgres]\nstartup_timeout_seconds = 300");
+    assert_ne!(patient, config);
+    std::fs::write(stack.path("bodycam.toml"), patient).unwrap();
+    let up = stack.start("up");
+    let silent = [stack.postgres, stack.http].map(|address| TcpStream::connect(address).unwrap());
+    std::thread::sleep(Duration::from_millis(200));
+    let began = Instant::now();
+    assert!(up.terminate().success(), "{}", stack.log("up"));
+    assert!(began.elapsed() < Duration::from_secs(100), "it waited for clients that had said nothing");
+    drop(silent);
+}
+
+/// A shell that may mount, in a mount namespace of its own.
+fn namespace() -> Command {
+    let mut command = Command::new("unshare");
+    command.args(["--mount", "--propagation", "private"]);
+    if std::fs::metadata("/proc/self").unwrap().uid() != 0 {
+        command.args(["--user", "--map-root-user"]);
+    }
+    command.args(["--", "sh", "-c"]);
+    command
+}
+
+#[test]
+fn a_full_disk_holds_traffic_and_then_closes_and_nothing_is_let_through() {
+    let stack = Stack::new("");
+    let config = std::fs::read_to_string(stack.path("bodycam.toml")).unwrap();
+    let impatient = config.replace("[record]", "[record]\nhold_seconds = 3");
+    assert_ne!(impatient, config);
+    std::fs::write(stack.path("bodycam.toml"), impatient).unwrap();
+    stack.cluster.run("app", "CREATE TABLE t (n int); GRANT ALL ON t TO app").unwrap();
+    std::fs::create_dir(stack.path("spool")).unwrap();
+    // The spool alone lies on a small disk.
+    let spool = stack.path("spool");
+    let mount = format!("mount -t tmpfs -o size=24m tmpfs '{}' && exec \"$0\" \"$@\"", spool.display());
+    let mut small = namespace();
+    small.arg(mount).arg(bodycam().get_program()).env_remove("BODYCAM_CONFIG").env_remove("BODYCAM_LAKE");
+    let up = stack.start_by(small, "up");
+    let filler = PathBuf::from(format!("/proc/{}/root{}/filler", up.child.id(), spool.display()));
+    let token = stack.token("robot");
+    let mut psql = Command::new("psql")
+        .args([
+            "-X",
+            "-q",
+            "-h",
+            "127.0.0.1",
+            "-U",
+            "robot",
+            "-d",
+            "app",
+            "-p",
+            &stack.postgres.port().to_string(),
+        ])
+        .env("PGPASSWORD", &token)
+        .stdin(Stdio::piped())
+        .stderr(Stdio::piped())
+        .spawn()
+        .unwrap();
+    let mut open = psql.stdin.take().unwrap();
+    writeln!(open, "INSERT INTO t VALUES (1);").unwrap();
+    stack
+        .wait_for("the first row", Duration::from_secs(20), || stack.direct("SELECT count(*) FROM t") == "1");
+    let mut file = std::fs::File::create(&filler).unwrap();
+    let full = std::iter::repeat_with(|| file.write_all(&[1; 4096])).find_map(Result::err).unwrap();
+    assert_eq!(full.kind(), std::io::ErrorKind::StorageFull);
+    drop(file);
+
+    // Longer than what is left of the segment's last page, and not to be packed into it.
+    let noise: String = (0..2000u32).map(|n| format!("{:08x}", n.wrapping_mul(2_654_435_761))).collect();
+    writeln!(open, "INSERT INTO t VALUES (2) /* {noise} */;").unwrap();
+    drop(open);
+    let told = String::from_utf8(psql.wait_with_output().unwrap().stderr).unwrap();
+    assert!(told.contains("this session cannot be recorded and is closed"), "{told}");
+    let turned_away = stack.psql("robot", &token, &format!("INSERT INTO t VALUES (2) /* {noise} */"));
+    assert!(!turned_away.status.success());
+    assert!(stack.log("up").contains("No space left on device"), "{}", stack.log("up"));
+    let rows = "SELECT string_agg(n::text, ',' ORDER BY n) FROM t";
+    assert_eq!(stack.direct(rows), "1", "nothing unrecorded passed");
+
+    std::fs::remove_file(&filler).unwrap();
+    stack.wait_for("the gateway to serve again", Duration::from_secs(20), || {
+        stack.psql("robot", &token, "INSERT INTO t VALUES (3)").status.success()
+    });
+    assert!(up.terminate().success(), "{}", stack.log("up"));
     let (code, report) = stack.verify();
     assert_eq!(code, 4, "{report:#}");
 }

@@ -27,6 +27,7 @@ mod replay;
 mod service;
 mod support;
 mod tamper;
+mod terminal;
 
 /// Every bypass that anyone thought of.
 mod attack {

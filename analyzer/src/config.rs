@@ -18,7 +18,7 @@ pub struct DetectConfig {
     pub interval_seconds: u64,
     /// How many seconds after its end a window stays open for late events. Later ones re-open it.
     pub lateness_seconds: u64,
-    /// How many days back windows are evaluated that no rule has looked at yet, counted from the newest event.
+    /// How many days back windows are evaluated that no rule has looked at yet, counted from the newest event of the rule's tables, or from where the lake stands if that is earlier.
     pub backfill_days: u64,
     /// Most memory that one evaluation may use, in MiB.
     pub memory_mib: u64,
@@ -72,6 +72,11 @@ impl DetectConfig {
             source.overrides.insert(id(name)?, values);
         }
         Ok(source)
+    }
+
+    /// Most memory that one evaluation may use, in bytes.
+    pub(crate) fn memory_bytes(&self) -> usize {
+        usize::try_from(self.memory_mib.saturating_mul(1 << 20)).unwrap_or(usize::MAX)
     }
 
     /// Refuses settings that cannot work.

@@ -2,7 +2,8 @@
 //!
 //! Invariant: a window advances only by its record, which is written last and at most once under its name. So
 //! a kill anywhere loses nothing and doubles nothing: what comes after evaluates the window anew and gives
-//! every finding the same id.
+//! every finding the same id. A record is told before the list of records names it, and one that no entry names
+//! is told by whoever finds it: an alert comes at least once, and carries id and revision.
 
 use std::collections::{BTreeSet, HashMap};
 use std::future::Future;
@@ -11,14 +12,16 @@ use std::pin::pin;
 use std::sync::Arc;
 use std::time::Duration;
 
-use bodycam_lake::columns::findings::FindingRow;
+use bodycam_lake::columns::findings::{self, FindingRow};
 use bodycam_lake::commit::VERSION;
+use bodycam_lake::layout;
 use bodycam_lake::store::Put;
 use bodycam_lake::window::{WindowKey, WindowRecord};
 use bodycam_lake::windows::encode_findings;
-use bodycam_lake::{Lake, LakeError, Store, Windows};
-use bodycam_record::Id16;
+use bodycam_lake::{Commit, Filter, Hour, Lake, LakeError, Store, Windows};
 use bodycam_record::rule::{RuleId, Severity};
+use bodycam_record::{Id16, TenantKey};
+use futures::TryStreamExt;
 
 use crate::config::DetectConfig;
 use crate::engine::{Engine, Scope, spawn};
@@ -28,6 +31,10 @@ use crate::rules::{self, Batch, Fixture, Hit, LoadedRule, RuleSource, Sensitive,
 use crate::state::Rollups;
 use crate::watermark::watermark_ns;
 use crate::windows::{Due, Inputs, Seen, batches, candidates, due, has_seen, positions};
+
+mod metrics;
+
+pub use metrics::Metrics;
 
 /// Most windows that one query looks at.
 const WINDOWS_AT_ONCE: i64 = 24;
@@ -44,6 +51,10 @@ pub struct DetectOptions {
     pub config: DetectConfig,
     /// The relations that the targets' configuration lists as sensitive.
     pub sensitive: Vec<Sensitive>,
+    /// The tenant key, under which roll-ups are kept in the lake. Without it they are kept in memory only.
+    pub tenant: Option<TenantKey>,
+    /// What is counted.
+    pub metrics: Arc<Metrics>,
 }
 
 /// What came of one or more looks at the lake.
@@ -63,6 +74,19 @@ pub struct Summary {
     pub failures: Vec<String>,
     /// Event time up to which the lake is complete; none when nothing says so.
     pub watermark_ns: Option<i64>,
+    /// Events that are dated after the newest commit, if there are any: a clock is wrong, or somebody lies.
+    pub ahead: Option<Ahead>,
+}
+
+/// Events of a time that had not come when they were stored.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Ahead {
+    /// Hours with such events.
+    pub hours: u64,
+    /// Start of the newest, Unix ns.
+    pub newest_ns: i64,
+    /// When the newest commit was made, Unix ns.
+    pub committed_ns: i64,
 }
 
 /// Who hears of findings.
@@ -74,27 +98,46 @@ pub async fn run(options: DetectOptions, listener: Listener<'_>) -> Result<Summa
     detector.cycle(listener).await
 }
 
-/// Evaluates what is due again and again, until `shutdown`; the look that is under way then is finished. A
-/// store that fails is asked again at the next look.
+/// Evaluates what is due again and again, until `shutdown`; the look that is under way then is finished. Whatever
+/// fails, the opening included, is tried again at the next look.
 pub async fn watch(
     options: DetectOptions,
     listener: Listener<'_>,
     shutdown: impl Future<Output = ()> + Send,
-) -> Result<Summary, AnalyzerError> {
-    let every = Duration::from_secs(options.config.interval_seconds);
-    let mut detector = Detector::open(options).await?;
+) -> Summary {
+    let every = Duration::from_secs(options.config.interval_seconds.max(1));
+    let mut detector = None;
     let mut total = Summary::default();
     let mut shutdown = pin!(shutdown);
     loop {
-        match detector.cycle(listener).await {
+        let outcome = look(&mut detector, &options, listener).await;
+        options.metrics.looked(!outcome.as_ref().is_ok_and(|summary| summary.failures.is_empty()));
+        match outcome {
             Ok(summary) => total.add(summary),
-            Err(err) => tracing::error!(event = "detect.cycle_failed", error = %err),
+            Err(err) => {
+                tracing::error!(event = "detect.cycle_failed", error = %err, "detection is tried again")
+            }
         }
         tokio::select! {
-            () = &mut shutdown => return Ok(total),
+            () = &mut shutdown => return total,
             () = tokio::time::sleep(every) => {}
         }
     }
+}
+
+/// One look, by the detector of the earlier ones or by a new one.
+async fn look(
+    detector: &mut Option<Detector>,
+    options: &DetectOptions,
+    listener: Listener<'_>,
+) -> Result<Summary, AnalyzerError> {
+    let mut working = match detector.take() {
+        Some(detector) => detector,
+        None => Detector::open(options.clone()).await?,
+    };
+    let outcome = working.cycle(listener).await;
+    *detector = Some(working);
+    outcome
 }
 
 /// One fixture that was run: its rule, its name, and what is wrong.
@@ -151,6 +194,14 @@ pub struct Detector {
     rollups: Rollups,
     /// Windows about which, for these rows, there is nothing to record.
     told: HashMap<WindowKey, (Seen, bool)>,
+    /// Windows with a record that no entry of the list is known to name.
+    unlisted: BTreeSet<WindowKey>,
+    /// Records that could not be read, and were said to be so.
+    unreadable: BTreeSet<(WindowKey, u64)>,
+    /// When the newest commit of each stream was made, by its path.
+    commits: HashMap<String, i64>,
+    /// What was last said about events of the future.
+    ahead: Option<Ahead>,
 }
 
 /// One look at the lake.
@@ -158,8 +209,21 @@ struct Look {
     inputs: Inputs,
     /// Windows that end by then are closed.
     closed_before_ns: i64,
-    /// Windows that start before and were never looked at stay so.
-    from_ns: i64,
+    /// The time that the lake has reached, but for the events themselves.
+    reached_ns: Option<i64>,
+    /// How far back windows are evaluated that were never looked at.
+    backfill_ns: i64,
+}
+
+impl Look {
+    /// Windows of `rule` that start before and were never looked at stay so. One event that is dated in the future
+    /// must not move it: it is counted from the newest event, from what producers say, or from the newest commit,
+    /// whichever is oldest.
+    fn starts_at(&self, rule: &LoadedRule) -> i64 {
+        let newest = self.inputs.newest(&rule.families).map(|hour| Hour(hour).start_ns());
+        let from = newest.into_iter().chain(self.reached_ns).min();
+        from.map_or(i64::MIN, |ns| ns.saturating_sub(self.backfill_ns))
+    }
 }
 
 impl Summary {
@@ -171,6 +235,7 @@ impl Summary {
         self.retracted += other.retracted;
         self.failures = other.failures;
         self.watermark_ns = other.watermark_ns;
+        self.ahead = other.ahead;
     }
 }
 
@@ -186,18 +251,33 @@ impl Detector {
             windows.load(rule.rule.id.as_str(), i64::MIN).await?;
         }
         let engine = Engine::new(&store)?;
-        let memory = usize::try_from(options.config.memory_mib << 20).unwrap_or(usize::MAX);
-        let rollups = Rollups::new(store, engine.clone(), memory);
-        Ok(Self { options, rules, lake, windows, engine, rollups, told: HashMap::new() })
+        let memory = options.config.memory_bytes();
+        let rollups = Rollups::new(store, engine.clone(), memory)
+            .kept_under(options.tenant.clone(), Arc::clone(&options.metrics));
+        Ok(Self {
+            options,
+            rules,
+            lake,
+            windows,
+            engine,
+            rollups,
+            told: HashMap::new(),
+            unlisted: BTreeSet::new(),
+            unreadable: BTreeSet::new(),
+            commits: HashMap::new(),
+            ahead: None,
+        })
     }
 
     /// Looks at the lake and evaluates everything that is due.
     pub async fn cycle(&mut self, listener: Listener<'_>) -> Result<Summary, AnalyzerError> {
         self.lake.refresh().await?;
         self.windows.refresh().await?;
+        self.list().await?;
+        let committed_ns = self.committed_ns().await;
         let config = &self.options.config;
         let seconds = |n: u64| i64::try_from(n).unwrap_or(i64::MAX).saturating_mul(SECOND_NS);
-        let inputs = Inputs::of(self.lake.state());
+        let inputs = Inputs::of(self.lake.state())?;
         let watermark_ns = watermark_ns(self.lake.state());
         let closed_before_ns = match watermark_ns {
             // Every producer has stopped in order: nothing is late.
@@ -206,10 +286,18 @@ impl Detector {
             None => i64::MIN,
         };
         let days = i64::try_from(config.backfill_days).unwrap_or(i64::MAX);
-        let newest_ns = inputs.newest().map_or(i64::MIN, |hour| bodycam_lake::Hour(hour).start_ns());
-        let look =
-            Look { inputs, closed_before_ns, from_ns: newest_ns.saturating_sub(days.saturating_mul(DAY_NS)) };
-        let mut summary = Summary { rules: self.rules.len(), watermark_ns, ..Summary::default() };
+        let ahead = committed_ns.and_then(|committed_ns| {
+            let (hours, newest) = inputs.ahead_of(committed_ns)?;
+            Some(Ahead { hours, newest_ns: newest.start_ns(), committed_ns })
+        });
+        let look = Look {
+            inputs,
+            closed_before_ns,
+            reached_ns: watermark_ns.filter(|ns| *ns != i64::MAX).into_iter().chain(committed_ns).min(),
+            backfill_ns: days.saturating_mul(DAY_NS),
+        };
+        self.say_ahead(ahead);
+        let mut summary = Summary { rules: self.rules.len(), watermark_ns, ahead, ..Summary::default() };
         for rule in self.rules.clone() {
             for batch in self.due(&rule, &look).await? {
                 match self.evaluate(&rule, &look, &batch).await {
@@ -226,6 +314,63 @@ impl Detector {
         Ok(summary)
     }
 
+    /// When the newest commit was made. One that cannot be read says nothing.
+    async fn committed_ns(&mut self) -> Option<i64> {
+        let streams = self.lake.state().streams.iter();
+        let newest: Vec<String> =
+            streams.filter_map(|s| Some(layout::commit(&s.stream, s.generation, s.last_from?))).collect();
+        self.commits.retain(|path, _| newest.contains(path));
+        for path in newest {
+            if self.commits.contains_key(&path) {
+                continue;
+            }
+            let read = self.options.store.need(&path, "the list of streams").await;
+            match read.and_then(|bytes| Commit::parse(&path, &bytes)) {
+                Ok(commit) => drop(self.commits.insert(path, commit.created_ns)),
+                Err(err) => {
+                    tracing::warn!(event = "detect.commit_unreadable", error = %err, "its time is not known")
+                }
+            }
+        }
+        self.commits.values().copied().max()
+    }
+
+    /// Says once that there are events of the future.
+    fn say_ahead(&mut self, ahead: Option<Ahead>) {
+        self.options.metrics.ahead(ahead.map_or(0, |ahead| ahead.hours));
+        if let Some(now) = ahead.filter(|now| self.ahead.is_none_or(|said| said.newest_ns != now.newest_ns)) {
+            tracing::warn!(
+                event = "detect.events_ahead",
+                hours = now.hours,
+                newest_ns = now.newest_ns,
+                committed_ns = now.committed_ns,
+                "events are dated after the newest commit: a clock is wrong, or somebody lies"
+            );
+        }
+        self.ahead = ahead;
+    }
+
+    /// Has the list name every record that was told and that it may not name yet.
+    async fn list(&mut self) -> Result<(), LakeError> {
+        self.windows.announce(&self.unlisted).await?;
+        self.unlisted.clear();
+        Ok(())
+    }
+
+    /// The newest record of a window. One that is damaged or gone is none: the window is due again, and its next
+    /// record takes the place of that one.
+    async fn known(&mut self, key: &WindowKey) -> Result<Option<Arc<WindowRecord>>, LakeError> {
+        let err = match self.windows.record(key).await {
+            Err(err @ (LakeError::Damaged { .. } | LakeError::Missing { .. })) => err,
+            read => return read,
+        };
+        if self.unreadable.insert((key.clone(), self.windows.revision(key).unwrap_or_default())) {
+            self.options.metrics.record_unreadable();
+            tracing::error!(event = "detect.record_unreadable", error = %err, "its window is evaluated anew");
+        }
+        Ok(None)
+    }
+
     /// The windows of a rule that are due, in batches, newest first.
     async fn due(&mut self, rule: &LoadedRule, look: &Look) -> Result<Vec<Vec<Due>>, LakeError> {
         let (id, major) = (&rule.rule.id, rule.rule.version.major);
@@ -233,10 +378,10 @@ impl Detector {
         let recorded: BTreeSet<i64> =
             known.filter(|key| key.rule == *id && key.major == major).map(|key| key.start_ns).collect();
         let mut found = Vec::new();
-        for start_ns in candidates(rule, &look.inputs, look.from_ns, &recorded) {
+        for start_ns in candidates(rule, &look.inputs, look.starts_at(rule), &recorded) {
             let key = WindowKey { rule: id.clone(), major, start_ns };
             let record = match recorded.contains(&start_ns) {
-                true => self.windows.record(&key).await?,
+                true => self.known(&key).await?,
                 false => None,
             };
             let Some(due) = due(rule, &look.inputs, start_ns, look.closed_before_ns, record.as_deref())
@@ -263,7 +408,7 @@ impl Detector {
         let from_ns = oldest.start_ns;
         let to_ns = newest.start_ns.saturating_add(rule.rule.window.nanos());
         let view = self.lake.view();
-        let memory = usize::try_from(self.options.config.memory_mib << 20).unwrap_or(usize::MAX);
+        let memory = self.options.config.memory_bytes();
         let mut scope = Scope::lake(view.clone(), Vec::new(), memory);
         let history = (from_ns.saturating_sub(rule.rule.lookback.nanos()), to_ns);
         for table in &rule.tables {
@@ -288,42 +433,9 @@ impl Detector {
         summary: &mut Summary,
         listener: Listener<'_>,
     ) -> Result<(), AnalyzerError> {
-        let mut announced = BTreeSet::new();
         let mut news = Vec::new();
-        for window in batch {
-            summary.evaluated += 1;
-            let key = WindowKey {
-                rule: rule.rule.id.clone(),
-                major: rule.rule.version.major,
-                start_ns: window.start_ns,
-            };
-            let known = self.windows.record(&key).await?;
-            let hits = hits.iter().filter(|hit| hit.window_start_ns == window.start_ns);
-            let drafted = Draft::of(rule, window, hits, known.as_deref());
-            if !drafted.is_worth_a_record {
-                self.told.insert(key, (window.seen, window.closes));
-                continue;
-            }
-            let Draft { rows, mut record, .. } = drafted;
-            record.read = positions(self.lake.state());
-            let file = if rows.is_empty() { None } else { Some(encode_findings(&rows)?) };
-            let retracted = record.retracted.clone();
-            announced.insert(key.clone());
-            let n = record.n;
-            if self.windows.put(record, file).await? == Put::Exists {
-                // Someone else was first. If it saw other rows, the window is due again at the next look.
-                continue;
-            }
-            summary.records += 1;
-            self.told.remove(&key);
-            news.extend(news_of(rule, rows, known.as_deref()));
-            news.extend(retracted.into_iter().map(|id| News::Retracted {
-                id,
-                rule: rule.rule.id.to_string(),
-                revision: n,
-            }));
-        }
-        self.windows.announce(&announced).await?;
+        let outcome = self.write(rule, batch, hits, summary, &mut news).await;
+        // Told before it is listed, and also when a later record of the batch failed: what is listed counts as told.
         for news in &news {
             match news {
                 News::Found { is_new: true, .. } => summary.found += 1,
@@ -332,7 +444,82 @@ impl Detector {
             }
             listener(news);
         }
+        outcome?;
+        Ok(self.list().await?)
+    }
+
+    /// Writes the records of a batch; gives what is new.
+    async fn write(
+        &mut self,
+        rule: &LoadedRule,
+        batch: &[Due],
+        hits: Vec<Hit>,
+        summary: &mut Summary,
+        news: &mut Vec<News>,
+    ) -> Result<(), AnalyzerError> {
+        for window in batch {
+            summary.evaluated += 1;
+            let key = WindowKey {
+                rule: rule.rule.id.clone(),
+                major: rule.rule.version.major,
+                start_ns: window.start_ns,
+            };
+            let known = self.known(&key).await?;
+            if known.as_deref().is_some_and(|record| window.is_done_by(record)) {
+                // Learned since: someone else has evaluated and listed it.
+                continue;
+            }
+            let hits = hits.iter().filter(|hit| hit.window_start_ns == window.start_ns);
+            let n = self.windows.revision(&key).map_or(0, |n| n + 1);
+            let drafted = Draft::of(rule, window, hits, known.as_deref(), n);
+            if !drafted.is_worth_a_record {
+                self.told.insert(key, (window.seen, window.closes));
+                continue;
+            }
+            let Draft { rows, mut record, .. } = drafted;
+            record.read = positions(self.lake.state());
+            let file = if rows.is_empty() { None } else { Some(encode_findings(&rows)?) };
+            let retracted = record.retracted.clone();
+            if self.windows.put(record, file).await? == Put::Exists {
+                // Someone else was first. If it saw other rows, the window is due again at the next look.
+                self.windows.refresh().await?;
+                if !self.windows.is_listed(&key) {
+                    news.extend(self.untold(rule, &key, known.as_deref()).await?);
+                    self.unlisted.insert(key);
+                }
+                continue;
+            }
+            summary.records += 1;
+            self.told.remove(&key);
+            self.unlisted.insert(key);
+            news.extend(news_of(rule, rows, known.as_deref()));
+            news.extend(taken_back(rule, retracted, n));
+        }
         Ok(())
+    }
+
+    /// What is new in a record of someone else that no entry of the list names. Whoever wrote it may have been
+    /// killed before it could tell; if it lives, the same is told twice.
+    async fn untold(
+        &mut self,
+        rule: &LoadedRule,
+        key: &WindowKey,
+        before: Option<&WindowRecord>,
+    ) -> Result<Vec<News>, AnalyzerError> {
+        let Some(record) = self.known(key).await? else { return Ok(Vec::new()) };
+        let view = self.lake.view();
+        let mut rows = Vec::new();
+        for file in &record.files {
+            let mut batches = view.read_file(file, &Filter::all()).await?;
+            while let Some(batch) = batches.try_next().await? {
+                rows.extend(findings::decode(&batch).map_err(|err| LakeError::Damaged {
+                    path: file.path.clone(),
+                    reason: bodycam_record::shown(&err.to_string()),
+                })?);
+            }
+        }
+        let retracted = record.retracted.clone();
+        Ok(news_of(rule, rows, before).chain(taken_back(rule, retracted, record.n)).collect())
     }
 }
 
@@ -351,8 +538,8 @@ impl Draft {
         window: &Due,
         hits: impl Iterator<Item = &'a Hit>,
         known: Option<&WindowRecord>,
+        n: u64,
     ) -> Self {
-        let n = known.map_or(0, |record| record.n + 1);
         let revision = i64::try_from(n).unwrap_or(i64::MAX);
         let mut rows: Vec<_> = hits
             .map(|hit| FindingRow { revision, is_final: window.closes, ..hit.finding(&rule.rule) })
@@ -402,6 +589,11 @@ fn news_of(
         let changed = said != Some(mark(&row).said);
         changed.then(|| News::found(row, &rule.rule, is_new))
     })
+}
+
+/// What is told about findings that a record takes back.
+fn taken_back(rule: &LoadedRule, ids: Vec<Id16>, revision: u64) -> impl Iterator<Item = News> {
+    ids.into_iter().map(move |id| News::Retracted { id, rule: rule.rule.id.to_string(), revision })
 }
 
 #[cfg(test)]

@@ -13,17 +13,21 @@ use bodycam_record::TenantKey;
 use datafusion::catalog::{CatalogProvider, MemoryCatalogProvider};
 use datafusion::datasource::TableProvider;
 use datafusion::error::DataFusionError;
+use datafusion::execution::FunctionRegistry;
 use datafusion::execution::context::SessionContext;
 use datafusion::execution::disk_manager::{DiskManagerBuilder, DiskManagerMode};
 use datafusion::execution::memory_pool::GreedyMemoryPool;
 use datafusion::execution::object_store::ObjectStoreUrl;
 use datafusion::execution::runtime_env::{RuntimeEnv, RuntimeEnvBuilder};
 use datafusion::execution::session_state::SessionStateBuilder;
+use datafusion::logical_expr::LogicalPlan;
 use datafusion::physical_optimizer::optimizer::PhysicalOptimizer;
+use datafusion::physical_plan::ExecutionPlan;
 use datafusion::prelude::SessionConfig;
 
 use crate::error::AnalyzerError;
 
+mod bounded;
 mod catalog;
 mod content;
 mod files;
@@ -32,10 +36,11 @@ mod pool;
 mod pushdown;
 
 pub use catalog::{Bounds, tables};
-pub(crate) use pool::spawn;
+pub(crate) use pool::{last_panic, spawn};
 
 pub(crate) use catalog::{HOURLY_DESTINATIONS, HOURLY_PULLS, families_of, timestamp};
 
+use bounded::{BoundEverything, Budget, bounded};
 use catalog::{LakeSchema, Rows};
 
 /// Memory for parsed Parquet footers, kept between queries.
@@ -94,7 +99,9 @@ impl Engine {
             memory_pool: Arc::new(GreedyMemoryPool::new(scope.memory_bytes)),
             ..self.runtime.as_ref().clone()
         };
+        let budget = Arc::new(Budget::new(scope.memory_bytes, BATCH_ROWS));
         let mut config = SessionConfig::new()
+            .with_extension(Arc::clone(&budget))
             .with_target_partitions(self.threads)
             .with_batch_size(BATCH_ROWS)
             .with_information_schema(true)
@@ -115,12 +122,17 @@ impl Engine {
             let rules = PhysicalOptimizer::new().rules.into_iter().filter(|rule| needed(rule.name()));
             builder = builder.with_physical_optimizer_rules(rules.collect());
         }
-        let state = builder.build();
+        let failed = |err| AnalyzerError::sql("setting up the query engine", err);
+        let mut state = builder.build();
+        let functions: Vec<_> = state.scalar_functions().values().cloned().collect();
+        for function in functions {
+            state.register_udf(bounded(function, &budget)).map_err(failed)?;
+        }
+        // Those that the parser writes for operators and literals, and those that the optimizer brings.
+        state.register_function_rewrite(Arc::new(BoundEverything(budget))).map_err(failed)?;
         let context = SessionContext::new_with_state(state);
         let catalog = MemoryCatalogProvider::new();
-        catalog
-            .register_schema("public", Arc::new(scope.schema.clone()))
-            .map_err(|err| AnalyzerError::sql("setting up the query engine", err))?;
+        catalog.register_schema("public", Arc::new(scope.schema.clone())).map_err(failed)?;
         context.register_catalog("lake", Arc::new(catalog));
         for form in [functions::IdForm::Hex, functions::IdForm::Uuid] {
             context.register_udf(functions::id_text(form));
@@ -188,7 +200,20 @@ impl Scope {
     }
 }
 
-/// Whether an error says that the memory pool is exhausted.
-pub(crate) fn is_out_of_memory(err: &DataFusionError) -> bool {
-    matches!(err.find_root(), DataFusionError::ResourcesExhausted(_))
+/// What runs `plan`. While it is made, values that are written into it are held to a batch's share of the memory.
+pub(crate) async fn physical(
+    context: &SessionContext,
+    plan: &LogicalPlan,
+) -> Result<Arc<dyn ExecutionPlan>, DataFusionError> {
+    plans(context, true);
+    let physical = context.state().create_physical_plan(plan).await;
+    plans(context, false);
+    physical
+}
+
+/// Says whether a plan is in the making, or runs.
+pub(crate) fn plans(context: &SessionContext, now: bool) {
+    if let Some(budget) = context.state().config().get_extension::<Budget>() {
+        budget.plans(now);
+    }
 }

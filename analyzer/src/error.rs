@@ -8,6 +8,8 @@ use bodycam_record::shown;
 use datafusion::error::DataFusionError;
 use thiserror::Error;
 
+use crate::engine::last_panic;
+
 /// An error of the analyzer.
 #[derive(Debug, Error)]
 pub enum AnalyzerError {
@@ -48,6 +50,27 @@ impl AnalyzerError {
                 AnalyzerError::Sql { what: what.into(), reason: inner.to_string() }
             }
             root => AnalyzerError::Sql { what: what.into(), reason: shown(&root.strip_backtrace()) },
+        }
+    }
+
+    /// An error of DataFusion while running `what` with `limit` MiB of memory. What a panic said is not repeated: it
+    /// may hold anything.
+    pub(crate) fn ran(limit: u64, what: &str, err: DataFusionError) -> Self {
+        match err.find_root() {
+            DataFusionError::ResourcesExhausted(reason) => {
+                AnalyzerError::OutOfMemory { limit, reason: shown(reason) }
+            }
+            DataFusionError::ExecutionJoin(joined) if joined.is_panic() => Self::panicked(what),
+            _ => Self::sql(what, err),
+        }
+    }
+
+    /// The engine gave up on `what`.
+    pub(crate) fn panicked(what: &str) -> Self {
+        let place = last_panic().map_or_else(String::new, |place| format!(" at {}", shown(&place)));
+        AnalyzerError::Sql {
+            what: what.to_owned(),
+            reason: format!("the engine gave up{place} (a bug: please report the statement)"),
         }
     }
 

@@ -135,7 +135,7 @@ struct Retraction<'a> {
 }
 
 /// RFC 3339, in UTC.
-fn time(ns: i64) -> String {
+pub fn time(ns: i64) -> String {
     timestamp_ns_to_datetime(ns)
         .map_or_else(|| ns.to_string(), |t| t.format("%Y-%m-%dT%H:%M:%S%.fZ").to_string())
 }
@@ -160,7 +160,7 @@ pub(crate) fn mark(finding: &FindingRow) -> FindingMark {
     FindingMark {
         id: finding.id,
         severity: Severity::named(&finding.severity).unwrap_or(Severity::Info),
-        said: digest::FINDING.digest(w.as_slice()),
+        said: digest::FINDING_MARK.digest(w.as_slice()),
     }
 }
 

@@ -16,6 +16,7 @@ use datafusion::sql::sqlparser::ast::{
 use datafusion::sql::sqlparser::dialect::GenericDialect;
 use datafusion::sql::sqlparser::tokenizer::{Token, Tokenizer};
 
+use crate::engine::plans;
 use crate::error::AnalyzerError;
 
 /// Longest statement, in bytes.
@@ -75,6 +76,7 @@ pub(crate) async fn plan(
     statement: Statement,
     what: &str,
 ) -> Result<LogicalPlan, AnalyzerError> {
+    plans(context, true);
     let plan = context.state().statement_to_plan(statement).await;
     let plan = plan.map_err(|err| AnalyzerError::sql(format!("planning {what}"), err))?;
     SQLOptions::new()
@@ -208,7 +210,7 @@ mod tests {
     use std::collections::BTreeMap;
 
     use super::*;
-    use crate::engine::{Engine, Scope, spawn};
+    use crate::engine::{Engine, Scope, physical, spawn};
 
     /// Parses, plans and runs, as the door does.
     async fn attempt(sql: &str) -> Result<usize, AnalyzerError> {
@@ -220,9 +222,10 @@ mod tests {
         let engine = Engine::without_store().unwrap();
         let context = engine.context(&Scope::memory(BTreeMap::new(), 64 << 20)).unwrap();
         let plan = plan(&context, parse(sql)?, "the query").await?;
-        let frame = context.execute_logical_plan(plan).await;
-        let batches = frame.map_err(|err| AnalyzerError::sql("the query", err))?.collect().await;
-        Ok(batches.map_err(|err| AnalyzerError::sql("the query", err))?.iter().map(|b| b.num_rows()).sum())
+        let failed = |err| AnalyzerError::ran(64, "the query", err);
+        let physical = physical(&context, &plan).await.map_err(failed)?;
+        let batches = datafusion::physical_plan::collect(physical, context.task_ctx()).await;
+        Ok(batches.map_err(failed)?.iter().map(|b| b.num_rows()).sum())
     }
 
     #[tokio::test]
@@ -337,6 +340,91 @@ mod tests {
             assert!(message.contains(expected), "{head}: {message}");
             assert!(message.chars().all(|c| !bodycam_record::shown::is_hostile(c)), "{head}: {message:?}");
         }
+    }
+
+    #[tokio::test]
+    async fn functions_make_no_more_than_the_memory_of_the_statement() {
+        for (sql, function) in [
+            ("SELECT length(repeat('x', 2000000000))", "repeat"),
+            ("SELECT length(repeat('x', value * 100000000)) FROM generate_series(1, 3)", "repeat"),
+            ("SELECT repeat(cast(value AS varchar), 1000000000) FROM generate_series(1, 3)", "repeat"),
+            ("SELECT repeat('x', 1000000) FROM generate_series(1, 8192)", "repeat"),
+            ("SELECT length(repeat(repeat(repeat('x', 2000), 2000), 2000))", "repeat"),
+            ("SELECT length(lpad('x', 2000000000))", "lpad"),
+            (
+                "SELECT length(rpad(cast(value AS varchar), 2000000000, 'y')) FROM generate_series(1, 3)",
+                "rpad",
+            ),
+            ("SELECT sum(array_length(range(0, value * 100000000))) FROM generate_series(1, 3)", "range"),
+            ("SELECT array_length(generate_series(1, 1000000000))", "generate_series"),
+            (
+                "SELECT array_length(generate_series(TIMESTAMP '2020-01-01', TIMESTAMP '2030-01-01', INTERVAL '1' SECOND))",
+                "generate_series",
+            ),
+            ("SELECT array_length(array_repeat('x', 2000000000))", "array_repeat"),
+            (
+                "SELECT array_length(array_resize([value], 500000000, 7)) FROM generate_series(1, 2)",
+                "array_resize",
+            ),
+            (
+                "SELECT length(replace(repeat('x', value), 'x', repeat('y', 10000))) FROM generate_series(100000, 100001)",
+                "replace",
+            ),
+            (
+                "SELECT length(replace(repeat('x', value), '', repeat('y', 10000))) FROM generate_series(100000, 100001)",
+                "replace",
+            ),
+            (
+                "SELECT length(regexp_replace(repeat('x', value), '.', repeat('y', 10000), 'g')) FROM generate_series(100000, 100001)",
+                "regexp_replace",
+            ),
+            (
+                "SELECT length(array_to_string(range(0, value), repeat('y', 10000))) FROM generate_series(100000, 100001)",
+                "array_to_string",
+            ),
+            (
+                "WITH a AS (SELECT repeat('x', value) x FROM generate_series(20000000, 20000001))                  SELECT length(concat(x, x, x, x)) FROM a",
+                "concat",
+            ),
+            (
+                "WITH a AS (SELECT repeat('x', value) x FROM generate_series(20000000, 20000001))                  SELECT length(x || x || x || x) FROM a",
+                "||",
+            ),
+            (
+                "WITH a AS (SELECT range(0, value) x FROM generate_series(1000000, 1000001))                  SELECT array_length(x || x || x || x || x || x || x || x) FROM a",
+                "array_concat",
+            ),
+        ] {
+            let message = match attempt(sql).await {
+                Ok(rows) => panic!("{sql} ran and gave {rows} rows"),
+                Err(err) => err.to_string(),
+            };
+            assert!(
+                message.contains("memory limit of 64 MiB") && message.contains("--memory"),
+                "{sql}: {message}"
+            );
+            assert!(message.contains(&format!("({function} may need ")), "{sql}: {message}");
+        }
+        for sql in [
+            "SELECT length(repeat('x', 10000000))",
+            "SELECT lpad(cast(value AS varchar), 20, '0') FROM generate_series(1, 100000)",
+            "SELECT sum(array_length(range(0, value))) FROM generate_series(1, 2000)",
+            "SELECT upper(lpad('ß', 30)) || '-' || 7, 'a' || NULL, [1] || [2] || 3",
+            "SELECT replace(repeat('ab', value), 'a', 'ccc') FROM generate_series(1, 2000)",
+            "SELECT unnest(range(TIMESTAMP '2026-01-01', TIMESTAMP '2026-02-01', INTERVAL '1' DAY))",
+            "SELECT max(length(repeat('x', value * 1000))) FROM generate_series(1, 100)",
+        ] {
+            let ran = attempt(sql).await;
+            assert!(ran.is_ok(), "{sql}: {ran:?}");
+        }
+    }
+
+    #[tokio::test]
+    async fn a_panic_becomes_an_error_that_repeats_nothing_of_what_it_says() {
+        let failed =
+            spawn::<()>(async { panic!("\u{1b}[2J secret") }).unwrap().await.unwrap_err().to_string();
+        assert!(failed.contains("the engine gave up at guard.rs:"), "{failed}");
+        assert!(!failed.contains("secret"), "{failed}");
     }
 
     #[tokio::test]

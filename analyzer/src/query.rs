@@ -12,12 +12,11 @@ use arrow::array::RecordBatch;
 use arrow::datatypes::SchemaRef;
 use bodycam_lake::{Lake, Store};
 use bodycam_record::TenantKey;
-use datafusion::execution::context::SessionContext;
-use datafusion::physical_plan::{ExecutionPlan, execute_stream};
+use datafusion::physical_plan::execute_stream;
 use futures::StreamExt;
 use tokio::sync::mpsc;
 
-use crate::engine::{Engine, Scope, is_out_of_memory, spawn};
+use crate::engine::{Engine, Scope, physical, spawn};
 use crate::error::AnalyzerError;
 use crate::guard;
 use bodycam_lake::Windows;
@@ -150,11 +149,9 @@ async fn produce(
     let scope = Scope::lake(lake.view(), findings, options.memory_bytes).with_tenant(options.tenant);
     let context = Engine::new(&store)?.context(&scope)?;
     let limit = options.memory_bytes as u64 >> 20;
-    let plan = physical_plan(&context, statement).await?;
-    let failed = |err| match is_out_of_memory(&err) {
-        true => AnalyzerError::OutOfMemory { limit, reason: bodycam_record::shown(&err.strip_backtrace()) },
-        false => AnalyzerError::sql("the query", err),
-    };
+    let failed = |err| AnalyzerError::ran(limit, "the query", err);
+    let plan = guard::plan(&context, statement, "the query").await?;
+    let plan = physical(&context, &plan).await.map_err(failed)?;
     if send.send(Message::Schema(plan.schema())).await.is_err() {
         return Ok(());
     }
@@ -172,13 +169,4 @@ async fn produce(
             return Ok(());
         }
     }
-}
-
-async fn physical_plan(
-    context: &SessionContext,
-    statement: datafusion::sql::parser::Statement,
-) -> Result<std::sync::Arc<dyn ExecutionPlan>, AnalyzerError> {
-    let plan = guard::plan(context, statement, "the query").await?;
-    let state = context.state();
-    state.create_physical_plan(&plan).await.map_err(|err| AnalyzerError::sql("planning the query", err))
 }

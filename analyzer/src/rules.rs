@@ -158,4 +158,6 @@ pub async fn load(source: &RuleSource) -> Result<Vec<Arc<LoadedRule>>, AnalyzerE
 }
 
 #[cfg(test)]
+mod mutants;
+#[cfg(test)]
 mod tests;

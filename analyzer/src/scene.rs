@@ -37,6 +37,8 @@ pub fn events(yaml: &str) -> Vec<Event> {
 /// A lake that is being written.
 pub struct Scene {
     pub store: Store,
+    /// When its commits are made.
+    pub created_ns: i64,
     lake: Lake,
     key: EpochKey,
     writer: u32,
@@ -49,7 +51,7 @@ impl Scene {
 
     pub async fn on(store: Store) -> Self {
         let lake = Lake::open(store.clone()).await.unwrap();
-        Self { store, lake, key: EpochKey::from_seed(&[5; 32]), writer: 0 }
+        Self { store, created_ns: 0, lake, key: EpochKey::from_seed(&[5; 32]), writer: 0 }
     }
 
     /// Commits events to a stream: a file for each family and hour.
@@ -121,7 +123,7 @@ impl Scene {
             generation: 0,
             from,
             to: from + rows,
-            created_ns: 0,
+            created_ns: self.created_ns,
             previous: None,
             files,
             replaces,

@@ -2,7 +2,10 @@
 //!
 //! A roll-up is a pure function of the rows of its hour, and its name holds the digest of their sum: it is
 //! never stale, needs no invalidation, and survives compaction. Hours that can still grow are kept in memory
-//! only.
+//! only, and so are all of them without a tenant key.
+//!
+//! Invariant: what is read back was written under the tenant key, under this very name. Whatever else lies there
+//! is made again from the events: a kept roll-up saves work and decides nothing.
 
 use std::collections::BTreeMap;
 use std::sync::Arc;
@@ -11,9 +14,10 @@ use arrow::array::{AsArray, RecordBatch};
 use arrow::compute::concat_batches;
 use arrow::datatypes::{SchemaRef, TimestampNanosecondType};
 use bodycam_lake::layout::{self, HOUR_NS};
+use bodycam_lake::store::Put;
 use bodycam_lake::{Hour, LakeError, Store, View};
 use bodycam_record::canonical::Writer;
-use bodycam_record::{Digest, Family, digest};
+use bodycam_record::{Digest, Family, TenantKey, digest};
 use bytes::Bytes;
 use datafusion::datasource::{MemTable, TableProvider};
 use parquet::arrow::ArrowWriter;
@@ -21,6 +25,7 @@ use parquet::arrow::arrow_reader::ParquetRecordBatchReaderBuilder;
 use parquet::basic::Compression;
 use parquet::file::properties::WriterProperties;
 
+use crate::detect::Metrics;
 use crate::engine::{Bounds, Engine, HOURLY_DESTINATIONS, HOURLY_PULLS, Scope, spawn};
 use crate::error::AnalyzerError;
 use crate::windows::{Inputs, Sum};
@@ -42,11 +47,27 @@ pub(crate) struct Rollups {
     /// Most bytes that are kept between evaluations.
     keep_bytes: usize,
     hours: BTreeMap<(&'static str, i64), (Digest, RecordBatch)>,
+    /// Authenticates what is kept in the lake.
+    tenant: Option<TenantKey>,
+    metrics: Arc<Metrics>,
 }
 
 impl Rollups {
     pub(crate) fn new(store: Store, engine: Engine, memory_bytes: usize) -> Self {
-        Self { store, engine, memory_bytes, keep_bytes: memory_bytes / 2, hours: BTreeMap::new() }
+        Self {
+            store,
+            engine,
+            memory_bytes,
+            keep_bytes: memory_bytes / 2,
+            hours: BTreeMap::new(),
+            tenant: None,
+            metrics: Arc::default(),
+        }
+    }
+
+    /// The same, kept in the lake under the tenant key, if there is one.
+    pub(crate) fn kept_under(self, tenant: Option<TenantKey>, metrics: Arc<Metrics>) -> Self {
+        Self { tenant, metrics, ..self }
     }
 
     /// The roll-up `table` over `[from_ns, to_ns)`; none when it is not a roll-up. Hours that end by
@@ -74,7 +95,7 @@ impl Rollups {
             if known {
                 continue;
             }
-            match self.read(table, *hour, *id).await? {
+            match self.read(table, *hour, *id, settled_ns).await? {
                 Some(batch) => drop(self.hours.insert((table, *hour), (*id, batch))),
                 None => missing.push((*hour, *id)),
             }
@@ -125,7 +146,7 @@ impl Rollups {
             let to = starts.partition_point(|ns| *ns <= start_ns);
             let batch = rows.slice(from, to - from);
             if Hour(hour + 1).start_ns() <= settled_ns {
-                self.store.put_new(&path(table, *hour, *id)?, encode(table, &batch)?).await?;
+                self.keep(&path(table, *hour, *id)?, encode(table, &batch)?).await;
             }
             // A slice would keep all hours of the query in memory.
             let batch = concat_batches(&rows.schema(), [&batch]).map_err(|err| columns(table, err))?;
@@ -158,21 +179,44 @@ impl Rollups {
         .await
     }
 
+    /// Keeps a roll-up in the lake, in the place of one that is not ours. That it cannot is no reason not to go on.
+    async fn keep(&self, path: &str, parquet: Bytes) {
+        let Some(tenant) = &self.tenant else { return };
+        let mac = tenant.state_mac(path, &parquet);
+        let object = Bytes::from([&mac.0, parquet.as_ref()].concat());
+        let put = match self.store.put_new(path, object.clone()).await {
+            // It was looked for and could not be used.
+            Ok(Put::Exists) => self.store.put(path, object).await,
+            put => put.map(drop),
+        };
+        if let Err(err) = put {
+            tracing::warn!(event = "detect.rollup_not_kept", error = %err, "it is made again when it is needed");
+        }
+    }
+
+    /// A kept roll-up of an hour that has been over since `settled_ns`; none when there is none that can be used.
     async fn read(
         &self,
         table: &'static str,
         hour: i64,
         id: Digest,
+        settled_ns: i64,
     ) -> Result<Option<RecordBatch>, AnalyzerError> {
+        let Some(tenant) = self.tenant.as_ref().filter(|_| Hour(hour + 1).start_ns() <= settled_ns) else {
+            return Ok(None);
+        };
         let path = path(table, hour, id)?;
-        let Some(bytes) = self.store.get(&path).await? else { return Ok(None) };
-        let damaged = |reason: String| LakeError::Damaged { path: path.clone(), reason };
-        let parquet = |err: parquet::errors::ParquetError| damaged(bodycam_record::shown(&err.to_string()));
-        let builder = ParquetRecordBatchReaderBuilder::try_new(bytes).map_err(parquet)?;
-        let schema = builder.schema().clone();
-        let batches: Result<Vec<_>, _> = builder.build().map_err(parquet)?.collect();
-        let batches = batches.map_err(|err| damaged(bodycam_record::shown(&err.to_string())))?;
-        Ok(Some(concat_batches(&schema, &batches).map_err(|err| damaged(err.to_string()))?))
+        let reason = match self.store.get(&path).await {
+            Ok(None) => return Ok(None),
+            Ok(Some(object)) => match opened(tenant, &path, object) {
+                Ok(batch) => return Ok(Some(batch)),
+                Err(reason) => reason,
+            },
+            Err(err) => err.to_string(),
+        };
+        self.metrics.rollup_unreadable();
+        tracing::warn!(event = "detect.rollup_unreadable", path = %path, reason = %reason, "it is made again from the events");
+        Ok(None)
     }
 
     /// Lets go of the oldest hours until what is left fits.
@@ -195,12 +239,26 @@ fn identity(table: &str, version: u64, hour: i64, sum: Sum) -> Digest {
     w.bytes(&version.to_le_bytes());
     w.int(hour);
     sum.put(&mut w);
-    digest::RULE.digest(w.as_slice())
+    digest::ROLL_UP.digest(w.as_slice())
 }
 
 fn path(table: &str, hour: i64, id: Digest) -> Result<String, LakeError> {
     let id = id.to_hex();
-    layout::state(&format!("{table}-{hour}-{}.parquet", id.get(..32).unwrap_or_default()))
+    layout::state(&format!("{table}-{hour}-{}.rollup", id.get(..32).unwrap_or_default()))
+}
+
+/// The rows of a kept roll-up: 32 bytes that only the tenant key can make of its name and the rest, and the rest
+/// as Parquet. Nothing is parsed that was not authenticated.
+fn opened(tenant: &TenantKey, path: &str, object: Bytes) -> Result<RecordBatch, String> {
+    let Some((mac, parquet)) = object.split_at_checked(32) else { return Err("it is cut".to_owned()) };
+    if mac != tenant.state_mac(path, parquet).0 {
+        return Err("it was not written under the tenant key".to_owned());
+    }
+    let failed = |err: &dyn std::fmt::Display| bodycam_record::shown(&err.to_string());
+    let builder = ParquetRecordBatchReaderBuilder::try_new(object.slice(32..)).map_err(|err| failed(&err))?;
+    let schema = builder.schema().clone();
+    let batches: Result<Vec<_>, _> = builder.build().map_err(|err| failed(&err))?.collect();
+    concat_batches(&schema, &batches.map_err(|err| failed(&err))?).map_err(|err| failed(&err))
 }
 
 fn encode(table: &'static str, batch: &RecordBatch) -> Result<Bytes, AnalyzerError> {

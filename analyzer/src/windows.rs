@@ -7,11 +7,13 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 
+use arrow::compute::kernels::cast_utils::string_to_timestamp_nanos;
 use bodycam_lake::layout::HOUR_NS;
 use bodycam_lake::window::{ReadPosition, WindowRecord};
-use bodycam_lake::{Hour, LakeState, Table};
+use bodycam_lake::{FileEntry, Hour, LakeError, LakeState, Table};
 use bodycam_record::canonical::Writer;
-use bodycam_record::{Digest, Family, digest};
+use bodycam_record::digest::{self, Context};
+use bodycam_record::{Digest, Family};
 
 use crate::rules::LoadedRule;
 
@@ -49,6 +51,15 @@ pub(crate) struct Seen {
     pub input: Digest,
     /// Of events, rolled up.
     pub history: Digest,
+}
+
+impl Due {
+    /// Whether `record` was made from the same rows, and closed if this evaluation would be.
+    pub(crate) fn is_done_by(&self, record: &WindowRecord) -> bool {
+        record.input == self.seen.input
+            && record.history == self.seen.history
+            && (record.closed || !self.closes)
+    }
 }
 
 impl Sum {
@@ -91,16 +102,18 @@ impl Sum {
 }
 
 impl Inputs {
-    /// The sums over the files that are part of the lake.
-    pub(crate) fn of(state: &LakeState) -> Self {
+    /// The sums over the files that are part of the lake. A file whose hours nobody can tell is an error: left out,
+    /// its rows would be in no window.
+    pub(crate) fn of(state: &LakeState) -> Result<Self, LakeError> {
         let mut families = BTreeMap::new();
         for family in Family::EVENTS {
             let mut hours: BTreeMap<i64, Sum> = BTreeMap::new();
             for file in state.files(Table::Events(family)) {
-                let (Some(min), Some(max)) = (file.min_ts_ns, file.max_ts_ns) else { continue };
-                let sum = Sum::of(file.rows, file.row_sum.unwrap_or_default());
+                // Without a sum its rows are told apart by the bytes that they rest in.
+                let sum = Sum::of(file.rows, file.row_sum.unwrap_or(file.sha256));
                 // Files rest by hour. One that spanned two would count in both: too often due, never too rarely.
-                for hour in Hour::of_ns(min).0..=Hour::of_ns(max).0 {
+                let (first, last) = hours_of(file)?;
+                for hour in first..=last {
                     let at = hours.entry(hour).or_default();
                     *at = at.plus(sum);
                 }
@@ -112,7 +125,7 @@ impl Inputs {
             }
             families.insert(family, hours);
         }
-        Self { families }
+        Ok(Self { families })
     }
 
     /// The hours with rows of a family in `[from, to)`, each with its own sum.
@@ -127,8 +140,16 @@ impl Inputs {
     }
 
     /// The newest hour with rows of one of `families`.
-    pub(crate) fn newest(&self) -> Option<i64> {
-        self.families.values().filter_map(|hours| hours.last_key_value().map(|(hour, _)| *hour)).max()
+    pub(crate) fn newest(&self, families: &BTreeSet<Family>) -> Option<i64> {
+        let hours = families.iter().filter_map(|family| self.families.get(family));
+        hours.filter_map(|hours| hours.last_key_value().map(|(hour, _)| *hour)).max()
+    }
+
+    /// The hours with rows that begin after `now_ns`: how many, and the newest.
+    pub(crate) fn ahead_of(&self, now_ns: i64) -> Option<(u64, Hour)> {
+        let after = self.families.values().flat_map(|hours| hours.range(Hour::of_ns(now_ns).0 + 1..));
+        let hours: BTreeSet<i64> = after.map(|(hour, _)| *hour).collect();
+        hours.last().map(|newest| (hours.len() as u64, Hour(*newest)))
     }
 
     /// The sum over all hours of a family before `hour`.
@@ -137,16 +158,33 @@ impl Inputs {
         hours.and_then(|h| h.range(..hour).next_back()).map(|(_, sum)| *sum).unwrap_or_default()
     }
 
-    /// Digest over the rows of `families` in `[from_ns, to_ns)`, whole hours.
-    fn digest(&self, families: &BTreeSet<Family>, from_ns: i64, to_ns: i64) -> Digest {
+    /// Digest over the rows of `families` in `[from_ns, to_ns)`, whole hours, under the context of what they are for.
+    fn digest(&self, context: &Context, families: &BTreeSet<Family>, from_ns: i64, to_ns: i64) -> Digest {
         let mut w = Writer::new();
         let (from, to) = (from_ns.div_euclid(HOUR_NS), to_ns.div_euclid(HOUR_NS));
         for family in families {
             w.bytes(family.name().as_bytes());
             self.up_to(*family, to).minus(self.up_to(*family, from)).put(&mut w);
         }
-        digest::RULE.digest(w.as_slice())
+        context.digest(w.as_slice())
     }
+}
+
+/// First and last hour of a file's rows: by their times, else by the folder that it rests in.
+fn hours_of(file: &FileEntry) -> Result<(i64, i64), LakeError> {
+    if let (Some(min), Some(max)) = (file.min_ts_ns, file.max_ts_ns) {
+        return Ok((Hour::of_ns(min).0, Hour::of_ns(max).0));
+    }
+    let folder = file.path.split('/').filter_map(|part| part.split_once('=')).collect::<BTreeMap<_, _>>();
+    let hour = folder.get("dt").zip(folder.get("hh")).and_then(|(day, hour)| {
+        let start = string_to_timestamp_nanos(&format!("{day}T{hour}:00:00Z")).ok()?;
+        Some(Hour::of_ns(start).0)
+    });
+    let hour = hour.ok_or_else(|| LakeError::Damaged {
+        path: file.path.clone(),
+        reason: "its commit says neither by times nor by its folder from which hours its rows are".to_owned(),
+    })?;
+    Ok((hour, hour))
 }
 
 /// The windows of `rule` with rows, newest first, that lie at or after `from_ns` or have a record.
@@ -178,8 +216,8 @@ pub(crate) fn due(
     let reach_ns = start_ns.saturating_sub(rule.rule.reach.nanos());
     let lookback_ns = start_ns.saturating_sub(rule.rule.lookback.nanos());
     let seen = Seen {
-        input: inputs.digest(&rule.families, reach_ns, end_ns),
-        history: inputs.digest(&rule.families, lookback_ns, start_ns),
+        input: inputs.digest(&digest::RULE_INPUT, &rule.families, reach_ns, end_ns),
+        history: inputs.digest(&digest::RULE_HISTORY, &rule.families, lookback_ns, start_ns),
     };
     let closes = end_ns <= closed_before_ns;
     let same_input = record.is_some_and(|r| r.input == seen.input && (r.closed || !closes));
@@ -235,6 +273,31 @@ mod tests {
             prop_assert_eq!(a.plus(b).minus(b), a);
             prop_assert_eq!(a.plus(b).plus(c).minus(a.plus(b)), c);
         }
+    }
+
+    #[test]
+    fn a_file_without_times_counts_in_the_hour_of_its_folder_and_one_without_either_is_an_error() {
+        let file = |path: &str, times: Option<(i64, i64)>| FileEntry {
+            path: path.to_owned(),
+            table: bodycam_lake::commit::TableName(Table::Events(Family::Sql)),
+            rows: 1,
+            bytes: 1,
+            sha256: Digest::ZERO,
+            min_ts_ns: times.map(|(min, _)| min),
+            max_ts_ns: times.map(|(_, max)| max),
+            row_sum: None,
+            min_session: None,
+            max_session: None,
+            sessions: None,
+        };
+        let in_folder = "tables/sql/dt=1970-01-02/hh=03/a.parquet";
+        assert_eq!(hours_of(&file(in_folder, Some((0, HOUR_NS)))).unwrap(), (0, 1), "times come first");
+        assert_eq!(hours_of(&file(in_folder, None)).unwrap(), (27, 27));
+        let mut half = file(in_folder, None);
+        half.min_ts_ns = Some(0);
+        assert_eq!(hours_of(&half).unwrap(), (27, 27));
+        let message = hours_of(&file("tables/sql/a.parquet", None)).unwrap_err().to_string();
+        assert!(message.contains("tables/sql/a.parquet") && message.contains("which hours"), "{message}");
     }
 
     #[test]

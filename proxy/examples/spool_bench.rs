@@ -11,6 +11,12 @@ use bodycam_proxy::recording::{Opening, Producer, ProducerOptions};
 use bodycam_record::kinds::sql::SqlResult;
 use bodycam_record::{ContentKind, Digest, Id16, TenantKey};
 
+use process::cpu_seconds;
+
+#[allow(dead_code)]
+#[path = "../../tests/bench/process.rs"]
+mod process;
+
 type Failure = Box<dyn std::error::Error>;
 
 fn main() -> Result<(), Failure> {
@@ -77,6 +83,7 @@ fn result(n: u64) -> SqlResult {
         verdict: "allow".to_owned(),
         fingerprint: Some(Id16([1; 16])),
         main_relation: Some("public.customers".to_owned()),
+        relations_seen: Vec::new(),
         outcome: "complete".to_owned(),
         sqlstate: None,
         tag: "SELECT 1".to_owned(),
@@ -92,12 +99,4 @@ fn result(n: u64) -> SqlResult {
         duration_us: 90,
         correlation: None,
     }
-}
-
-/// User and system time of this process.
-fn cpu_seconds() -> f64 {
-    let stat = std::fs::read_to_string("/proc/self/stat").unwrap_or_default();
-    let fields: Vec<&str> = stat.rsplit(')').next().unwrap_or_default().split_whitespace().collect();
-    let ticks = |i: usize| fields.get(i).and_then(|f| f.parse::<f64>().ok()).unwrap_or(0.0);
-    (ticks(11) + ticks(12)) / 100.0
 }

@@ -55,6 +55,11 @@ pub trait Probe: Send + Sync {
     /// Whether traffic can be taken; the problem says what is wrong and what to do.
     fn ready(&self) -> Result<(), String>;
 
+    /// What is wrong beside the traffic, which goes on: told with the readiness, and no part of it.
+    fn note(&self) -> Option<String> {
+        None
+    }
+
     /// Metrics in the Prometheus text format (version 0.0.4).
     fn metrics(&self) -> String;
 
@@ -193,7 +198,11 @@ impl Desk {
                 answer(503, "text/plain", "stopping\n", method)
             }
             b"/readyz" => match self.probe.ready() {
-                Ok(()) => answer(200, "text/plain", "ready\n", method),
+                Ok(()) => {
+                    let note =
+                        self.probe.note().map(|note| format!("note: {}\n", bodycam_record::shown(&note)));
+                    answer(200, "text/plain", &format!("ready\n{}", note.unwrap_or_default()), method)
+                }
                 Err(problem) => {
                     answer(503, "text/plain", &format!("{}\n", bodycam_record::shown(&problem)), method)
                 }

@@ -21,12 +21,15 @@ use tokio::task::LocalSet;
 
 use crate::admission::{Admission, Admissions};
 use crate::recording::{Lane, Producer, RecordingError};
+use crate::stop::{Stage, Stop, reached};
 use crate::{http, postgres};
 
 mod descriptors;
 
 /// Time between two heartbeats in the ledger.
 const HEARTBEAT: Duration = Duration::from_secs(5);
+/// How long sessions that are cut may take to end themselves; what is still open then is dropped.
+const CUT: Duration = Duration::from_secs(10);
 /// Time to wait after the operating system refused to accept (out of file descriptors).
 const ACCEPT_RETRY: Duration = Duration::from_millis(100);
 
@@ -57,7 +60,8 @@ pub struct GatewayConfig {
     /// operating system's queue. A quarter may be of clients that have not logged in, and a quarter of these of
     /// one address; beyond it the oldest of them are closed.
     pub max_connections: usize,
-    /// Seconds that sessions get to finish after SIGTERM.
+    /// Seconds that sessions get to finish after SIGTERM. Then they are cut: what the target runs for them is
+    /// cancelled, and the record says so.
     pub drain_seconds: u64,
 }
 
@@ -148,7 +152,7 @@ pub struct Gateway {
     cores: Vec<Core>,
     accept: Option<JoinHandle<()>>,
     addresses: Vec<SocketAddr>,
-    drain: watch::Sender<bool>,
+    stop: watch::Sender<Stage>,
     /// Says that every session has ended, and with them the heartbeats.
     ended: watch::Sender<bool>,
     drain_seconds: u64,
@@ -196,10 +200,10 @@ impl Gateway {
             0 => std::thread::available_parallelism().map_or(1, usize::from),
             n => n,
         };
-        let (drain, draining) = watch::channel(false);
+        let (stop, stopping) = watch::channel(Stage::default());
         let (ended, end) = watch::channel(false);
         let cores = (0..count)
-            .map(|core| Core::start(core, producer.clone(), draining.clone()))
+            .map(|core| Core::start(core, producer.clone(), stopping.clone()))
             .collect::<Result<Vec<_>, _>>()?;
         let targets: Targets = cores.iter().map(|c| (Arc::clone(&c.connections), c.sender.clone())).collect();
         let (heart, admissions) = (producer.clone(), Admissions::new(limit));
@@ -207,7 +211,7 @@ impl Gateway {
             .name("accept".to_owned())
             .spawn(move || {
                 let local = LocalSet::new();
-                local.block_on(&runtime, accept_all(bound, targets, admissions, heart, draining, end));
+                local.block_on(&runtime, accept_all(bound, targets, admissions, heart, stopping, end));
             })
             .map_err(|source| GatewayError::Start { what: "the accept thread", source })?;
         Ok(Self {
@@ -215,7 +219,7 @@ impl Gateway {
             cores,
             accept: Some(accept),
             addresses,
-            drain,
+            stop,
             ended,
             drain_seconds: config.drain_seconds,
             hurry: Arc::default(),
@@ -242,19 +246,16 @@ impl Gateway {
         Arc::clone(&self.hurry)
     }
 
-    /// Accepts no more, lets sessions finish for `drain_seconds`, seals every one, writes STOP. Heartbeats go on
-    /// until then. Blocks.
+    /// Accepts no more, lets sessions finish for `drain_seconds`, cuts the others, seals every one, writes STOP.
+    /// Heartbeats go on until then. Blocks.
     pub fn drain(mut self) -> Result<(), GatewayError> {
-        self.drain.send_replace(true);
-        let deadline = Instant::now() + Duration::from_secs(self.drain_seconds);
-        // A connection that was accepted in this moment is in the count before the pause is over.
-        loop {
-            std::thread::sleep(Duration::from_millis(20));
-            if self.connections() == 0 || Instant::now() >= deadline || self.hurry.load(Ordering::Relaxed) {
-                break;
-            }
-        }
+        self.stop.send_replace(Stage::Draining);
+        self.wait_for_sessions(Duration::from_secs(self.drain_seconds), || {
+            self.hurry.load(Ordering::Relaxed)
+        });
         self.producer.stop_accepting();
+        self.stop.send_replace(Stage::Cutting);
+        self.wait_for_sessions(CUT, || false);
         for core in &mut self.cores {
             // With the sender gone the core's loop ends; what is still open is dropped, and every pen seals.
             core.sender = mpsc::unbounded_channel().0;
@@ -270,10 +271,22 @@ impl Gateway {
         }
         Ok(self.producer.stop("drain")?)
     }
+
+    /// Waits until no connection is open, for at most `patience`.
+    fn wait_for_sessions(&self, patience: Duration, hurry: impl Fn() -> bool) {
+        let deadline = Instant::now() + patience;
+        // A connection that was accepted in this moment is in the count before the first pause is over.
+        loop {
+            std::thread::sleep(Duration::from_millis(20));
+            if self.connections() == 0 || Instant::now() >= deadline || hurry() {
+                return;
+            }
+        }
+    }
 }
 
 impl Core {
-    fn start(core: usize, producer: Producer, drain: watch::Receiver<bool>) -> Result<Self, GatewayError> {
+    fn start(core: usize, producer: Producer, stop: Stop) -> Result<Self, GatewayError> {
         let connections = Arc::new(AtomicUsize::new(0));
         let (sender, receiver) = mpsc::unbounded_channel();
         let (ready, started) = std::sync::mpsc::channel();
@@ -290,7 +303,7 @@ impl Core {
                     Ok((runtime, lane)) => {
                         let _ = ready.send(Ok(()));
                         let local = LocalSet::new();
-                        local.block_on(&runtime, serve(receiver, lane.clone(), drain, open));
+                        local.block_on(&runtime, serve(receiver, lane.clone(), stop, open));
                         // What is still open ends here.
                         drop(local);
                         seal_last(&lane);
@@ -313,7 +326,7 @@ impl Core {
 async fn serve(
     mut receiver: mpsc::UnboundedReceiver<Accepted>,
     lane: Lane,
-    drain: watch::Receiver<bool>,
+    stop: Stop,
     open: Arc<AtomicUsize>,
 ) {
     let mut seal = tokio::time::interval(SEAL_RETRY);
@@ -326,16 +339,16 @@ async fn serve(
             }
         };
         let Some(Accepted { stream, peer, service, admission }) = accepted else { return };
-        let (lane, drain, place) = (lane.clone(), drain.clone(), Place(Arc::clone(&open)));
+        let (lane, stop, place) = (lane.clone(), stop.clone(), Place(Arc::clone(&open)));
         tokio::task::spawn_local(async move {
             let _place = place;
             let Ok(stream) = TcpStream::from_std(stream) else { return };
             let served = match service {
                 Service::Postgres(postgres) => {
-                    admission.hold(postgres.serve(stream, peer, &lane, drain, &admission)).await
+                    admission.hold(postgres.serve(stream, peer, &lane, stop, &admission)).await
                 }
                 Service::Http(http) => {
-                    admission.hold(http.serve(stream, peer, &lane, drain, &admission)).await
+                    admission.hold(http.serve(stream, peer, &lane, stop, &admission)).await
                 }
             };
             if !served {
@@ -368,7 +381,7 @@ async fn accept_all(
     targets: Targets,
     admissions: Arc<Admissions>,
     producer: Producer,
-    mut draining: watch::Receiver<bool>,
+    mut stopping: Stop,
     mut ended: watch::Receiver<bool>,
 ) {
     let mut tasks = tokio::task::JoinSet::new();
@@ -380,7 +393,7 @@ async fn accept_all(
     loop {
         tokio::select! {
             // The listeners close, and with the tasks go their ends of the cores' channels.
-            _ = draining.wait_for(|d| *d), if !tasks.is_empty() => tasks.shutdown().await,
+            () = reached(&mut stopping, Stage::Draining), if !tasks.is_empty() => tasks.shutdown().await,
             _ = ended.wait_for(|e| *e) => return,
             _ = heartbeat.tick() => {
                 if let Err(error) = producer.heartbeat() {

@@ -14,13 +14,13 @@ use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 use thiserror::Error;
 use tokio::net::TcpStream;
-use tokio::sync::watch;
 use tokio_rustls::TlsAcceptor;
 
 use crate::admission::Admission;
 use crate::identity::{Directory, PrincipalConfig, Refusals};
 use crate::recording::Lane;
 use crate::slots::SessionSlots;
+use crate::stop::Stop;
 use crate::tls::ListenerTls;
 
 pub mod codec;
@@ -49,7 +49,7 @@ pub struct HttpConfig {
     pub tls: Option<TlsConfig>,
     /// Whether a token in clear is taken from an address that is not loopback: for networks that nobody else can listen on.
     pub allow_cleartext: bool,
-    /// Sessions that one principal may have open at the same time, unless the roster says otherwise.
+    /// Connections through the proxy that one principal may have open at the same time, unless its own `max_sessions` says otherwise.
     pub max_sessions_per_principal: u32,
     /// Bytes of a request or response head.
     pub max_head_bytes: usize,
@@ -335,19 +335,19 @@ impl Service {
         out
     }
 
-    /// Serves one connection to its end. `drain` turns true when the gateway stops; `admission` is told when the
-    /// client has logged in.
+    /// Serves one connection to its end, which `stop` may bring about; `admission` is told when the client has
+    /// logged in.
     pub async fn serve(
         &self,
         stream: TcpStream,
         peer: SocketAddr,
         lane: &Lane,
-        drain: watch::Receiver<bool>,
+        stop: Stop,
         admission: &Admission,
     ) {
         self.counters.connections.fetch_add(1, Ordering::Relaxed);
         let _place = Place::take(self);
-        relay::serve(self, stream, peer, lane, drain, admission).await;
+        relay::serve(self, stream, peer, lane, stop, admission).await;
     }
 }
 

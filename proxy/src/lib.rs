@@ -15,4 +15,5 @@ pub mod recording;
 pub mod secret;
 pub mod slots;
 pub mod state;
+pub mod stop;
 mod tls;

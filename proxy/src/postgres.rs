@@ -10,7 +10,6 @@ use std::time::Duration;
 use bodycam_record::TenantKey;
 use thiserror::Error;
 use tokio::net::TcpStream;
-use tokio::sync::watch;
 use tokio_rustls::TlsAcceptor;
 
 use crate::admission::Admission;
@@ -18,6 +17,7 @@ use crate::identity::scram::tls_server_end_point;
 use crate::identity::{Directory, Refusals};
 use crate::recording::{Lane, RecordingConfig};
 use crate::slots::SessionSlots;
+use crate::stop::Stop;
 use crate::tls::ListenerTls;
 
 pub mod codec;
@@ -114,17 +114,17 @@ impl Service {
         self.live.all()
     }
 
-    /// Serves one connection to its end. `drain` turns true when the gateway stops; `admission` is told when the
-    /// client has logged in.
+    /// Serves one connection to its end, which `stop` may bring about; `admission` is told when the client has
+    /// logged in.
     pub async fn serve(
         &self,
         stream: TcpStream,
         peer: SocketAddr,
         lane: &Lane,
-        drain: watch::Receiver<bool>,
+        stop: Stop,
         admission: &Admission,
     ) {
-        relay::serve(self, stream, peer, lane, drain, admission).await;
+        relay::serve(self, stream, peer, lane, stop, admission).await;
     }
 }
 

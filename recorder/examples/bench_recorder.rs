@@ -17,12 +17,16 @@ use bodycam_bus::spool::{LaneWriter, Spool, SpoolBus};
 use bodycam_bus::{Publisher, Record, SpoolConfig};
 use bodycam_lake::Store;
 use bodycam_record::content::Commitment;
-use bodycam_record::kinds::session::{SessionClosed, SessionOpened};
-use bodycam_record::kinds::sql::SqlStatement;
-use bodycam_record::{
-    Chain, Chunk, ContentKind, Digest, Draft, EpochKey, Genesis, Id16, SessionId, SessionKey, TenantKey,
-};
+use bodycam_record::{Chain, Chunk, ContentKind, Draft, EpochKey, SessionKey, TenantKey};
 use bodycam_recorder::{Metrics, Recorder, RecorderConfig};
+
+use event::{PRODUCER, T0, TARGET};
+use process::{cpu_seconds, peak_kib};
+
+#[path = "../../tests/bench/event.rs"]
+mod event;
+#[path = "../../tests/bench/process.rs"]
+mod process;
 
 type Error = Box<dyn std::error::Error>;
 
@@ -30,8 +34,8 @@ type Error = Box<dyn std::error::Error>;
 const SESSION: u64 = 100;
 /// Events that are filled in before they are drained.
 const TURN: u64 = 1_000_000;
-/// 2026-11-21T10:00Z; a thousand events a second from there on.
-const T0: i64 = 1_795_255_200_000_000_000;
+/// Between two events: a thousand a second.
+const STEP_NS: i64 = 1_000_000;
 
 fn main() -> Result<(), Error> {
     let mut args = std::env::args().skip(1);
@@ -60,7 +64,7 @@ fn main() -> Result<(), Error> {
     println!("wall              {wall:.2} s, {:.0} events/s", stored as f64 / wall);
     println!("processor         {cpu:.2} s, {:.0} events/s a core", stored as f64 / cpu);
     println!("files             {bytes} bytes, {:.1} a bench event", bytes as f64 / stored as f64);
-    println!("peak memory       {} KiB", status("VmHWM:"));
+    println!("peak memory       {} KiB", peak_kib());
     Ok(())
 }
 
@@ -78,7 +82,7 @@ struct Filler {
 impl Filler {
     fn open(config: &SpoolConfig, events: u64, largest: u64) -> Result<Self, Error> {
         Ok(Self {
-            lane: Spool::open(config, "bench")?.lane("0")?,
+            lane: Spool::open(config, PRODUCER)?.lane("0")?,
             tenant: TenantKey::new([1; 32]),
             content: (0..1024u32).map(|i| (i.wrapping_mul(2_654_435_761) >> 24) as u8).collect(),
             next: 0,
@@ -106,39 +110,14 @@ fn fill_session(
     events: u64,
     content: &[u8],
 ) -> Result<(), Error> {
-    let mut random = [0; 10];
-    random[2..].copy_from_slice(&n.to_le_bytes());
-    let start = T0 + i64::try_from(n * SESSION)? * 1_000_000;
-    let session = SessionId::new(u64::try_from(start / 1_000_000)?, random);
+    let start = T0 + i64::try_from(n * SESSION)? * STEP_NS;
+    let session = event::session_id(n, start)?;
     let key = SessionKey::new([n as u8; 32]);
-    let opened = SessionOpened {
-        tenant: "bench".into(),
-        nonce: Digest([n as u8; 32]),
-        identity_digest: Digest([2; 32]),
-        target_digest: Digest([3; 32]),
-        key_digest: key.digest(),
-        ledger_seq: 0,
-        protocol: "postgres".into(),
-        principal_kind: "agent".into(),
-        auth_method: "token".into(),
-        credential: Id16([5; 16]),
-        client_address: Id16([6; 16]),
-        credential_addresses: 1,
-        database: "shop".into(),
-        upstream_role: "app".into(),
-        client_tls: false,
-        upstream_tls: false,
-        protocol_version: "3.0".into(),
-        correlation: None,
-        simulated_clock: true,
-    };
-    let policy_digest = Digest([8; 32]);
-    let genesis = Genesis { producer: "bench", epoch: 1, session, policy_digest, opened: &opened };
-    let principal = tenant.principal_ref(&format!("agent-{}", n % 5000));
-    let mut chain = Chain::start(&genesis, principal, "shop");
+    let opened = event::opened(n, key.digest(), 0);
+    let mut chain = Chain::start(&event::genesis(session, &opened), event::principal_ref(tenant, n), TARGET);
     let mut contents = 0;
     for i in 0..events {
-        let ts_wall_ns = start + i64::try_from(i)? * 1_000_000;
+        let ts_wall_ns = start + i64::try_from(i)? * STEP_NS;
         let with_content = (i % 4 == 1).then_some(contents);
         let mut commitment = None;
         if let Some(no) = with_content {
@@ -151,16 +130,8 @@ fn fill_session(
         }
         let body = match i {
             0 => opened.clone().into(),
-            i if i == events - 1 => SessionClosed {
-                reason: "client".into(),
-                statements: i64::try_from(events)? - 2,
-                rows: 0,
-                bytes_in: 0,
-                bytes_out: 0,
-                duration_us: 1,
-            }
-            .into(),
-            i => statement(tenant, n, i).into(),
+            i if i == events - 1 => event::closed(i64::try_from(events)? - 2).into(),
+            i => event::statement(tenant, n, i).into(),
         };
         let draft =
             Draft { ts_wall_ns, ts_mono_ns: ts_wall_ns - T0, parent_seq: None, body, content: commitment };
@@ -173,49 +144,4 @@ fn fill_session(
         }
     }
     Ok(())
-}
-
-fn statement(tenant: &TenantKey, session: u64, i: u64) -> SqlStatement {
-    let table = (session * 31 + i) % 200;
-    SqlStatement {
-        statement_no: i as i64,
-        form: "extended".into(),
-        statement_kind: "select".into(),
-        verdict: "allow".into(),
-        fingerprint: Some(tenant.fingerprint(&format!("SELECT a, b FROM t{table} WHERE id = $1"))),
-        main_relation: Some(format!("public.t{table}")),
-        relations_read: vec![format!("public.t{table}")],
-        relations_written: vec![],
-        output_columns: vec![format!("public.t{table}.a"), format!("public.t{table}.b")],
-        functions: vec![],
-        has_predicate: true,
-        limit_rows: None,
-        offset_rows: None,
-        statement_count: 1,
-        opaque: vec![],
-        est_rows: Some(1000),
-        statement_bytes: 60,
-        statement_digest: Digest([(i % 251) as u8; 32]),
-        bind_count: 1,
-        bind_bytes: 8,
-        binds_digest: None,
-        portal: None,
-        content_cut: false,
-        correlation: None,
-    }
-}
-
-/// Processor time of this process so far.
-fn cpu_seconds() -> f64 {
-    let stat = std::fs::read_to_string("/proc/self/stat").unwrap_or_default();
-    let after_name = stat.rsplit_once(')').map_or("", |(_, rest)| rest);
-    let ticks: f64 =
-        after_name.split_whitespace().skip(11).take(2).filter_map(|t| t.parse::<f64>().ok()).sum();
-    ticks / 100.0
-}
-
-fn status(name: &str) -> String {
-    let status = std::fs::read_to_string("/proc/self/status").unwrap_or_default();
-    let line = status.lines().find_map(|l| l.strip_prefix(name)).unwrap_or_default();
-    line.trim().trim_end_matches(" kB").to_owned()
 }

@@ -283,6 +283,7 @@ impl Gateway {
             verdict: "allow".into(),
             fingerprint: Some(fingerprint),
             main_relation: Some("public.orders".into()),
+            relations_seen: Vec::new(),
             outcome: "complete".into(),
             sqlstate: None,
             tag: "SELECT 3".into(),

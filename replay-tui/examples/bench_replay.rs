@@ -27,6 +27,10 @@ use ratatui::backend::CrosstermBackend;
 use ratatui::layout::Rect;
 use ratatui::{Terminal, TerminalOptions, Viewport};
 
+#[allow(dead_code)]
+#[path = "../../tests/bench/process.rs"]
+mod process;
+
 type Error = Box<dyn std::error::Error>;
 
 const SIZE: (u16, u16) = (120, 40);
@@ -112,7 +116,7 @@ fn main() -> Result<(), Error> {
         "key_to_frame_p99_ms": quantile(0.99),
         "key_to_frame_max_ms": keys.last().map_or(0.0, |d| ms(*d)),
         "bytes_per_frame": bench.bytes.0.load(Ordering::Relaxed) / bench.frames.max(1),
-        "peak_rss_mib": peak_mib(),
+        "peak_rss_mib": process::peak_kib() / 1024,
     });
     println!("{result}");
     Ok(())
@@ -195,10 +199,4 @@ impl Bench {
 
 fn ms(duration: Duration) -> f64 {
     (duration.as_secs_f64() * 10_000.0).round() / 10.0
-}
-
-fn peak_mib() -> u64 {
-    let status = std::fs::read_to_string("/proc/self/status").unwrap_or_default();
-    let line = status.lines().find_map(|l| l.strip_prefix("VmHWM:")).unwrap_or_default();
-    line.split_whitespace().next().and_then(|kib| kib.parse::<u64>().ok()).unwrap_or(0) / 1024
 }

@@ -262,7 +262,7 @@ pub fn facts(item: &EventItem) -> Vec<(&'static str, Shown)> {
 
 /// The facts of a result that its statement's details repeat.
 fn outcome_facts(item: &EventItem) -> Vec<(&'static str, Shown)> {
-    let wanted = ["outcome", "sqlstate", "tag", "rows", "bytes", "duration_us"];
+    let wanted = ["outcome", "sqlstate", "tag", "rows", "bytes", "relations_seen", "duration_us"];
     facts(item).into_iter().filter(|(name, _)| wanted.contains(name)).collect()
 }
 

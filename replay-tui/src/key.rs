@@ -68,8 +68,20 @@ impl Key {
         (1..=2).contains(&keys.len()).then_some(keys)
     }
 
+    /// The keys of a terminal's event. A terminal says Alt by Escape before the character, and so do two keys that
+    /// are pressed in quick succession: as no command wants Alt with a character, it is Escape and then that.
+    pub fn pressed(mut event: KeyEvent) -> Vec<Key> {
+        let mut keys = Vec::new();
+        if matches!(event.code, KeyCode::Char(_)) && event.modifiers.contains(KeyModifiers::ALT) {
+            event.modifiers.remove(KeyModifiers::ALT);
+            keys.push(Key::of(KeyEvent::from(KeyCode::Esc)));
+        }
+        keys.push(Key::of(event));
+        keys
+    }
+
     /// The key of a terminal's event.
-    pub fn of(event: KeyEvent) -> Key {
+    fn of(event: KeyEvent) -> Key {
         let is_char = matches!(event.code, KeyCode::Char(_) | KeyCode::BackTab);
         Key {
             code: event.code,
@@ -102,5 +114,22 @@ impl fmt::Display for Key {
                 other => write!(f, "{other}"),
             },
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn escape_and_a_character_in_quick_succession_are_two_keys() {
+        let pressed = |code, modifiers| {
+            let keys = Key::pressed(KeyEvent::new(code, modifiers));
+            keys.iter().map(ToString::to_string).collect::<Vec<_>>().join(" ")
+        };
+        assert_eq!(pressed(KeyCode::Char('Q'), KeyModifiers::ALT | KeyModifiers::SHIFT), "esc Q");
+        assert_eq!(pressed(KeyCode::Char('d'), KeyModifiers::ALT | KeyModifiers::CONTROL), "esc ctrl-d");
+        assert_eq!(pressed(KeyCode::Char('q'), KeyModifiers::NONE), "q");
+        assert_eq!(pressed(KeyCode::Left, KeyModifiers::ALT), "alt-left");
     }
 }

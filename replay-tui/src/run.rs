@@ -203,7 +203,12 @@ fn listen(events: Sender<Msg>) -> Result<(), ReplayError> {
     let read = move || {
         while let Ok(event) = crossterm::event::read() {
             let msg = match event {
-                Event::Key(key) if key.kind != KeyEventKind::Release => Msg::Key(Key::of(key)),
+                Event::Key(key) if key.kind != KeyEventKind::Release => {
+                    if Key::pressed(key).into_iter().any(|key| events.send(Msg::Key(key)).is_err()) {
+                        return;
+                    }
+                    continue;
+                }
                 Event::Resize(width, height) => Msg::Resize(width, height),
                 Event::Mouse(mouse) => match mouse.kind {
                     MouseEventKind::Down(MouseButton::Left) => Msg::Click(mouse.column, mouse.row),

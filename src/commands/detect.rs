@@ -3,14 +3,15 @@
 use std::io::Write;
 use std::path::Path;
 use std::process::ExitCode;
+use std::sync::Arc;
 
 use anyhow::Result;
 use bodycam_analyzer::DetectConfig;
 use bodycam_analyzer::detect::{self, DetectOptions, Summary};
-use bodycam_analyzer::findings::News;
+use bodycam_analyzer::findings::{News, time};
 use bodycam_analyzer::rules::Sensitive;
 use bodycam_lake::Store;
-use bodycam_record::shown;
+use bodycam_record::{TenantKey, shown};
 
 use super::{LakeAt, lake_at, runtime};
 use crate::cli::{Detect, LakeArg};
@@ -27,8 +28,10 @@ pub fn run(command: Detect) -> Result<ExitCode> {
         }
         Detect::Watch { json, lake } => {
             let options = from_lake(&lake)?;
-            let stop = stopped();
-            let summary = runtime()?.block_on(detect::watch(options, &mut |news| tell(news, json), stop))?;
+            let runtime = runtime()?;
+            // A rule that does not hold together is said at once; what fails later is tried again.
+            runtime.block_on(detect::ls(&options.config))?;
+            let summary = runtime.block_on(detect::watch(options, &mut |news| tell(news, json), stopped()));
             conclude(&summary, json);
             Ok(ExitCode::SUCCESS)
         }
@@ -51,7 +54,7 @@ async fn stopped() {
 }
 
 /// What detection needs of a configuration, for the lake at `url`.
-pub fn options(config: &Config, url: &str) -> Result<DetectOptions> {
+pub fn options(config: &Config, url: &str, tenant: Option<TenantKey>) -> Result<DetectOptions> {
     let sensitive = config.targets.iter().flat_map(|target| {
         target.sensitive.iter().map(|r| Sensitive { target: target.name.clone(), relation: r.clone() })
     });
@@ -59,17 +62,21 @@ pub fn options(config: &Config, url: &str) -> Result<DetectOptions> {
         store: Store::open(url)?,
         config: config.detect.clone(),
         sensitive: sensitive.collect(),
+        tenant,
+        metrics: Arc::default(),
     })
 }
 
 fn from_lake(lake: &LakeArg) -> Result<DetectOptions> {
-    let LakeAt { url, config, .. } = lake_at(lake)?;
+    let LakeAt { url, config, tenant_key } = lake_at(lake)?;
     match config {
-        Some(config) => options(&config, &url),
+        Some(config) => options(&config, &url, tenant_key),
         None => Ok(DetectOptions {
             store: Store::open(&url)?,
             config: DetectConfig::default(),
             sensitive: Vec::new(),
+            tenant: tenant_key,
+            metrics: Arc::default(),
         }),
     }
 }
@@ -94,6 +101,14 @@ pub fn line(news: &News) -> String {
 fn conclude(summary: &Summary, json: bool) {
     for failure in &summary.failures {
         eprintln!("rule failed: {}", shown(failure));
+    }
+    if let Some(ahead) = summary.ahead {
+        eprintln!(
+            "warning: {} hours hold events that are dated after the newest commit, up to {}: a clock is wrong, or \
+             somebody lies",
+            ahead.hours,
+            time(ahead.newest_ns)
+        );
     }
     if !json {
         println!(

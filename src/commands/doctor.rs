@@ -444,7 +444,7 @@ async fn survey(config: &Config, target: &TargetConfig, running: &[SocketAddr], 
     let survey = match Survey::of(target, Duration::from_secs(seconds)).await {
         Ok(survey) => survey,
         Err(error) => {
-            return report.fail(&name, error.to_string(), "nobody reaches this target through the gateway");
+            return report.fail(&name, error.to_string(), "unless the gateway runs with another environment than this command, nobody reaches this target through it");
         }
     };
     let detail = format!("{} as role {}: PostgreSQL {}", target.address, target.role, survey.version);

@@ -1,6 +1,8 @@
 //! `bodycam query`.
 
+use std::fs::Permissions;
 use std::io::{BufWriter, IsTerminal, Write};
+use std::os::unix::fs::PermissionsExt;
 use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 use std::time::Duration;
@@ -8,8 +10,13 @@ use std::time::Duration;
 use anyhow::{Context, Result, bail};
 use bodycam_analyzer::query::{self, Format, QueryOptions};
 use bodycam_lake::Store;
+use bodycam_record::shown;
+use tempfile::NamedTempFile;
 
 use crate::cli::{LakeArg, QueryFormat};
+
+/// Symbolic links that are followed one after the other, as Linux does.
+const MAX_LINKS: usize = 40;
 
 /// Asks the lake.
 pub fn run(
@@ -34,20 +41,15 @@ pub fn run(
         sql: sql.to_owned(),
         format,
         timeout: Duration::from_secs(timeout),
-        memory_bytes: memory << 20,
+        memory_bytes: memory.saturating_mul(1 << 20),
         tenant: at.tenant_key,
     };
     let store = Store::open(&at.url)?;
     let terminal = std::io::stderr().is_terminal();
-    // A file appears whole or not at all; what is no plain file (a pipe, a device) is written as it comes.
-    let whole = output.as_ref().filter(|path| path.is_file() || !path.exists()).map(|path| partial(path));
-    let mut out: Box<dyn Write + Send> = match whole.as_ref().or(output.as_ref()) {
-        Some(path) => {
-            let file =
-                std::fs::File::create(path).with_context(|| format!("cannot write {}", path.display()))?;
-            Box::new(BufWriter::new(file))
-        }
-        None => Box::new(BufWriter::new(std::io::stdout())),
+    let (mut out, whole) = match &output {
+        Some(path) => written_to(path)
+            .with_context(|| format!("cannot write {}", shown(&path.display().to_string())))?,
+        None => (Box::new(BufWriter::new(std::io::stdout())) as Box<dyn Write + Send>, None),
     };
     let outcome = super::runtime()?.block_on(query::run(&store, &options, &mut *out, &mut |p| {
         if terminal {
@@ -59,14 +61,12 @@ pub fn run(
     }
     let written = outcome.map_err(anyhow::Error::from).and_then(|outcome| {
         out.flush()?;
-        if let (Some(from), Some(to)) = (&whole, &output) {
-            std::fs::rename(from, to).with_context(|| format!("cannot write {}", to.display()))?;
+        if let Some((partial, to)) = whole {
+            let to_text = shown(&to.display().to_string());
+            partial.persist(&to).with_context(|| format!("cannot write {to_text}"))?;
         }
         Ok(outcome)
     });
-    if let (Err(_), Some(partial)) = (&written, &whole) {
-        let _ = std::fs::remove_file(partial);
-    }
     let outcome = written?;
     if terminal {
         eprintln!("{} rows in {:.2} s", outcome.rows, outcome.elapsed.as_secs_f64());
@@ -74,9 +74,87 @@ pub fn run(
     Ok(ExitCode::SUCCESS)
 }
 
-/// Where a result is written until it is whole.
-fn partial(path: &Path) -> PathBuf {
-    let mut name = path.file_name().unwrap_or_default().to_owned();
-    name.push(".partial");
-    path.with_file_name(name)
+/// Where a result goes, and, when it is a plain file, what becomes that file once the result is whole.
+type Sink = (Box<dyn Write + Send>, Option<(NamedTempFile, PathBuf)>);
+
+/// Opens `path` for a result. A file appears whole or not at all, under the name that a link leads to, and with the
+/// rights of the one that was there; what is no plain file (a pipe, a device) is written as it comes.
+fn written_to(path: &Path) -> std::io::Result<Sink> {
+    if path.exists() && !path.is_file() {
+        return Ok((Box::new(BufWriter::new(std::fs::File::create(path)?)), None));
+    }
+    let path = followed(path)?;
+    let folder = path.parent().filter(|folder| !folder.as_os_str().is_empty()).unwrap_or(Path::new("."));
+    let known = path.metadata().ok().map(|file| file.permissions());
+    // The umask takes its part away, as from any new file.
+    let rights = known.clone().unwrap_or(Permissions::from_mode(0o666));
+    let mut builder = tempfile::Builder::new();
+    // A name that nobody has: another file, or another query that writes there, stays as it is.
+    let partial = builder.prefix(".bodycam-").suffix(".partial").permissions(rights).tempfile_in(folder)?;
+    if let Some(rights) = known {
+        partial.as_file().set_permissions(rights)?;
+    }
+    let out = BufWriter::new(partial.as_file().try_clone()?);
+    Ok((Box::new(out), Some((partial, path))))
+}
+
+/// The path that symbolic links at `path` lead to, whether or not something is there.
+fn followed(path: &Path) -> std::io::Result<PathBuf> {
+    let mut path = path.to_owned();
+    for _ in 0..MAX_LINKS {
+        match path.read_link() {
+            Ok(target) => path = path.parent().unwrap_or(Path::new("")).join(target),
+            // No link, or nothing at all.
+            Err(_) => return Ok(path),
+        }
+    }
+    Err(std::io::Error::other("too many symbolic links"))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use std::fs;
+    use std::os::unix::fs::symlink;
+
+    fn write(path: &Path, text: &str) {
+        let (mut out, whole) = written_to(path).unwrap();
+        out.write_all(text.as_bytes()).unwrap();
+        out.flush().unwrap();
+        let (partial, to) = whole.unwrap();
+        partial.persist(to).unwrap();
+    }
+
+    #[test]
+    fn a_result_takes_the_place_of_its_file_and_of_nothing_else() {
+        let dir = tempfile::tempdir().unwrap();
+        let at = |name: &str| dir.path().join(name);
+        fs::write(at("out.csv.partial"), "mine").unwrap();
+        fs::create_dir(at("elsewhere")).unwrap();
+        fs::write(at("elsewhere/real.csv"), "old").unwrap();
+        fs::set_permissions(at("elsewhere/real.csv"), Permissions::from_mode(0o666)).unwrap();
+        symlink("elsewhere/real.csv", at("link.csv")).unwrap();
+        symlink("link.csv", at("second.csv")).unwrap();
+        symlink("elsewhere/new.csv", at("dangling.csv")).unwrap();
+        for (name, lands_in) in [
+            ("out.csv", "out.csv"),
+            ("second.csv", "elsewhere/real.csv"),
+            ("dangling.csv", "elsewhere/new.csv"),
+        ] {
+            write(&at(name), name);
+            assert_eq!(fs::read_to_string(at(lands_in)).unwrap(), name);
+        }
+        assert_eq!(fs::read_to_string(at("out.csv.partial")).unwrap(), "mine");
+        for link in ["link.csv", "second.csv", "dangling.csv"] {
+            assert!(at(link).symlink_metadata().unwrap().is_symlink(), "{link} stays a link");
+        }
+        let mode = at("elsewhere/real.csv").metadata().unwrap().permissions().mode();
+        assert_eq!(mode & 0o777, 0o666, "as it was, whatever the umask is");
+        // What is not finished leaves what was there, and nothing beside it.
+        drop(written_to(&at("out.csv")).unwrap());
+        assert_eq!(fs::read_to_string(at("out.csv")).unwrap(), "out.csv");
+        assert_eq!(fs::read_dir(dir.path()).unwrap().count(), 6);
+        symlink("loop.csv", at("loop.csv")).unwrap();
+        assert!(written_to(&at("loop.csv")).is_err());
+    }
 }

@@ -63,6 +63,7 @@ pub fn run(path: &Path, parts: Parts) -> Result<ExitCode> {
     // Before anything is opened: a signal during the start stops in order, too.
     let mut signals = Signals::listen(&runtime)?;
     let mut running = Running::start_on(runtime, config, Clock::system(), parts)?;
+    running.say_where(config);
     let reload = running.follow(path, config)?;
     let stopped = running.wait_for_signal(&mut signals, reload.as_ref());
     drop(reload);
@@ -204,7 +205,13 @@ impl Running {
         };
         #[cfg(feature = "analyzer")]
         if parts.detect {
-            background.push(starter.detect(config)?);
+            let (part, metrics) = starter.detect(config)?;
+            background.push(part);
+            let (shown, noted) = (Arc::clone(&metrics), metrics);
+            probe.metrics.push(Box::new(move || shown.prometheus()));
+            probe.note = Some(Box::new(move || {
+                noted.is_failing().then(|| "detection fails again and again: see the log".to_owned())
+            }));
         }
         if let Some(serving) = &gateway {
             let producer = serving.gateway.producer().clone();
@@ -235,6 +242,20 @@ impl Running {
         let drain_patience =
             Duration::from_secs(config.kafka.as_ref().map_or(0, |kafka| kafka.drain_seconds));
         Ok(Self { runtime, gateway, background, ended, admin, stored, drain_patience })
+    }
+
+    /// Says where it listens.
+    fn say_where(&self, config: &Config) {
+        let at = |listens: bool, address: Option<std::net::SocketAddr>| {
+            address.filter(|_| listens).map_or_else(|| "-".to_owned(), |address| address.to_string())
+        };
+        tracing::info!(
+            event = "serving",
+            postgres = at(self.gateway.is_some(), config.postgres.as_ref().map(|p| p.listen)),
+            http = at(self.gateway.is_some(), config.http.as_ref().map(|h| h.listen)),
+            lake = %bodycam_record::shown(&config.lake.url),
+            "started"
+        );
     }
 
     /// Waits until no client is connected; an error after 10 s.
@@ -379,27 +400,53 @@ impl Starter<'_> {
         }))
     }
 
+    /// Detection beside a gateway. It never ends by itself, so that nothing in a lake can end the gateway: what
+    /// fails is tried again, and a panic is an error like another.
     #[cfg(feature = "analyzer")]
-    fn detect(&self, config: &Config) -> Result<Background> {
+    fn detect(&self, config: &Config) -> Result<(Background, Arc<bodycam_analyzer::detect::Metrics>)> {
         use bodycam_analyzer::findings::News;
-        let options = super::detect::options(config, &config.lake.url)?;
+        let tenant = crate::tenant_key::load(&config.gateway.tenant_key, false)?;
+        let options = super::detect::options(config, &config.lake.url, Some(tenant))?;
+        let metrics = Arc::clone(&options.metrics);
+        let every = Duration::from_secs(config.detect.interval_seconds);
         let topic =
             config.kafka()?.map(|kafka| bodycam_bus::kafka::FindingsTopic::open(&kafka)).transpose()?;
-        let (stop, mut stopped) = watch::channel(false);
-        Ok(self.spawn("detection", stop, async move {
-            let shutdown = async move { drop(stopped.wait_for(|stop| *stop).await) };
-            let mut told = |news: &News| {
-                let json = news.to_json();
-                tracing::warn!(event = "finding", finding = %json, "{}", super::detect::line(news));
-                if let Some(topic) = &topic
-                    && let Err(error) = topic.send(&news.id().to_string(), &json)
-                {
-                    tracing::error!(event = "finding_not_sent", finding = %news.id(), error = %error, "the lake has it, the topic may not");
+        let topic = topic.map(Arc::new);
+        let (stop, stopped) = watch::channel(false);
+        let part = self.spawn("detection", stop, async move {
+            loop {
+                let (options, metrics) = (options.clone(), Arc::clone(&options.metrics));
+                let (mut inner, mut outer) = (stopped.clone(), stopped.clone());
+                let topic = topic.clone();
+                let watching = tokio::spawn(async move {
+                    let shutdown = async move { drop(inner.wait_for(|stop| *stop).await) };
+                    // Who reads along wants the line; who collects logs wants all of it.
+                    let reads_along = std::io::IsTerminal::is_terminal(&std::io::stderr());
+                    let mut told = |news: &News| {
+                        match reads_along {
+                            true => tracing::warn!(event = "finding", "{}", super::detect::line(news)),
+                            false => {
+                                tracing::warn!(event = "finding", finding = %news.to_json(), "{}", super::detect::line(news));
+                            }
+                        }
+                        if let Some(topic) = &topic
+                            && let Err(error) = topic.send(&news.id().to_string(), &news.to_json())
+                        {
+                            tracing::error!(event = "finding_not_sent", finding = %news.id(), error = %error, "the lake has it, the topic may not");
+                        }
+                    };
+                    bodycam_analyzer::detect::watch(options, &mut told, shutdown).await
+                });
+                let Err(error) = watching.await else { return Ok(()) };
+                metrics.looked(true);
+                tracing::error!(event = "detect.panicked", panicked = error.is_panic(), "detection is started again");
+                tokio::select! {
+                    _ = outer.wait_for(|stop| *stop) => return Ok(()),
+                    () = tokio::time::sleep(every) => {}
                 }
-            };
-            bodycam_analyzer::detect::watch(options, &mut told, shutdown).await?;
-            Ok(())
-        }))
+            }
+        });
+        Ok((part, metrics))
     }
 }
 
@@ -500,6 +547,8 @@ struct Probe {
     directory: Option<Directory>,
     /// Of a recorder that runs alone. Beside a gateway, traffic goes on into the spool as long as that has room.
     recorder_fails: Option<Box<dyn Fn() -> bool + Send + Sync>>,
+    /// What is wrong beside the traffic.
+    note: Option<Box<dyn Fn() -> Option<String> + Send + Sync>>,
     limit: u64,
 }
 
@@ -524,6 +573,10 @@ impl admin::Probe for Probe {
             Some(fails) if fails() => Err("the recorder fails again and again: see its log".to_owned()),
             _ => Ok(()),
         }
+    }
+
+    fn note(&self) -> Option<String> {
+        self.note.as_ref().and_then(|note| note())
     }
 
     fn metrics(&self) -> String {

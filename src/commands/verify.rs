@@ -125,16 +125,42 @@ impl Directory {
         Ok(Some(bytes.into()))
     }
 
+    fn list_below(&self, folder: &str) -> std::io::Result<Vec<String>> {
+        let mut found = Vec::new();
+        if let Some(folder) = self.inside(folder.trim_end_matches('/'))?.filter(|folder| folder.is_dir()) {
+            self.list_into(&folder, &mut found)?;
+        }
+        Ok(found)
+    }
+
     /// Adds the objects below `folder`. Links are not followed, so that it ends.
-    fn list_into(&self, folder: &Path, found: &mut Vec<String>) {
-        for entry in std::fs::read_dir(folder).into_iter().flatten().flatten() {
+    fn list_into(&self, folder: &Path, found: &mut Vec<String>) -> std::io::Result<()> {
+        let entries = match std::fs::read_dir(folder) {
+            Ok(entries) => entries,
+            // A writer has taken it away since it was seen.
+            Err(error) if error.kind() == ErrorKind::NotFound => return Ok(()),
+            Err(error) => return Err(self.in_folder(folder, &error)),
+        };
+        for entry in entries {
+            let entry = entry.map_err(|error| self.in_folder(folder, &error))?;
             let path = entry.path();
-            if entry.file_type().is_ok_and(|t| t.is_dir()) {
-                self.list_into(&path, found);
-            } else if let Some(name) = path.strip_prefix(&self.0).ok().and_then(Path::to_str) {
-                found.push(name.to_owned());
+            match entry.file_type() {
+                Ok(kind) if kind.is_dir() => self.list_into(&path, found)?,
+                Ok(_) => {
+                    let name = path.strip_prefix(&self.0).ok().and_then(Path::to_str);
+                    found.extend(name.map(str::to_owned));
+                }
+                Err(error) if error.kind() == ErrorKind::NotFound => {}
+                Err(error) => return Err(self.in_folder(&path, &error)),
             }
         }
+        Ok(())
+    }
+
+    /// The error, with the folder in which it came.
+    fn in_folder(&self, folder: &Path, error: &std::io::Error) -> std::io::Error {
+        let name = folder.strip_prefix(&self.0).unwrap_or(folder);
+        std::io::Error::other(format!("{}: {error}", name.display()))
     }
 }
 
@@ -143,10 +169,8 @@ impl Files for Directory {
         self.object(path, limit).map_err(|e| e.to_string())
     }
 
-    fn list(&self, folder: &str) -> Option<Vec<String>> {
-        let mut found = Vec::new();
-        self.list_into(&self.inside(folder.trim_end_matches('/')).ok()??, &mut found);
-        Some(found)
+    fn list(&self, folder: &str) -> Result<Option<Vec<String>>, String> {
+        self.list_below(folder).map(Some).map_err(|e| e.to_string())
     }
 }
 

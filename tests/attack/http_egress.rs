@@ -319,6 +319,64 @@ fn no_spelling_of_a_forbidden_destination_is_connected() {
 }
 
 #[test]
+fn credentials_in_a_refused_url_or_in_the_place_of_a_name_are_not_recorded() {
+    let egress = Egress::start(&["origin.test:*"]);
+    let token = egress.token("robot");
+    let credential = Egress::credential(&token);
+    let secret = &token[token.len() - 46..];
+    let head = |line: &str, fields: &str| {
+        format!("{line} HTTP/1.1\r\n{fields}{credential}Connection: close\r\n\r\n")
+    };
+    let rows = [
+        (head("GET http://bob:CANARY@origin.test/", "Host: origin.test\r\n"), 400),
+        (head("GET http://bob:CAN/CANARY@origin.test/", "Host: origin.test\r\n"), 400),
+        (head("GET ftp://u:CANARY@origin.test/", "Host: origin.test\r\n"), 400),
+        (head("CONNECT bob:CANARY@origin.test:443", "Host: origin.test:443\r\n"), 400),
+        (head("GET http://origin.test/", "Host: u:CANARY@origin.test\r\n"), 421),
+        (
+            head(
+                "GET http://other.test/?%74oken=CANARY",
+                "Host: other.test\r\nReferer: https://u:CANARY@h/\r\n",
+            ),
+            403,
+        ),
+        (
+            head(
+                "GET http://other.test/?to=http%3A%2F%2Fu%3ACANARY%40h%2F",
+                "Host: other.test\r\nX-See: http://u:CANARY@h/\r\n",
+            ),
+            403,
+        ),
+        (
+            head(
+                &format!("GET http://other.test/{token}"),
+                &format!("Host: other.test\r\nUser-Agent: {token}\r\n"),
+            ),
+            403,
+        ),
+    ];
+    let sessions = rows.len();
+    for (bytes, want) in rows {
+        assert_eq!(statuses(&egress, bytes.as_bytes()), [want], "{bytes}");
+    }
+    // As `curl -x http://TOKEN@proxy` sends it.
+    let alone = Egress::credential_of(&format!("{token}:"));
+    let ask =
+        format!("GET http://origin.test/ HTTP/1.1\r\nHost: origin.test\r\n{alone}Connection: close\r\n\r\n");
+    assert_eq!(statuses(&egress, ask.as_bytes()), [407]);
+    let events = egress.closed(sessions + 1);
+    let mut replaced = 0;
+    for event in &events {
+        for (kind, bytes) in &event.content {
+            let text = String::from_utf8_lossy(bytes);
+            assert!(!text.contains("CANARY") && !text.contains(secret), "{kind:?}: {text}");
+            replaced += usize::from(text.contains("[removed, ") || text.contains("***"));
+        }
+    }
+    assert!(replaced >= sessions, "what is cut out says so: {replaced}");
+}
+
+#[test]
 fn the_gateway_cannot_be_used_to_reach_itself() {
     let egress = Egress::with(&["127.0.0.0/8:*", "self.test:*"], |c| {
         c.hosts.insert("self.test".to_owned(), vec!["127.0.0.1".parse().unwrap()]);

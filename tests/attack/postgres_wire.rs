@@ -7,7 +7,7 @@ use bodycam_proxy::postgres::codec::startup::Version;
 use bodycam_proxy::postgres::{ClientAuth, ClientTls};
 use bodycam_record::ContentKind;
 
-use crate::support::gateway::{Gateway, Setup};
+use crate::support::gateway::{Gateway, MEMORY, Setup};
 use crate::support::postgres::{DIRECT, shared};
 use crate::support::wire::{Wire, bind, close, describe, execute, line, message, parse, query, sync};
 
@@ -521,6 +521,197 @@ fn no_trick_with_names_shows_rows_under_another_statement() {
 }
 
 #[test]
+fn a_result_names_the_relations_that_its_statement_hid() {
+    let gateway = gateway(|_| ());
+    let database = shop();
+    shared().sql(&database, "ALTER TABLE customers OWNER TO app; CREATE VIEW fine AS SELECT id FROM customers; GRANT SELECT ON fine TO app");
+    let mut wire = Wire::log_in(gateway.port, "ada", &gateway.token("ada"), &database);
+    for text in
+        ["SELECT id FROM customers", "SELECT id FROM fine", "INSERT INTO customers VALUES ('b') RETURNING id"]
+    {
+        wire.query(text);
+    }
+    wire.query("BEGIN");
+    wire.query("ALTER TABLE customers RENAME TO x");
+    wire.query("SELECT id, 1 FROM x LIMIT 1");
+    wire.ask(&[parse("", "SELECT id FROM x LIMIT 1"), bind("", "", &[]), execute("", 0), sync()].concat());
+    wire.ask(
+        &[
+            parse("s", "SELECT id FROM x LIMIT 1"),
+            describe(b'S', "s"),
+            bind("", "s", &[]),
+            execute("", 0),
+            sync(),
+        ]
+        .concat(),
+    );
+    wire.query("ROLLBACK");
+    drop(wire);
+    gateway.wait_closed();
+    let seen: Vec<Vec<String>> = gateway
+        .statements()
+        .into_iter()
+        .filter_map(|(_, _, results)| {
+            results.into_iter().find(|(_, r)| r.rows > 0).map(|(_, r)| r.relations_seen)
+        })
+        .collect();
+    let hidden = vec!["public.customers".to_owned()];
+    let nothing = Vec::new();
+    assert_eq!(seen, [nothing.clone(), nothing.clone(), nothing, hidden.clone(), hidden.clone(), hidden]);
+}
+
+/// A FunctionCall with parameters in text.
+fn call(function: u32, values: &[&str]) -> Vec<u8> {
+    let mut body = function.to_be_bytes().to_vec();
+    body.extend([0, 0]);
+    body.extend(u16::try_from(values.len()).unwrap().to_be_bytes());
+    for value in values {
+        body.extend(u32::try_from(value.len()).unwrap().to_be_bytes());
+        body.extend(value.as_bytes());
+    }
+    body.extend([0, 0]);
+    message(b'F', &body)
+}
+
+#[test]
+fn no_change_of_the_search_path_behind_the_gateway_hides_what_is_read() {
+    let gateway = gateway(|_| ());
+    let database = shop();
+    shared().sql(
+        &database,
+        "CREATE SCHEMA decoy; CREATE TABLE decoy.customers (id text); GRANT USAGE ON SCHEMA decoy TO app;
+         GRANT SELECT ON decoy.customers TO app;
+         CREATE FUNCTION move_to(text) RETURNS int LANGUAGE plpgsql AS
+         $$ BEGIN PERFORM set_config('search_path', $1, false); RETURN 1; END $$;
+         CREATE FUNCTION fire() RETURNS trigger LANGUAGE plpgsql AS
+         $$ BEGIN PERFORM set_config('search_path', 'public', false); RETURN new; END $$;
+         CREATE FUNCTION twice(int, int) RETURNS int LANGUAGE sql AS $$ SELECT move_to('public') $$;
+         CREATE OPERATOR public.@@@ (leftarg = int, rightarg = int, function = twice);
+         CREATE TABLE fired (id int PRIMARY KEY); CREATE TRIGGER t BEFORE INSERT OR UPDATE ON fired FOR EACH ROW EXECUTE FUNCTION fire();
+         CREATE TABLE parent (id int PRIMARY KEY); INSERT INTO parent VALUES (1);
+         CREATE TABLE child (id int REFERENCES parent ON UPDATE CASCADE); INSERT INTO child VALUES (1);
+         CREATE TRIGGER t BEFORE UPDATE ON child FOR EACH ROW EXECUTE FUNCTION fire();
+         CREATE TABLE defaulted (id int, x text DEFAULT set_config('search_path', 'public', false), y int DEFAULT move_to('public'));
+         CREATE TABLE checked (id int CHECK (move_to('public') = 1));
+         CREATE TABLE ruled (id int); CREATE RULE r AS ON INSERT TO ruled DO ALSO SELECT move_to('public');
+         CREATE VIEW seen AS SELECT set_config('search_path', 'public', false);
+         CREATE VIEW above AS SELECT * FROM seen;
+         CREATE VIEW inserts AS SELECT id FROM fired;
+         CREATE DOMAIN dom AS int CHECK (move_to('public') = 1); CREATE DOMAIN over AS dom;
+         CREATE TABLE typed (id int, d over);
+         CREATE TABLE plain (id int PRIMARY KEY, at timestamptz DEFAULT now(), CHECK (id > 0));
+         GRANT ALL ON ALL TABLES IN SCHEMA public TO app",
+    );
+    let path: u32 = shared().sql(&database, "SELECT 'move_to(text)'::regprocedure::oid").parse().unwrap();
+    let token = gateway.token("ada");
+    let back = "SET search_path = public";
+    // Each begins in `decoy` as far as the gateway can tell, and ends in `public`.
+    let cases: Vec<(&str, Vec<Vec<u8>>)> = vec![
+        ("set_config by its OID", vec![call(2078, &["search_path", "public", "f"])]),
+        ("a function of the database by its OID", vec![call(path, &["public"])]),
+        (
+            "a write of pg_settings",
+            vec![query("UPDATE pg_settings SET setting = 'public' WHERE name = 'search_path'")],
+        ),
+        (
+            "a write of pg_settings by a name of its own",
+            vec![
+                query("CREATE TEMP VIEW v AS SELECT * FROM pg_catalog.pg_settings"),
+                query("SET search_path = decoy"),
+                query("UPDATE v SET setting = 'public' WHERE name = 'search_path'"),
+            ],
+        ),
+        ("a reset", vec![query("RESET search_path")]),
+        ("a trigger", vec![query("INSERT INTO public.fired VALUES (1)")]),
+        (
+            "a trigger behind COPY",
+            vec![[query("COPY public.fired FROM STDIN"), message(b'd', b"2\n"), message(b'c', b"")].concat()],
+        ),
+        ("a trigger behind a view", vec![query("INSERT INTO public.inserts VALUES (3)")]),
+        ("a trigger behind a foreign key", vec![query("UPDATE public.parent SET id = id + 1")]),
+        (
+            "a trigger in a query",
+            vec![query("WITH w AS (INSERT INTO public.fired VALUES (4) RETURNING id) SELECT * FROM w")],
+        ),
+        ("a default", vec![query("INSERT INTO public.defaulted (id) VALUES (1)")]),
+        ("a check", vec![query("INSERT INTO public.checked VALUES (1)")]),
+        ("a rule", vec![query("INSERT INTO public.ruled VALUES (1)")]),
+        ("a view", vec![query("SELECT * FROM public.above")]),
+        ("a cast to a domain", vec![query("SELECT 1::public.over")]),
+        ("a column of a domain", vec![query("INSERT INTO public.typed VALUES (1, 1)")]),
+        ("an operator", vec![query("SET search_path = decoy, public"), query("SELECT 1 @@@ 2")]),
+        (
+            "a trigger on a temporary table",
+            vec![
+                query("CREATE TEMP TABLE own (id int)"),
+                query("CREATE TRIGGER t BEFORE INSERT ON own FOR EACH ROW EXECUTE FUNCTION public.fire()"),
+                query("SET search_path = decoy"),
+                query("INSERT INTO own VALUES (1)"),
+            ],
+        ),
+        (
+            "a temporary view",
+            vec![
+                query("CREATE TEMP VIEW v AS SELECT public.move_to('public')"),
+                query("SET search_path = decoy"),
+                query("SELECT * FROM v"),
+            ],
+        ),
+        (
+            "a statement that was prepared",
+            vec![query("PREPARE p AS INSERT INTO public.fired VALUES (5)"), query("EXECUTE p")],
+        ),
+        ("a function", vec![query("SELECT public.move_to('public')")]),
+    ];
+    for (name, steps) in cases {
+        let mut wire = Wire::log_in(gateway.port, "ada", &token, &database);
+        assert_eq!(wire.query("SET search_path = decoy"), "C(SET) ZI");
+        for step in steps {
+            wire.ask(&step);
+        }
+        let seen = wire.query("SELECT id FROM customers");
+        assert_eq!(seen, "T D(canary) C(SELECT 1) ZI", "{name}");
+        drop(wire);
+        assert_rows_belong_to_their_statements(&gateway, name);
+    }
+    // What runs nothing leaves the path known.
+    let mut wire = Wire::log_in(gateway.port, "ada", &token, &database);
+    for quiet in [
+        "SET search_path = decoy",
+        "INSERT INTO public.plain VALUES (1)",
+        "UPDATE public.plain SET id = id + 1 WHERE id = 1",
+        "CREATE TEMP TABLE own (id int)",
+        "INSERT INTO own VALUES (1)",
+        "SELECT * FROM own",
+        "SELECT * FROM customers",
+    ] {
+        wire.query(quiet);
+    }
+    drop(wire);
+    gateway.wait_closed();
+    assert_eq!(gateway.statements().last().unwrap().1.relations_read, ["decoy.customers"]);
+    // A SET whose implicit transaction is rolled back when all of its answers have been read.
+    let mut wire = Wire::log_in(gateway.port, "ada", &token, &database);
+    wire.query(back);
+    for (step, answers) in [
+        ([parse("", "SET search_path = decoy"), bind("", "", &[]), message(b'H', b"")].concat(), 2),
+        ([execute("", 0), message(b'H', b"")].concat(), 1),
+        (parse("", "SELEC"), 1),
+    ] {
+        wire.send(&step);
+        for _ in 0..answers {
+            wire.read().unwrap();
+        }
+    }
+    // What is skipped sets nothing either.
+    wire.send(&query("SET search_path = decoy"));
+    assert_eq!(wire.ask(&sync()), "ZI");
+    assert_eq!(wire.query("SELECT id FROM customers"), "T D(canary) C(SELECT 1) ZI");
+    drop(wire);
+    assert_rows_belong_to_their_statements(&gateway, "a SET that is rolled back");
+}
+
+#[test]
 fn what_the_gateway_refuses_cannot_run_under_a_name_that_a_client_prepared() {
     let gateway = gateway(|s| s.postgres.max_statement_bytes = 4096);
     let database = shop();
@@ -610,6 +801,7 @@ fn no_way_of_sending_a_secret_leaves_it_in_content() {
         ("INSERT INTO people (id, password) VALUES (1, $1)", &["CANARY"]),
         ("INSERT INTO people VALUES (1, 'a', $1)", &["CANARY"]),
         ("SELECT length($1)", &["postgres://bob:CANARY@host/db"]),
+        ("SELECT crypt($1, gen_salt('bf'))", &["CANARY"]),
     ] {
         wire.ask(&[parse("", text), bind("", "", values), execute("", 0), sync()].concat());
     }
@@ -629,19 +821,13 @@ fn no_way_of_sending_a_secret_leaves_it_in_content() {
         "SELECT length('private_key=CANARY')",
         "COPY people FROM PROGRAM 'curl -s -u bob:CANARY http://127.0.0.1:1/'",
         "SELECT length('x') -- postgres://u:CANARY@h/db",
+        "SELECT crypt('CANARY', gen_salt('bf'))",
+        "SELECT pgp_sym_encrypt('x', 'CANARY')",
     ] {
         wire.query(text);
     }
     // set_config by its OID.
-    let mut call = 2078u32.to_be_bytes().to_vec();
-    call.extend([0, 0, 0, 3]);
-    for value in ["my.password", "CANARY", "f"] {
-        call.extend(u32::try_from(value.len()).unwrap().to_be_bytes());
-        call.extend(value.as_bytes());
-    }
-    call.extend([0, 0]);
-    wire.send(&message(b'F', &call));
-    assert_eq!(line(&wire.until_ready()), "V ZI");
+    assert_eq!(wire.ask(&call(2078, &["my.password", "CANARY", "f"])), "V ZI");
     drop(wire);
     gateway.wait_closed();
     let mut seen = 0;
@@ -653,6 +839,120 @@ fn no_way_of_sending_a_secret_leaves_it_in_content() {
         }
     }
     assert!(seen > 15, "what is replaced says so: {seen}");
+}
+
+#[test]
+fn a_token_in_any_place_of_a_login_or_statement_is_recorded_by_its_id_only() {
+    let gateway = gateway(|s| s.targets[0].databases = vec!["db*".to_owned(), "bcam_*".to_owned()]);
+    let database = shared().database();
+    let token = gateway.token("ada");
+    let (shown, secret) = token.split_at(token.len() - 46);
+    let ends = |parameters: &[(&str, &str)]| {
+        let mut wire = Wire::connect(gateway.port);
+        wire.hello(Version::V3_0, parameters);
+        let mut out = Vec::new();
+        bodycam_proxy::postgres::codec::frontend::put_password(&mut out, token.as_bytes());
+        wire.send(&out);
+        let answer = line(&wire.until_ready());
+        gateway.wait_closed();
+        answer
+    };
+    assert_eq!(ends(&[("user", &token), ("database", &database)]), "R E(28P01)");
+    let misplaced = format!("x{token}");
+    assert_eq!(ends(&[("user", "ada"), ("database", &misplaced)]), "R R E(3D000)", "no target");
+    assert_eq!(ends(&[("user", "ada"), ("database", &token)]), "R R E(3D000)", "no database of the target");
+    let mut wire = Wire::connect(gateway.port);
+    let name = format!("agent/{token}");
+    wire.hello(Version::V3_0, &[("user", "ada"), ("database", &database), ("application_name", &name)]);
+    let mut out = Vec::new();
+    bodycam_proxy::postgres::codec::frontend::put_password(&mut out, token.as_bytes());
+    wire.send(&out);
+    wire.until_ready();
+    wire.query(&format!("SELECT length('{token}')"));
+    wire.query(&format!("SET application_name = {token}"));
+    wire.ask(
+        &[parse(&token, "SELECT length($1)"), bind(&token, &token, &[&token]), execute(&token, 0), sync()]
+            .concat(),
+    );
+    drop(wire);
+    gateway.wait_closed();
+    let events = gateway.events();
+    let mut cut = 0;
+    for recorded in &events {
+        let body = format!("{:?}", recorded.body);
+        assert!(!body.contains(secret), "{body}");
+        if let bodycam_record::kinds::Body::SessionOpened(opened) = &recorded.body {
+            assert!(["", &database].contains(&opened.database.as_str()), "{}", opened.database);
+        }
+        for (kind, bytes) in &recorded.content {
+            let text = String::from_utf8_lossy(bytes);
+            assert!(!text.contains(secret), "{kind:?}: {text}");
+            cut += usize::from(text.contains("***"));
+        }
+    }
+    let claimed =
+        events.iter().find_map(|e| e.text(ContentKind::SessionFacts).filter(|f| f.contains("claimed")));
+    assert!(claimed.unwrap().contains(&format!("{shown}***")), "whose token it was stays known");
+    assert!(cut > 8, "{cut}");
+}
+
+#[test]
+fn a_target_that_is_withdrawn_ends_the_sessions_with_it() {
+    let gateway = gateway(|s| s.postgres.recheck_seconds = 1);
+    let database = shared().database();
+    let mut open = Wire::log_in(gateway.port, "robot", &gateway.token("robot"), &database);
+    let mut other = Wire::log_in(gateway.port, "ada", &gateway.token("ada"), &database);
+    assert_eq!(open.query("SELECT 1"), "T D(1) C(SELECT 1) ZI");
+    gateway.allow_only("robot", &["another"]);
+    assert_eq!(open.until_end(), "E(57P01)");
+    assert_eq!(other.query("SELECT 1"), "T D(1) C(SELECT 1) ZI", "who may still be here stays");
+    // An agent has no more than its owner.
+    let mut open = Wire::log_in(gateway.port, "ada", &gateway.token("ada"), &database);
+    gateway.allow_only("ada", &[]);
+    assert_eq!(open.until_end(), "E(57P01)");
+    drop(other);
+    gateway.wait_closed();
+    let story = gateway.story();
+    assert!(
+        story.contains(&"closed revoked".to_owned())
+            && story.contains(&"decision session unlisted 57P01".to_owned()),
+        "{story:?}"
+    );
+}
+
+#[test]
+fn a_session_cannot_fill_the_gateway_with_what_it_prepared() {
+    let _alone = MEMORY.lock();
+    let gateway = gateway(|_| ());
+    let database = shared().database();
+    let column = |n: usize| format!("{n:04}{}", "c".repeat(58));
+    let columns: Vec<String> = (0..400).map(|n| format!("\"{}\" int", column(n))).collect();
+    shared().sql(&database, &format!("CREATE TABLE wide ({}); GRANT ALL ON wide TO app", columns.join(", ")));
+    let mut wire = Wire::log_in(gateway.port, "ada", &gateway.token("ada"), &database);
+    let columns: Vec<String> = (0..1000).map(|n| format!("\"{}\"", column(n % 400))).collect();
+    let wide = format!("SELECT {} FROM wide", columns.join(","));
+    // What is given back makes room again.
+    for _ in 0..40 {
+        let batch: Vec<u8> = (0..10)
+            .flat_map(|n| [parse(&format!("s{n}"), &wide), close(b'S', &format!("s{n}"))].concat())
+            .collect();
+        let answer = wire.ask(&[batch, sync()].concat());
+        assert!(answer.ends_with("1 3 ZI"), "{answer}");
+    }
+    let mut seen = Vec::new();
+    for n in 0..1000 {
+        if wire.stream.write_all(&[parse(&format!("t{n}"), &wide), sync()].concat()).is_err() {
+            break;
+        }
+        seen = wire.until_ready();
+        if seen.last().is_none_or(|(tag, _)| *tag != b'Z') {
+            assert!(n > 100, "{n} are nothing yet");
+            break;
+        }
+    }
+    assert_eq!(line(&seen), "E(54000)");
+    gateway.wait_closed();
+    assert!(gateway.story().contains(&"limit kept-facts closed".to_owned()), "{:?}", gateway.story().last());
 }
 
 #[test]
@@ -735,6 +1035,59 @@ fn views_and_temporary_tables_do_not_hide_what_is_read() {
     assert_eq!(read(1), ["public.colours"]);
     assert_eq!(statements[2].1.relations_written, ["pg_temp.colours"]);
     assert_eq!(read(3), ["pg_temp.colours", "public.colours"]);
+}
+
+#[test]
+fn operators_and_settings_of_the_role_do_not_blind_the_gateways_own_session() {
+    let gateway = gateway(|_| ());
+    let database = shop();
+    // All of it is within the rights of the role that the gateway logs in with.
+    shared().sql(
+        &database,
+        "SET ROLE app;
+         CREATE SCHEMA evil;
+         CREATE TABLE evil.ran (who text);
+         CREATE FUNCTION evil.nothing(name, text) RETURNS bool LANGUAGE plpgsql AS $$
+         BEGIN
+           PERFORM set_config('search_path', 'evil', false);
+           PERFORM set_config('transaction_read_only', 'off', true);
+           INSERT INTO evil.ran VALUES (current_setting('application_name'));
+           RETURN false;
+         EXCEPTION WHEN OTHERS THEN RETURN false;
+         END $$;
+         CREATE FUNCTION evil.never(oid, oid) RETURNS bool LANGUAGE sql AS 'SELECT false';
+         CREATE OPERATOR evil.!~ (leftarg = name, rightarg = text, function = evil.nothing);
+         CREATE OPERATOR evil.= (leftarg = oid, rightarg = oid, function = evil.never);",
+    );
+    for setting in [
+        "search_path = evil, pg_catalog, public",
+        "default_transaction_isolation = serializable",
+        "default_transaction_deferrable = on",
+        "statement_timeout = 1",
+        "standard_conforming_strings = off",
+        "client_encoding = LATIN1",
+    ] {
+        shared().sql(&database, &format!("ALTER ROLE app IN DATABASE {database} SET {setting}"));
+    }
+    let token = gateway.token("ada");
+    let mut wire = Wire::log_in(gateway.port, "ada", &token, &database);
+    assert_eq!(
+        wire.query("SET search_path = public, pg_catalog; SET statement_timeout = 0"),
+        "C(SET) C(SET) ZI"
+    );
+    assert_eq!(wire.query("SELECT id FROM public.customers"), "T D(canary) C(SELECT 1) ZI");
+    // Ended by the client, it comes back as blind to the role's settings as it was.
+    let end = "SELECT count(pg_terminate_backend(pid)) FROM pg_stat_activity
+               WHERE application_name = 'bodycam catalog' AND datname = current_database()";
+    assert_eq!(wire.query(end), "T D(1) C(SELECT 1) ZI");
+    wire.query("CREATE TABLE public.later (id text)");
+    assert_eq!(wire.query("SELECT id FROM public.later"), "T C(SELECT 0) ZI");
+    drop(wire);
+    gateway.wait_closed();
+    let statements = gateway.statements();
+    assert_eq!(statements[1].1.relations_read, ["public.customers"]);
+    assert_eq!(statements[4].1.relations_read, ["public.later"]);
+    assert_eq!(shared().sql(&database, "SELECT count(*) FROM evil.ran"), "0", "nothing of evil ran in it");
 }
 
 #[test]

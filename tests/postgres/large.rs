@@ -7,7 +7,7 @@ use bodycam_proxy::postgres::ClientAuth;
 use bodycam_record::ContentKind;
 use bodycam_record::kinds::Body;
 
-use crate::support::gateway::{Gateway, Setup};
+use crate::support::gateway::{Gateway, MEMORY, Setup};
 use crate::support::postgres::shared;
 use crate::support::wire::{Wire, bind, execute, last_error, line, message, parse, query, sync};
 
@@ -104,6 +104,7 @@ fn a_message_beyond_the_limit_is_refused_like_any_error_and_the_session_goes_on(
 
 #[test]
 fn a_row_of_hundreds_of_megabytes_and_a_client_that_stops_reading_leave_memory_flat() {
+    let _alone = MEMORY.lock();
     let (gateway, _, mut wire) = wired(|s| s.recording.max_bytes_per_result = 4 << 20);
     wire.query("SELECT repeat('warm up', 1000000)");
     let before = resident();

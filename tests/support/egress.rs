@@ -18,6 +18,7 @@ use bodycam_proxy::identity::{Directory, PrincipalConfig, Roster, token};
 use bodycam_proxy::recording::{Producer, ProducerOptions};
 use bodycam_proxy::slots::SessionSlots;
 use bodycam_proxy::state::SqliteState;
+use bodycam_proxy::stop::{Stage, Stop};
 use bodycam_record::content::structured::decode_pairs;
 use bodycam_record::kinds::Body;
 use bodycam_record::kinds::http::{HttpRequest, HttpResponse, HttpTunnelClosed, HttpTunnelOpened};
@@ -34,7 +35,7 @@ pub struct Egress {
     pub address: SocketAddr,
     directory: Directory,
     state: Arc<SqliteState>,
-    drain: watch::Sender<bool>,
+    drain: watch::Sender<Stage>,
     thread: Option<std::thread::JoinHandle<()>>,
 }
 
@@ -108,7 +109,7 @@ impl Egress {
             clock: Clock::system(),
         })
         .unwrap();
-        let (drain, draining) = watch::channel(false);
+        let (drain, draining) = watch::channel(Stage::default());
         let thread = std::thread::spawn(move || run(listener, service, producer, draining, peer));
         Self { dir, address, directory, state, drain, thread: Some(thread) }
     }
@@ -171,9 +172,14 @@ impl Egress {
 
     /// The credential field of `robot`.
     pub fn credential(token: &str) -> String {
+        Self::credential_of(&format!("robot:{token}"))
+    }
+
+    /// The credential field of `name:secret`.
+    pub fn credential_of(pair: &str) -> String {
         use std::fmt::Write as _;
         let mut out = String::from("Proxy-Authorization: Basic ");
-        let bytes = format!("robot:{token}").into_bytes();
+        let bytes = pair.as_bytes();
         const ALPHABET: &[u8; 64] = b"ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz0123456789+/";
         for part in bytes.chunks(3) {
             let n = part.iter().chain([&0, &0]).take(3).fold(0u32, |n, b| n << 8 | u32::from(*b));
@@ -264,7 +270,7 @@ impl Egress {
 
     /// Tells the gateway to stop, and waits until it has.
     pub fn stop(&mut self) {
-        let _ = self.drain.send(true);
+        let _ = self.drain.send(Stage::Draining);
         if let Some(thread) = self.thread.take() {
             thread.join().unwrap();
         }
@@ -273,7 +279,7 @@ impl Egress {
 
 impl Drop for Egress {
     fn drop(&mut self) {
-        let _ = self.drain.send(true);
+        let _ = self.drain.send(Stage::Draining);
         if let Some(thread) = self.thread.take()
             && !std::thread::panicking()
         {
@@ -375,7 +381,7 @@ fn run(
     listener: std::net::TcpListener,
     service: Arc<Service>,
     producer: Producer,
-    drain: watch::Receiver<bool>,
+    drain: Stop,
     as_if_from: Option<IpAddr>,
 ) {
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
@@ -394,7 +400,7 @@ fn run(
                         service.serve(stream, peer, &lane, drain, &Admission::default()).await
                     });
                 }
-                _ = stop.wait_for(|d| *d) => break,
+                _ = stop.wait_for(|stage| *stage >= Stage::Draining) => break,
             }
         }
         while let Some(done) = open.join_next().await {

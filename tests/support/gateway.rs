@@ -3,7 +3,7 @@
 use std::collections::HashMap;
 use std::net::SocketAddr;
 use std::process::Command;
-use std::sync::Arc;
+use std::sync::{Arc, Mutex};
 use std::time::{Duration, Instant};
 
 use bodycam_bus::spool::SpoolBus;
@@ -39,6 +39,8 @@ pub struct Gateway {
     pub port: u16,
     pub clock: Clock,
     state: Arc<SqliteState>,
+    directory: Directory,
+    principals: Vec<PrincipalConfig>,
     roster: Roster,
     spool: SpoolConfig,
     /// Holds the spool and the state until the end.
@@ -105,6 +107,7 @@ impl Setup {
         let state = Arc::new(SqliteState::open(&dir.path().join("state.db")).unwrap());
         let roster = Roster::new(&self.principals).unwrap();
         let directory = Directory::new(tenant_key.clone(), roster.clone(), state.clone()).unwrap();
+        let (shared, principals) = (directory.clone(), self.principals);
         let listen = self.postgres.listen;
         let service = postgres::Service::new(
             self.postgres,
@@ -123,9 +126,13 @@ impl Setup {
         };
         let listeners = vec![(listen.to_string(), Service::Postgres(Arc::new(service)))];
         let running = Some(Running::start(&config, producer, listeners).unwrap());
-        Gateway { running, port: listen.port(), clock: self.clock, state, roster, spool, _dir: dir }
+        let (port, clock) = (listen.port(), self.clock);
+        Gateway { running, port, clock, state, directory: shared, principals, roster, spool, _dir: dir }
     }
 }
+
+/// Held by tests that measure the memory of the test process, and by those that fill it.
+pub static MEMORY: Mutex<()> = Mutex::new(());
 
 /// Key of the tenant `test`.
 const KEY: [u8; 32] = [7; 32];
@@ -148,6 +155,14 @@ impl Gateway {
     pub fn revoke(&self, text: &str) {
         let id = text.split('_').nth(1).unwrap();
         token::revoke(&*self.state, id, self.clock.wall_ns()).unwrap();
+    }
+
+    /// Puts the roster in place with other targets for `principal`.
+    pub fn allow_only(&self, principal: &str, targets: &[&str]) {
+        let mut principals = self.principals.clone();
+        let entry = principals.iter_mut().find(|p| p.name == principal).unwrap();
+        entry.targets = targets.iter().map(|t| (*t).to_owned()).collect();
+        self.directory.set_roster(Roster::new(&principals).unwrap());
     }
 
     /// A connection string for libpq.
@@ -197,6 +212,23 @@ impl Gateway {
         if let Some(running) = self.running.take() {
             running.drain().unwrap();
         }
+    }
+
+    /// How many pieces of content are in the spool.
+    pub fn chunks(&self) -> usize {
+        let bus = SpoolBus::new(&self.spool);
+        let mut chunks = 0;
+        for stream in bus.streams().unwrap() {
+            let mut subscription = bus.subscribe(&stream, 0).unwrap();
+            loop {
+                let batch = subscription.poll(1 << 20).unwrap();
+                if batch.is_empty() {
+                    break;
+                }
+                chunks += batch.iter().filter(|(_, record)| matches!(record, Record::Chunk(_))).count();
+            }
+        }
+        chunks
     }
 
     /// Everything recorded so far, session after session, in the order in which they were opened. Every chain

@@ -135,13 +135,18 @@ recorder_listen = "{recorder_admin}"
 
     /// Starts `bodycam SUBCOMMAND` and waits until it is ready.
     pub fn start(&self, subcommand: &str) -> Process {
+        self.start_by(bodycam(), subcommand)
+    }
+
+    /// As [`Stack::start`], by a command that takes what [`bodycam`] takes.
+    pub fn start_by(&self, mut command: Command, subcommand: &str) -> Process {
         let log = std::fs::File::options()
             .create(true)
             .append(true)
             .open(self.path(&format!("{subcommand}.log")))
             .unwrap();
         let admin = if subcommand == "recorder" { self.recorder_admin } else { self.admin };
-        let child = bodycam()
+        let child = command
             .args([subcommand, "--config"])
             .arg(self.path("bodycam.toml"))
             .stdin(Stdio::null())
@@ -203,6 +208,17 @@ recorder_listen = "{recorder_admin}"
             .env("PGPASSWORD", token)
             .output()
             .unwrap()
+    }
+
+    /// psql past the gateway, as the target's role.
+    pub fn direct(&self, sql: &str) -> String {
+        let output = Command::new("psql")
+            .args(["-X", "-A", "-t", "-v", "ON_ERROR_STOP=1", "-h", "127.0.0.1", "-U", "app", "-d", "app"])
+            .args(["-p", &self.cluster.port().to_string(), "-c", sql])
+            .env("PGPASSWORD", "app-password")
+            .output()
+            .unwrap();
+        super::postgres::succeeded(output).trim().to_owned()
     }
 
     /// Waits until `done` says so, for at most `limit`.

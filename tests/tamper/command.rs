@@ -215,3 +215,20 @@ fn a_reader_that_goes_away_does_not_turn_tampering_into_success() {
     let status = Command::new("bash").args(["-c", &line]).status().unwrap();
     assert_eq!(status.code(), Some(2));
 }
+
+#[test]
+fn a_folder_that_cannot_be_read_could_not_be_verified() {
+    for folder in ["keys", "directory", "windows", "snapshots", "commits/gw-1@0", "windows/index"] {
+        let dir = recorded();
+        let path = dir.path().join(folder);
+        let _ = fs::remove_dir_all(&path);
+        fs::create_dir_all(path.parent().unwrap()).unwrap();
+        // Nobody can follow it, whoever runs this; a folder without rights root would read.
+        symlink(path.file_name().unwrap(), &path).unwrap();
+        let (code, report, _) = check(dir.path());
+        // What is no folder is no part of a listing; whatever lies in it is asked for by name.
+        let (classes, _): (Vec<_>, Vec<_>) = found(&report).into_iter().unzip();
+        assert_eq!(code, 1, "{folder}: {report:#}");
+        assert!(classes.iter().all(|class| class == "UNREADABLE"), "{folder}: {report:#}");
+    }
+}

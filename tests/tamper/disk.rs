@@ -1,15 +1,15 @@
 //! Lakes on a disk, as the recorder left them, altered, and judged by `bodycam verify` itself.
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::sync::Arc;
 
 use bodycam_bus::SpoolConfig;
 use bodycam_bus::spool::SpoolBus;
 use bodycam_lake::columns::findings::FindingRow;
 use bodycam_lake::columns::{self, Table, findings, sessions, templates};
-use bodycam_lake::commit::{Commit, FileEntry, Signature, TableName, VERSION};
+use bodycam_lake::commit::{Commit, FileEntry, LedgerState, SessionState, Signature, TableName, VERSION};
 use bodycam_lake::layout::{self, Hour};
-use bodycam_lake::window::{FindingMark, WindowRecord};
+use bodycam_lake::window::{FindingMark, IndexEntry, WindowRecord};
 use bodycam_lake::{EncodedFile, Lake as Recorded, Store, StreamName, Windows, file};
 use bodycam_record::kinds::Body;
 use bodycam_record::rule::Severity;
@@ -42,8 +42,13 @@ async fn recorded() -> &'static Lake {
 
 /// Three windows of a rule, two of them with a finding, announced in three entries of the list.
 async fn detected(store: Store) {
+    evaluated(store, 0..3).await;
+}
+
+/// Windows of a rule, the first two of all with a finding, announced in as many entries of the list.
+async fn evaluated(store: Store, numbers: std::ops::Range<u8>) {
     let mut windows = Windows::open(store).await.unwrap();
-    for n in 0..3u8 {
+    for n in numbers {
         let start_ns = 1_795_255_200_000_000_000 + i64::from(n) * 3_600_000_000_000;
         let row = FindingRow {
             id: Id16([n; 16]),
@@ -164,6 +169,15 @@ fn append(lake: &mut Lake, stream: &str, files: Vec<FileEntry>, replaces: Vec<St
     }
     let from = last.as_ref().map_or(0, |c| c.to);
     let created_ns = lake.commits().iter().map(|c| c.created_ns).max().unwrap() + 1;
+    let mut stand: BTreeMap<SessionId, SessionState> = BTreeMap::new();
+    let events = files.iter().filter(|f| matches!(f.table.0, Table::Events(_)) && replaces.is_empty());
+    for range in events.flat_map(|f| f.sessions.iter().flatten()) {
+        let (session, next_seq, head) = (range.session, range.seq_to + 1, range.head.unwrap());
+        let known = stand.entry(session).or_insert(SessionState { session, next_seq: 0, head, open: true });
+        if next_seq > known.next_seq {
+            (known.next_seq, known.head) = (next_seq, head);
+        }
+    }
     let commit = Commit {
         version: VERSION,
         stream,
@@ -175,13 +189,28 @@ fn append(lake: &mut Lake, stream: &str, files: Vec<FileEntry>, replaces: Vec<St
         files,
         replaces,
         deleted_to: 0,
-        sessions: vec![],
+        sessions: stand.into_values().collect(),
         ledger: None,
         duplicates: 0,
         recorder: Digest::ZERO,
         signature: Signature::NONE,
     };
     lake.commit(commit, &thief_key());
+}
+
+/// What R makes of the commits: all stated anew and linked, signed with R's own key.
+fn restated(lake: &Lake, change: impl Fn(&mut Commit)) -> Lake {
+    let mut altered = without(lake, |p| p.starts_with("snapshots/"));
+    let mut commits = lake.commits();
+    commits.sort_by_key(|c| (c.stream.clone(), c.from));
+    let mut previous: HashMap<StreamName, Digest> = HashMap::new();
+    for mut commit in commits {
+        commit.previous = previous.get(&commit.stream).copied();
+        change(&mut commit);
+        let stream = commit.stream.clone();
+        previous.insert(stream, altered.commit(commit, &thief_key()));
+    }
+    altered
 }
 
 /// Live files of a table.
@@ -353,7 +382,10 @@ async fn a_ledger_or_list_of_streams_that_was_removed_is_seen() {
 async fn whatever_readers_choose_files_by_is_recomputed_for_every_table() {
     let lake = recorded().await;
     let other = Some(foreign_session());
-    let changes: [(&str, fn(&FileEntry) -> bool, Box<dyn Fn(&mut FileEntry)>); 6] = [
+    let changes: [(&str, fn(&FileEntry) -> bool, Box<dyn Fn(&mut FileEntry)>); 9] = [
+        ("no smallest time", |f| f.min_ts_ns.is_some(), Box::new(|f| f.min_ts_ns = None)),
+        ("no largest time", |f| f.max_ts_ns.is_some(), Box::new(|f| f.max_ts_ns = None)),
+        ("no sum of rows", |f| f.row_sum.is_some(), Box::new(|f| f.row_sum = None)),
         ("smallest time", |f| f.min_ts_ns.is_some(), Box::new(|f| f.min_ts_ns = Some(0))),
         ("largest time", |f| f.max_ts_ns.is_some(), Box::new(|f| f.max_ts_ns = Some(1))),
         ("smallest session", |f| f.min_session.is_some(), Box::new(move |f| f.min_session = other)),
@@ -380,7 +412,7 @@ async fn whatever_readers_choose_files_by_is_recomputed_for_every_table() {
             checked.insert(table.name());
         }
     }
-    assert_eq!(checked, BTreeSet::from(["session", "sql", "ledger", "content", "sessions"]));
+    assert_eq!(checked, BTreeSet::from(["session", "sql", "ledger", "content", "sessions", "templates"]));
     // A file in the folder of another hour.
     let mut moved = lake.clone();
     let mut commits = moved.commits();
@@ -503,4 +535,123 @@ async fn keys_and_names_that_are_gone_or_exchanged_are_seen() {
     let mut renamed = lake.clone();
     renamed.put(&layout::directory_entry(principal), tenant().wrap_name(principal, "somebody-else"));
     said(&renamed, true).is("renamed", 2, "KEY");
+}
+
+#[tokio::test]
+async fn what_commits_state_of_ledgers_and_sessions_is_what_the_rows_say() {
+    let lake = recorded().await;
+    assert_eq!(said(&restated(lake, |_| {}), false).code, 4);
+    let ledgers: [(&str, fn(&mut LedgerState)); 6] = [
+        ("watermark", |l| l.watermark_ns = 0),
+        ("stopped", |l| l.stopped = !l.stopped),
+        ("head", |l| l.head = Digest([9; 32])),
+        ("epoch", |l| l.epoch += 1),
+        ("producer key", |l| l.producer_key = Digest([9; 32])),
+        ("epoch key", |l| l.epoch_key = Digest([9; 32])),
+    ];
+    for (what, change) in ledgers {
+        let altered = restated(lake, |c| c.ledger.iter_mut().for_each(change));
+        said(&altered, false).is(what, 2, "COMMIT");
+    }
+    said(&restated(lake, |c| c.ledger = None), false).is("no ledger", 2, "COMMIT");
+    let sessions: [(&str, fn(&mut SessionState)); 5] = [
+        ("one event less, and open", |s| (s.next_seq, s.open) = (s.next_seq - 1, true)),
+        ("open", |s| s.open = true),
+        ("ended", |s| s.open = false),
+        ("one event more", |s| s.next_seq += 1),
+        ("head", |s| s.head = Digest([9; 32])),
+    ];
+    // All events of a session can lie in one commit: then none says that it is open.
+    let some_open = lake.commits().iter().flat_map(|c| &c.sessions).any(|s| s.open);
+    for (what, change) in sessions.into_iter().filter(|(what, _)| *what != "ended" || some_open) {
+        let altered = restated(lake, |c| c.sessions.iter_mut().for_each(change));
+        said(&altered, false).is(what, 2, "COMMIT");
+    }
+    said(&restated(lake, |c| c.sessions.clear()), false).is("no session", 2, "COMMIT");
+    // A session that no ledger announces yet is missed by what a commit says of it.
+    let mut pending = open_recording().lake();
+    let (next, session) = (open_recording().ledger.last().unwrap().seq + 1, foreign_session());
+    let newest = open_recording().ledger.last().unwrap().ts_wall_ns;
+    let oldest = recording().events.iter().map(|e| e.envelope.ts_wall_ns).min().unwrap();
+    forged_session(&mut pending, next, |e| e.envelope.ts_wall_ns += newest - oldest);
+    assert_eq!(said(&pending, false).code, 4);
+    let gone = restated_pending(&pending, session);
+    said(&gone, false).is("a pending session", 2, "MISSING_SESSION");
+}
+
+/// The lake without the files that hold a session and no other.
+fn restated_pending(lake: &Lake, session: SessionId) -> Lake {
+    let mut altered = lake.clone();
+    for mut commit in lake.commits() {
+        let before = commit.files.len();
+        let only = |f: &FileEntry| (f.min_session, f.max_session) == (Some(session), Some(session));
+        commit.files.retain(|f| !only(f));
+        if commit.files.len() < before {
+            altered.commit(commit, &thief_key());
+        }
+    }
+    altered
+}
+
+#[tokio::test]
+async fn the_text_of_every_statement_is_there() {
+    let lake = recorded().await;
+    let gone = restated(lake, |c| c.files.retain(|f| f.table != TableName(Table::Templates)));
+    for with_key in [true, false] {
+        said(&gone, with_key).is("no texts", 2, "INDEX");
+    }
+}
+
+/// The lake with 66 windows in as many entries of the list, two of them with a finding.
+async fn long_list() -> Lake {
+    let dir = tempfile::tempdir().unwrap();
+    to_directory(recorded().await, dir.path());
+    evaluated(Store::open(dir.path().to_str().unwrap()).unwrap(), 3..66).await;
+    from_directory(dir.path())
+}
+
+#[tokio::test]
+async fn an_entry_with_which_readers_begin_repeats_everything_before_it() {
+    let lake = long_list().await;
+    assert_eq!(said(&lake, false).code, 4);
+    let altered = |k: u64, change: &dyn Fn(&mut IndexEntry)| {
+        let (mut altered, path) = (lake.clone(), layout::window_index(k));
+        let mut entry = IndexEntry::parse(&path, &lake.objects[&path]).unwrap();
+        change(&mut entry);
+        altered.put(&path, entry.to_json());
+        said(&altered, false)
+    };
+    assert_eq!(altered(64, &|_| {}).code, 4);
+    let changes: [(&str, u64, &dyn Fn(&mut IndexEntry)); 7] = [
+        ("without the findings", 64, &|e| e.windows.retain(|m| m.findings == 0)),
+        ("without a window", 64, &|e| drop(e.windows.remove(0))),
+        ("other numbers of findings", 64, &|e| e.windows.iter_mut().for_each(|m| m.findings = 0)),
+        ("not said to be complete", 64, &|e| e.complete = false),
+        ("the first not said to be complete", 0, &|e| e.complete = false),
+        ("said to be complete", 63, &|e| e.complete = true),
+        ("a second mark", 65, &|e| {
+            let mut again = e.windows[0].clone();
+            again.findings += 1;
+            e.windows.push(again);
+        }),
+    ];
+    for (what, k, change) in changes {
+        altered(k, change).is(what, 2, "WINDOW");
+    }
+}
+
+#[tokio::test]
+async fn records_of_windows_that_no_list_names_are_counted_and_many_are_a_fault() {
+    let no_list = |lake: &Lake| without(lake, |p| p.starts_with("windows/index/"));
+    let few = said(&no_list(recorded().await), false);
+    assert_eq!(few.code, 4, "one evaluation can have been cut before its entry: {:#}", few.json);
+    let property = few.json["properties"].as_array().unwrap().iter().find(|p| p["aspect"] == "findings");
+    assert!(property.unwrap()["detail"].as_str().unwrap().contains("3 window records"), "{:#}", few.json);
+    let lake = long_list().await;
+    said(&no_list(&lake), false).is("no list", 2, "WINDOW");
+    let cut = without(&lake, |p| {
+        p.strip_prefix("windows/index/")
+            .is_some_and(|k| k.trim_end_matches(".json").parse::<u64>().unwrap() > 30)
+    });
+    said(&cut, false).is("the end of the list", 2, "WINDOW");
 }

@@ -604,27 +604,95 @@ fn commits_removed_altered_or_out_of_order() {
     }
 }
 
+/// A lake of which some objects and folders cannot be read.
+struct Broken<'a> {
+    lake: &'a Lake,
+    reads: &'a (dyn Fn(&str) -> bool + Sync),
+    lists: &'a (dyn Fn(&str) -> bool + Sync),
+    can_list: bool,
+}
+
+impl bodycam_verify::Files for Broken<'_> {
+    fn read(&self, path: &str, limit: u64) -> Result<Option<Bytes>, String> {
+        match (self.reads)(path) {
+            true => Err("permission denied \u{1b}[31m".to_owned()),
+            false => self.lake.read(path, limit),
+        }
+    }
+
+    fn list(&self, folder: &str) -> Result<Option<Vec<String>>, String> {
+        match (self.lists)(folder) {
+            true => Err("permission denied".to_owned()),
+            false if self.can_list => self.lake.list(folder),
+            false => Ok(None),
+        }
+    }
+}
+
+impl Broken<'_> {
+    fn report(&self) -> Report {
+        bodycam_verify::run(self, &Default::default(), &bodycam_verify::Sequential, &|_| {})
+    }
+}
+
 #[test]
 fn an_empty_place_and_an_unreadable_object_cannot_be_verified() {
     let report = verify(&Lake::default());
     assert_eq!((report.exit_code, report.has(Class::Unreadable)), (1, true));
-    struct Broken(Lake, String);
-    impl bodycam_verify::Files for Broken {
-        fn read(&self, path: &str, limit: u64) -> Result<Option<Bytes>, String> {
-            let denied = || Err("permission denied \u{1b}[31m".to_owned());
-            if path == self.1 { denied() } else { self.0.read(path, limit) }
-        }
-        fn list(&self, _: &str) -> Option<Vec<String>> {
-            None
+    for can_list in [false, true] {
+        // What is only looked for is not read where folders can be listed.
+        let read = |p: &&String| !p.starts_with("keys/") && (!can_list || !p.starts_with("directory/"));
+        let clean = clean_lake();
+        for path in clean.objects.keys().filter(read) {
+            let reads = |asked: &str| asked == path;
+            let report = Broken { lake: &clean, reads: &reads, lists: &|_| false, can_list }.report();
+            assert_eq!(report.exit_code, 1, "{path}\n{}", report.to_text());
+            expect_path(&report, Class::Unreadable, path);
+            assert!(!report.to_text().contains('\u{1b}'));
+            // What follows from it is not told as if somebody had altered the record.
+            let others: Vec<_> = found(&report).into_iter().filter(|f| f.0 != Class::Unreadable).collect();
+            assert!(others.is_empty(), "{path}\n{}", report.to_text());
         }
     }
-    let paths: Vec<String> =
-        clean_lake().objects.keys().filter(|p| !p.starts_with("keys/")).cloned().collect();
-    for path in paths {
-        let lake = Broken((*clean_lake()).clone(), path.clone());
-        let report = bodycam_verify::run(&lake, &Default::default(), &bodycam_verify::Sequential, &|_| {});
-        assert_eq!(report.exit_code, 1, "{path}\n{}", report.to_text());
-        expect_path(&report, Class::Unreadable, &path);
-        assert!(!report.to_text().contains('\u{1b}'));
+}
+
+#[test]
+fn what_is_wrong_is_told_beside_what_cannot_be_read() {
+    let (clean, a) = (recording(), recording().sessions()[0]);
+    let mut altered = clean.clone();
+    altered.events[clean.at(a, 3)].envelope.ts_mono_ns += 1;
+    let lake = altered.lake();
+    let unread = lake.path_of(SQL, a, 9);
+    let reads = |asked: &str| asked == unread;
+    let report = Broken { lake: &lake, reads: &reads, lists: &|_| false, can_list: true }.report();
+    assert_eq!(report.exit_code, 1, "{}", report.to_text());
+    assert!(found(&report).contains(&(Class::Hash, Some(a), Some(3), None)), "{}", report.to_text());
+}
+
+#[test]
+fn a_folder_that_cannot_be_read_is_no_folder_that_was_emptied() {
+    let clean = clean_lake();
+    for folder in ["keys/", "directory/", "commits/", "streams/", "snapshots/", "windows/"] {
+        for deep in [true, false] {
+            let reads = |asked: &str| deep && asked.starts_with(folder);
+            let lists = |asked: &str| asked.starts_with(folder);
+            let report = Broken { lake: &clean, reads: &reads, lists: &lists, can_list: true }.report();
+            assert_eq!(report.exit_code, 1, "{folder}\n{}", report.to_text());
+            let classes: std::collections::BTreeSet<_> = found(&report).into_iter().map(|f| f.0).collect();
+            assert_eq!(classes, [Class::Unreadable].into(), "{folder}\n{}", report.to_text());
+            expect_path(&report, Class::Unreadable, folder);
+        }
+    }
+}
+
+#[test]
+fn a_list_of_which_nothing_can_be_read_ends() {
+    let clean = clean_lake();
+    for folder in ["windows/index/", "streams/", "commits/"] {
+        for can_list in [true, false] {
+            let reads = |asked: &str| asked.starts_with(folder);
+            let report = Broken { lake: &clean, reads: &reads, lists: &|_| false, can_list }.report();
+            assert_eq!(report.exit_code, 1, "{folder}\n{}", report.to_text());
+        }
     }
 }

@@ -6,6 +6,7 @@ use std::sync::{Arc, LazyLock};
 use bodycam_bus::spool::SpoolBus;
 use bodycam_bus::{Bus, Record, SpoolConfig};
 use bodycam_lake::columns::sessions::{self, SessionRow};
+use bodycam_lake::columns::templates::{self, TemplateRow};
 use bodycam_lake::columns::{self, Table};
 use bodycam_lake::commit::{
     Commit, FileEntry, LedgerState, SessionState, Signature, StreamEntry, TableName, VERSION,
@@ -50,6 +51,7 @@ pub struct Recording {
     pub ledger: Vec<LedgerRecord>,
     pub keys: Vec<(SessionId, Vec<u8>)>,
     pub names: Vec<(PrincipalRef, Vec<u8>)>,
+    pub texts: Vec<TemplateRow>,
 }
 
 /// A lake in memory.
@@ -63,8 +65,8 @@ impl Files for Lake {
         Ok(self.objects.get(path).cloned())
     }
 
-    fn list(&self, folder: &str) -> Option<Vec<String>> {
-        Some(self.objects.keys().filter(|k| k.starts_with(folder)).cloned().collect())
+    fn list(&self, folder: &str) -> Result<Option<Vec<String>>, String> {
+        Ok(Some(self.objects.keys().filter(|k| k.starts_with(folder)).cloned().collect()))
     }
 }
 
@@ -261,7 +263,14 @@ fn plain(kind: &str) -> Body {
 
 fn read(dir: &std::path::Path) -> Recording {
     let bus = SpoolBus::new(&SpoolConfig { dir: dir.to_owned(), ..SpoolConfig::default() });
-    let mut out = Recording { events: vec![], chunks: vec![], ledger: vec![], keys: vec![], names: vec![] };
+    let mut out = Recording {
+        events: vec![],
+        chunks: vec![],
+        ledger: vec![],
+        keys: vec![],
+        names: vec![],
+        texts: vec![],
+    };
     for stream in bus.streams().unwrap() {
         let mut subscription = bus.subscribe(&stream, 0).unwrap();
         loop {
@@ -276,7 +285,10 @@ fn read(dir: &std::path::Path) -> Recording {
                     Record::Ledger(record) => out.ledger.push(*record),
                     Record::Key { session, wrapped } => out.keys.push((session, wrapped)),
                     Record::Name { principal_ref, wrapped } => out.names.push((principal_ref, wrapped)),
-                    Record::Template { .. } | Record::State(_) => {}
+                    Record::Template { fingerprint, text } => {
+                        out.texts.push(TemplateRow { fingerprint, text });
+                    }
+                    Record::State(_) => {}
                 }
             }
         }
@@ -380,6 +392,11 @@ impl Recording {
                 let encoded = file::encode(Table::Content, &batch).unwrap();
                 files.push(lake.data(&lane, from, files.len(), Table::Content, Some(hour), encoded));
             }
+            if from == 0 && !self.texts.is_empty() {
+                let encoded =
+                    file::encode(Table::Templates, &templates::encode(&self.texts).unwrap()).unwrap();
+                files.push(lake.data(&lane, from, files.len(), Table::Templates, None, encoded));
+            }
             if from > 0 {
                 let rows = self.index();
                 let encoded = file::encode(Table::Sessions, &sessions::encode(&rows).unwrap()).unwrap();
@@ -458,7 +475,8 @@ impl Recording {
         files: Vec<FileEntry>,
     ) -> Commit {
         let mut newest: HashMap<SessionId, &Event> = HashMap::new();
-        let held = files.iter().filter_map(|f| f.sessions.as_ref()).flatten();
+        let events = files.iter().filter(|f| matches!(f.table.0, Table::Events(_)));
+        let held = events.filter_map(|f| f.sessions.as_ref()).flatten();
         let upto: HashMap<SessionId, i64> = held.fold(HashMap::new(), |mut all, range| {
             let known = all.entry(range.session).or_insert(0);
             *known = range.seq_to.max(*known);

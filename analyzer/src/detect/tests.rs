@@ -29,6 +29,16 @@ fn options(scene: &Scene, only: &[&str]) -> DetectOptions {
         store: scene.store.clone(),
         config: DetectConfig { disable, ..DetectConfig::default() },
         sensitive: vec![],
+        tenant: Some(TenantKey::new([3; 32])),
+        metrics: Arc::default(),
+    }
+}
+
+/// What receivers tell news apart by.
+fn named(news: &News) -> (Id16, i64) {
+    match news {
+        News::Found { finding, .. } => (finding.id, finding.revision),
+        News::Retracted { id, revision, .. } => (*id, *revision as i64),
     }
 }
 
@@ -156,7 +166,12 @@ async fn two_workers_record_every_window_once() {
     for key in keys {
         assert_eq!(windows.record(&key).await.unwrap().unwrap().n, 0, "{key:?}");
     }
-    assert_eq!(a_news.len() + b_news.len(), scene.findings().await.len(), "each finding is told by one");
+    let told: BTreeSet<_> = a_news.iter().chain(&b_news).map(named).collect();
+    assert_eq!(
+        told.len(),
+        scene.findings().await.len(),
+        "each finding is told, by one or by both under one id"
+    );
 }
 
 #[tokio::test]
@@ -289,7 +304,7 @@ async fn a_file_that_lands_while_watching_is_seen_at_the_next_look() {
         assert!(hear.try_recv().is_err());
     }
     stop.send(()).unwrap();
-    let summary = watching.await.unwrap().unwrap();
+    let summary = watching.await.unwrap();
     assert_eq!(summary.found, 3);
 }
 
@@ -336,11 +351,12 @@ async fn a_killed_roll_up_is_made_again_and_a_kept_one_is_read() {
     scene.heartbeat("gw", at("23:00:00"), true).await;
     let (counted, writes) = Dying::wrap(scene.store.clone(), i64::MAX, false);
     let view = scene_view(&scene).await;
-    let inputs = Inputs::of(view.state());
+    let inputs = Inputs::of(view.state()).unwrap();
     let range = (at("00:00:00"), at("12:00:00"));
     let mut texts = Vec::new();
     for settled in [at("05:00:00"), at("23:00:00"), at("23:00:00")] {
-        let mut rollups = Rollups::new(counted.clone(), Engine::new(&counted).unwrap(), 64 << 20);
+        let mut rollups = Rollups::new(counted.clone(), Engine::new(&counted).unwrap(), 64 << 20)
+            .kept_under(Some(TenantKey::new([3; 32])), Arc::default());
         let table = rollups.table("hourly_pulls", &view, &inputs, range, settled).await.unwrap().unwrap();
         texts.push((rows(&view, table).await, writes.load(Ordering::SeqCst)));
     }
@@ -348,6 +364,224 @@ async fn a_killed_roll_up_is_made_again_and_a_kept_one_is_read() {
     assert!(texts.iter().all(|(rows, _)| *rows == direct), "{texts:?} {direct}");
     let counts: Vec<u32> = texts.iter().map(|(_, n)| *n).collect();
     assert_eq!(counts, [4, 8, 8], "settled hours are written once");
+}
+
+/// A lake in a directory, so that what rests in it can be changed.
+async fn on_disk(created_ns: i64) -> (tempfile::TempDir, Scene) {
+    let dir = tempfile::tempdir().unwrap();
+    let mut scene = Scene::on(Store::open(dir.path().to_str().unwrap()).unwrap()).await;
+    scene.created_ns = created_ns;
+    (dir, scene)
+}
+
+/// The files under a folder, in order.
+fn files(root: &Path, folder: &str, ending: &str) -> Vec<std::path::PathBuf> {
+    let mut found = Vec::new();
+    let mut folders = vec![root.join(folder)];
+    while let Some(folder) = folders.pop() {
+        for entry in std::fs::read_dir(folder).into_iter().flatten() {
+            let path = entry.unwrap().path();
+            match path.is_dir() {
+                true => folders.push(path),
+                false if path.to_str().unwrap().ends_with(ending) => found.push(path),
+                false => {}
+            }
+        }
+    }
+    found.sort();
+    found
+}
+
+#[tokio::test]
+async fn a_damaged_or_missing_window_record_is_made_again_and_stops_nothing() {
+    let (dir, mut scene) = on_disk(at("23:00:00")).await;
+    scene.commit("gw/0", &events(WORKLOAD)).await;
+    scene.heartbeat("gw", at("23:00:00"), true).await;
+    cycle(&mut Detector::open(options(&scene, &RULES)).await.unwrap()).await;
+    let expected = said(scene.findings().await);
+    let records = files(dir.path(), "windows/EXF-001", "0.json");
+    assert!(records.len() > 5);
+    for record in &records {
+        std::fs::write(record, &std::fs::read(record).unwrap()[..40]).unwrap();
+    }
+    let gone = &files(dir.path(), "windows/EXF-002", "0.json")[0];
+    std::fs::remove_file(gone).unwrap();
+    let again = options(&scene, &RULES);
+    let mut detector = Detector::open(again.clone()).await.unwrap();
+    let (did, _) = cycle(&mut detector).await;
+    assert_eq!(did.records, records.len() as u64 + 1);
+    assert_eq!(again.metrics.records_unreadable(), did.records);
+    assert_eq!(said(scene.findings().await), expected);
+    assert_eq!(cycle(&mut detector).await.0.evaluated, 0);
+    assert_eq!(cycle(&mut Detector::open(again).await.unwrap()).await.0.evaluated, 0, "once is enough");
+}
+
+#[tokio::test]
+async fn a_damaged_record_that_the_list_does_not_name_is_passed_over() {
+    let (dir, mut scene) = on_disk(at("23:00:00")).await;
+    scene.commit("gw/0", &events(WORKLOAD)).await;
+    scene.heartbeat("gw", at("23:00:00"), true).await;
+    cycle(&mut Detector::open(options(&scene, &["EXF-001"])).await.unwrap()).await;
+    let expected = said(scene.findings().await);
+    for record in files(dir.path(), "windows/EXF-001", ".json") {
+        std::fs::write(record, b"{").unwrap();
+    }
+    std::fs::remove_dir_all(dir.path().join("windows/index")).unwrap();
+    let mut detector = Detector::open(options(&scene, &["EXF-001"])).await.unwrap();
+    cycle(&mut detector).await;
+    cycle(&mut detector).await;
+    assert_eq!(said(scene.findings().await), expected);
+}
+
+#[tokio::test]
+async fn a_lake_that_cannot_be_opened_is_tried_again_while_watching() {
+    let (dir, mut scene) = on_disk(at("23:00:00")).await;
+    scene.commit("gw/0", &events(WORKLOAD)).await;
+    scene.heartbeat("gw", at("23:00:00"), true).await;
+    let mut options = options(&scene, &["EXF-002"]);
+    options.config.interval_seconds = 1;
+    let metrics = Arc::clone(&options.metrics);
+    let entry = dir.path().join("streams/0.json");
+    let whole = std::fs::read(&entry).unwrap();
+    std::fs::write(&entry, b"{").unwrap();
+    let (stop, stopped) = tokio::sync::oneshot::channel::<()>();
+    let watching =
+        tokio::spawn(async move { watch(options, &mut |_| {}, async { drop(stopped.await) }).await });
+    let until = async |failing: bool| {
+        while metrics.is_failing() != failing {
+            tokio::time::sleep(Duration::from_millis(20)).await;
+        }
+    };
+    tokio::time::timeout(Duration::from_secs(60), until(true)).await.unwrap();
+    assert!(metrics.prometheus().contains("\nbodycam_detect_failing 1\n"), "{}", metrics.prometheus());
+    std::fs::write(&entry, whole).unwrap();
+    tokio::time::timeout(Duration::from_secs(60), until(false)).await.unwrap();
+    stop.send(()).unwrap();
+    assert_eq!(watching.await.unwrap().found, 1);
+}
+
+#[tokio::test]
+async fn an_event_dated_in_the_future_hides_nothing_and_is_named() {
+    let mut scene = Scene::new().await;
+    scene.created_ns = at("12:00:00");
+    scene.commit("gw/0", &events(WORKLOAD)).await;
+    let far = r#"
+- { at: "2031-01-01T00:00:00Z", principal: liar, target: crm, kind: sql.result, verdict: allow, rows: 1 }
+- { at: "2031-01-01T00:00:00Z", principal: liar, target: egress, kind: http.request, verdict: allow, host: a.example, port: 443 }
+"#;
+    scene.commit("gw/1", &events(far)).await;
+    scene.heartbeat("gw", at("12:00:00"), false).await;
+    let (did, news) = cycle(&mut Detector::open(options(&scene, &RULES)).await.unwrap()).await;
+    assert_eq!(news.len(), 4, "{news:?}");
+    let ahead = did.ahead.unwrap();
+    assert_eq!((ahead.hours, ahead.committed_ns), (1, at("12:00:00")));
+    assert_eq!(crate::findings::time(ahead.newest_ns), "2031-01-01T00:00:00Z");
+}
+
+#[tokio::test]
+async fn the_events_of_another_family_do_not_move_the_backfill_of_a_rule() {
+    let mut scene = Scene::new().await;
+    scene.created_ns = at("12:00:00") + 400 * DAY_NS;
+    scene.commit("gw/0", &events(WORKLOAD)).await;
+    let later = r#"[{ at: "2027-11-20T00:00:00Z", principal: someone, target: egress, kind: http.request, verdict: allow, host: a.example, port: 443 }]"#;
+    scene.commit("gw/1", &events(later)).await;
+    scene.heartbeat("gw", at("12:00:00") + 400 * DAY_NS, false).await;
+    let (_, news) = cycle(&mut Detector::open(options(&scene, &["EXF-001"])).await.unwrap()).await;
+    assert_eq!(news.len(), 1, "{news:?}");
+}
+
+#[tokio::test]
+async fn kept_roll_ups_that_were_changed_swapped_or_cut_are_made_again() {
+    let (dir, mut scene) = on_disk(at("23:00:00")).await;
+    scene.commit("gw/0", &events(WORKLOAD)).await;
+    scene.heartbeat("gw", at("23:00:00"), true).await;
+    cycle(&mut Detector::open(options(&scene, &RULES)).await.unwrap()).await;
+    let expected = said(scene.findings().await);
+    let kept = files(dir.path(), "state", ".rollup");
+    assert!(kept.len() > 6, "{kept:?}");
+    let whole: Vec<Vec<u8>> = kept.iter().map(|path| std::fs::read(path).unwrap()).collect();
+    type Damage<'a> = &'a dyn Fn(usize) -> Vec<u8>;
+    let damages: [(&str, Damage<'_>); 4] = [
+        ("cut", &|at| whole[at][..whole[at].len() / 2].to_vec()),
+        ("empty", &|_| Vec::new()),
+        ("swapped", &|at| whole[(at + 1) % whole.len()].clone()),
+        ("changed", &|at| {
+            let mut bytes = whole[at].clone();
+            bytes[60] ^= 1;
+            bytes
+        }),
+    ];
+    for (what, damaged) in damages {
+        for (at, path) in kept.iter().enumerate() {
+            std::fs::write(path, damaged(at)).unwrap();
+        }
+        for folder in ["windows", "findings"] {
+            std::fs::remove_dir_all(dir.path().join(folder)).unwrap();
+        }
+        let options = options(&scene, &RULES);
+        cycle(&mut Detector::open(options.clone()).await.unwrap()).await;
+        assert_eq!(said(scene.findings().await), expected, "{what}");
+        assert!(options.metrics.rollups_unreadable() > 0, "{what}");
+        let now: Vec<Vec<u8>> = kept.iter().map(|path| std::fs::read(path).unwrap()).collect();
+        assert_eq!(now, whole, "{what}: written anew");
+    }
+    // Another key's are foreign, and without a key nothing is read or kept.
+    for tenant in [Some(TenantKey::new([4; 32])), None] {
+        for folder in ["windows", "findings"] {
+            std::fs::remove_dir_all(dir.path().join(folder)).unwrap();
+        }
+        let before: Vec<Vec<u8>> = kept.iter().map(|path| std::fs::read(path).unwrap()).collect();
+        let options = DetectOptions { tenant: tenant.clone(), ..options(&scene, &RULES) };
+        cycle(&mut Detector::open(options.clone()).await.unwrap()).await;
+        assert_eq!(said(scene.findings().await), expected);
+        assert_eq!(options.metrics.rollups_unreadable() > 0, tenant.is_some());
+        let now: Vec<Vec<u8>> = kept.iter().map(|path| std::fs::read(path).unwrap()).collect();
+        assert_eq!(now == before, tenant.is_none());
+    }
+}
+
+#[tokio::test]
+async fn what_a_kill_left_recorded_and_untold_is_told_by_the_next() {
+    let (dir, mut scene) = on_disk(at("23:00:00")).await;
+    scene.commit("gw/0", &events(WORKLOAD)).await;
+    scene.heartbeat("gw", at("23:00:00"), true).await;
+    let (_, told) = cycle(&mut Detector::open(options(&scene, &RULES)).await.unwrap()).await;
+    assert!(told.len() >= 4);
+    // The records are there, and no entry of the list: as after a kill between the two.
+    std::fs::remove_dir_all(dir.path().join("windows/index")).unwrap();
+    let mut second = Detector::open(options(&scene, &RULES)).await.unwrap();
+    let (did, again) = cycle(&mut second).await;
+    assert_eq!((did.records, did.found), (0, told.len() as u64));
+    let ids = |news: &[News]| news.iter().map(named).collect::<BTreeSet<_>>();
+    assert_eq!(ids(&again), ids(&told), "the same ids and revisions");
+    assert_eq!(cycle(&mut second).await.1, []);
+    let (_, third) = cycle(&mut Detector::open(options(&scene, &RULES)).await.unwrap()).await;
+    assert_eq!(third, [], "what the list names was told");
+}
+
+#[tokio::test]
+async fn a_kill_at_any_write_loses_no_alert() {
+    let all = events(WORKLOAD);
+    let only = ["EXF-002"];
+    for write_first in [false, true] {
+        for left in 0.. {
+            let mut scene = Scene::new().await;
+            scene.commit("gw/0", &all).await;
+            scene.heartbeat("gw", at("23:00:00"), true).await;
+            let (dying, _) = Dying::wrap(scene.store.clone(), left, write_first);
+            let mut told = BTreeSet::new();
+            let mut first =
+                Detector::open(DetectOptions { store: dying, ..options(&scene, &only) }).await.unwrap();
+            // Only what was said before the kill was heard.
+            let survived = first.cycle(&mut |news| told.extend([named(news)])).await.is_ok();
+            let (_, news) = cycle(&mut Detector::open(options(&scene, &only)).await.unwrap()).await;
+            told.extend(news.iter().map(named));
+            assert_eq!(told.len(), 1, "killed at write {left}, written first: {write_first}");
+            if survived {
+                break;
+            }
+        }
+    }
 }
 
 async fn scene_view(scene: &Scene) -> bodycam_lake::View {

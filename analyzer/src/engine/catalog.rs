@@ -343,7 +343,7 @@ impl LakeSchema {
 }
 
 /// What `pulls` and `egress` show beside `event_id`: names as they rest.
-const PULL_COLUMNS: [&str; 11] = [
+const PULL_COLUMNS: [&str; 12] = [
     "session_id",
     "seq",
     "ts_wall_ns",
@@ -351,6 +351,7 @@ const PULL_COLUMNS: [&str; 11] = [
     "target",
     "statement_no",
     "main_relation",
+    "relations_seen",
     "fingerprint",
     "rows",
     "bytes",

@@ -4,6 +4,7 @@ use std::hash::{Hash, Hasher};
 use std::sync::Arc;
 
 use arrow::array::{Array, ArrayRef, AsArray, StringBuilder, TimestampNanosecondArray};
+use arrow::compute::kernels::concat_elements::concat_elements_utf8;
 use arrow::datatypes::{DataType, Int64Type, TimestampNanosecondType};
 use bodycam_record::content::{postgres, structured};
 use bodycam_record::{ContentKind, SessionId, TenantKey};
@@ -130,6 +131,70 @@ impl ScalarUDFImpl for WindowOf {
         let start = |ts: i64| ts.div_euclid(self.window_ns).saturating_mul(self.window_ns);
         let starts: TimestampNanosecondArray = times.unary(start);
         Ok(ColumnarValue::Array(Arc::new(starts.with_timezone("+00:00"))))
+    }
+}
+
+/// The functions of this file: what they make is bounded by the columns that they read.
+const OWN: [&str; 7] = [
+    "hex",
+    "uuid_text",
+    "window_of",
+    "principal_ref",
+    "correlation_ref",
+    "content_text",
+    "content_kind_name",
+];
+
+/// Whether a function is of this file.
+pub(super) fn is_own(name: &str) -> bool {
+    OWN.contains(&name)
+}
+
+/// `a || b` of texts as a function, so that what it makes can be bounded.
+#[derive(Debug, PartialEq, Eq, Hash)]
+struct TextJoin {
+    signature: Signature,
+}
+
+/// The function that stands for `||`.
+pub(super) fn text_join() -> ScalarUDF {
+    ScalarUDF::new_from_impl(TextJoin { signature: Signature::user_defined(Volatility::Immutable) })
+}
+
+impl ScalarUDFImpl for TextJoin {
+    fn name(&self) -> &str {
+        "||"
+    }
+
+    fn schema_name(&self, args: &[Expr]) -> Result<String> {
+        let names: Vec<String> = args.iter().map(|arg| arg.schema_name().to_string()).collect();
+        Ok(names.join(" || "))
+    }
+
+    fn signature(&self) -> &Signature {
+        &self.signature
+    }
+
+    fn return_type(&self, _: &[DataType]) -> Result<DataType> {
+        Ok(DataType::Utf8)
+    }
+
+    fn coerce_types(&self, args: &[DataType]) -> Result<Vec<DataType>> {
+        Ok(vec![DataType::Utf8; args.len()])
+    }
+
+    fn invoke_with_args(&self, args: ScalarFunctionArgs) -> Result<ColumnarValue> {
+        let constant = args.args.iter().all(|arg| matches!(arg, ColumnarValue::Scalar(_)));
+        let arrays = ColumnarValue::values_to_arrays(&args.args)?;
+        let [left, right] = arrays.as_slice() else { return exec_err!("|| takes two texts") };
+        let (Some(left), Some(right)) = (left.as_string_opt::<i32>(), right.as_string_opt::<i32>()) else {
+            return exec_err!("|| takes two texts");
+        };
+        let joined = concat_elements_utf8(left, right)?;
+        match constant {
+            true => Ok(ColumnarValue::Scalar(ScalarValue::try_from_array(&joined, 0)?)),
+            false => Ok(ColumnarValue::Array(Arc::new(joined))),
+        }
     }
 }
 

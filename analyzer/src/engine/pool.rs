@@ -5,7 +5,7 @@ use std::future::Future;
 use std::io;
 use std::num::NonZeroUsize;
 use std::pin::Pin;
-use std::sync::OnceLock;
+use std::sync::{Mutex, OnceLock, PoisonError};
 use std::task::{Context, Poll};
 
 use tokio::runtime::{Builder, Runtime};
@@ -15,6 +15,11 @@ use crate::error::AnalyzerError;
 
 /// Stack of a thread. Address space only: pages are used as deep as a statement goes.
 const STACK_BYTES: usize = 128 << 20;
+
+/// Name of the threads, by which the panic hook knows them.
+const THREADS: &str = "analyzer";
+/// Where a thread of the pool last panicked.
+static LAST_PANIC: Mutex<Option<String>> = Mutex::new(None);
 
 /// Work on the pool. Dropped, it is stopped.
 pub(crate) struct Job<T>(JoinHandle<Result<T, AnalyzerError>>);
@@ -30,9 +35,10 @@ pub(crate) fn spawn<T: Send + 'static>(
 ) -> Result<Job<T>, AnalyzerError> {
     static POOL: OnceLock<io::Result<Runtime>> = OnceLock::new();
     let pool = POOL.get_or_init(|| {
+        quiet_panics();
         Builder::new_multi_thread()
             .worker_threads(threads())
-            .thread_name("analyzer")
+            .thread_name(THREADS)
             .thread_stack_size(STACK_BYTES)
             .enable_all()
             .build()
@@ -43,6 +49,27 @@ pub(crate) fn spawn<T: Send + 'static>(
     }
 }
 
+/// A panic of the pool becomes the error of its statement. What it says is printed nowhere: values of the statement
+/// may be in it, raw.
+fn quiet_panics() {
+    let others = std::panic::take_hook();
+    std::panic::set_hook(Box::new(move |info| {
+        if std::thread::current().name() != Some(THREADS) {
+            return others(info);
+        }
+        let place = info.location().map(|at| {
+            let file = at.file().rsplit('/').next().unwrap_or_default();
+            format!("{file}:{}", at.line())
+        });
+        *LAST_PANIC.lock().unwrap_or_else(PoisonError::into_inner) = place;
+    }));
+}
+
+/// Where a thread of the pool last panicked.
+pub(crate) fn last_panic() -> Option<String> {
+    LAST_PANIC.lock().unwrap_or_else(PoisonError::into_inner).clone()
+}
+
 impl<T> Future for Job<T> {
     type Output = Result<T, AnalyzerError>;
 
@@ -50,10 +77,7 @@ impl<T> Future for Job<T> {
         Pin::new(&mut self.0).poll(context).map(|joined| match joined {
             Ok(result) => result,
             Err(err) if err.is_cancelled() => Err(AnalyzerError::Cancelled),
-            Err(_) => Err(AnalyzerError::Sql {
-                what: "the query engine".to_owned(),
-                reason: "it stopped unexpectedly (a bug: please report the statement)".to_owned(),
-            }),
+            Err(_) => Err(AnalyzerError::panicked("the statement")),
         })
     }
 }

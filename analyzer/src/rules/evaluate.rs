@@ -16,11 +16,12 @@ use bodycam_record::{Id16, SessionId};
 use datafusion::common::DFSchema;
 use datafusion::datasource::{MemTable, TableProvider, ViewTable};
 use datafusion::logical_expr::{EmptyRelation, LogicalPlan};
+use datafusion::physical_plan::collect;
 use datafusion::sql::parser::Statement;
 use datafusion::sql::sqlparser::ast::{Statement as SqlStatement, With};
 
 use super::{LoadedRule, bind};
-use crate::engine::{Bounds, Engine, Scope, is_out_of_memory};
+use crate::engine::{Bounds, Engine, Scope, physical};
 use crate::error::AnalyzerError;
 use crate::guard;
 
@@ -105,9 +106,11 @@ pub(crate) async fn evaluate(
     let scope = self::scope(scope, &rule.rule, &rule.values, batch)?;
     let limit = scope.memory_bytes() as u64 >> 20;
     let what = format!("rule {}", rule.rule.id);
-    let failed = |err| match is_out_of_memory(&err) {
-        true => AnalyzerError::OutOfMemory { limit, reason: what.clone() },
-        false => AnalyzerError::sql(what.clone(), err),
+    let failed = |err| match AnalyzerError::ran(limit, &what, err) {
+        AnalyzerError::OutOfMemory { limit, reason } => {
+            AnalyzerError::OutOfMemory { limit, reason: format!("{what}: {reason}") }
+        }
+        err => err,
     };
     let context = engine.context(&scope)?;
     let statement = bind::bind(&rule.statement, &rule.rule, &rule.values, batch.from_ns, batch.to_ns)?;
@@ -115,9 +118,9 @@ pub(crate) async fn evaluate(
     let mut left = scope.memory_bytes();
     for (name, statement) in steps {
         let plan = guard::plan(&context, statement, &what).await?;
-        let frame = context.execute_logical_plan(plan).await.map_err(failed)?;
-        let schema = frame.schema().clone();
-        let batches = frame.collect().await.map_err(failed)?;
+        let schema = plan.schema().as_ref().clone();
+        let physical = physical(&context, &plan).await.map_err(failed)?;
+        let batches = collect(physical, context.task_ctx()).await.map_err(failed)?;
         let bytes = batches.iter().map(RecordBatch::get_array_memory_size).sum::<usize>();
         left = left.checked_sub(bytes).ok_or_else(|| AnalyzerError::OutOfMemory {
             limit,
@@ -126,9 +129,9 @@ pub(crate) async fn evaluate(
         scope.add_step(&name, step(schema, batches).map_err(failed)?);
     }
     let plan = guard::plan(&context, last, &what).await?;
-    let frame = context.execute_logical_plan(plan).await.map_err(failed)?;
+    let physical = physical(&context, &plan).await.map_err(failed)?;
     let mut hits = Vec::new();
-    for batch in frame.collect().await.map_err(failed)? {
+    for batch in collect(physical, context.task_ctx()).await.map_err(failed)? {
         hits.extend(
             decode(&rule.rule, &batch)
                 .map_err(|reason| RuleError { id: rule.rule.id.to_string(), reason })?,

@@ -96,6 +96,12 @@ pub struct Expected {
     /// Number of evidence events.
     #[serde(default)]
     pub evidence: Option<usize>,
+    /// The first of them, `<session>:<seq>`.
+    #[serde(default)]
+    pub leads: Option<String>,
+    /// A part of what it says.
+    #[serde(default)]
+    pub says: Option<String>,
 }
 
 /// The events of a fixture, and its pseudonyms.
@@ -211,6 +217,7 @@ impl Prepared {
 /// What must be found, as the rule would say it.
 pub(crate) struct Want {
     key: (i64, Vec<Option<String>>),
+    leads: Option<(SessionId, i64)>,
     expected: Expected,
 }
 
@@ -220,7 +227,7 @@ fn compare(expected: &[Want], hits: &[Hit]) -> Result<(), String> {
         let Some(hit) = hits.iter().find(|hit| key(hit) == want.key) else {
             return Err(format!("it did not find {}", named(&want.key.1)));
         };
-        let Expected { measure, threshold, severity, evidence, .. } = &want.expected;
+        let Expected { measure, threshold, severity, evidence, says, .. } = &want.expected;
         let wrong = |what: &str, is: String, must: String| {
             Err(format!("it found {} with {what} {is}, not {must}", named(&want.key.1)))
         };
@@ -235,6 +242,17 @@ fn compare(expected: &[Want], hits: &[Hit]) -> Result<(), String> {
         }
         if let Some(n) = evidence.filter(|n| *n != hit.evidence.len()) {
             return wrong("evidence events", hit.evidence.len().to_string(), n.to_string());
+        }
+        let first = hit.evidence.first();
+        if want.leads.is_some() && first != want.leads.as_ref() {
+            let shown = |event: Option<&(SessionId, i64)>| match event {
+                Some((session, seq)) => format!("{session}:{seq}"),
+                None => "none".to_owned(),
+            };
+            return wrong("first evidence", shown(first), shown(want.leads.as_ref()));
+        }
+        if let Some(says) = says.as_ref().filter(|says| !hit.text.contains(says.as_str())) {
+            return wrong("text", bodycam_record::shown(&hit.text), bodycam_record::shown(says));
         }
     }
     match hits.iter().find(|hit| !expected.iter().any(|want| want.key == key(hit))) {
@@ -371,7 +389,13 @@ impl Scene {
                 ));
             }
             let entity = rule.rule.entity.iter().map(|name| self.entity(name, expected.entity.get(name)));
-            wants.push(Want { key: (start, entity.collect()), expected: expected.clone() });
+            let leads = expected.leads.as_deref().map(|event| {
+                let parts =
+                    event.rsplit_once(':').and_then(|(s, seq)| Some((session_of(s), seq.parse().ok()?)));
+                parts.ok_or_else(|| format!("'{}' is not <session>:<seq>", bodycam_record::shown(event)))
+            });
+            let key = (start, entity.collect());
+            wants.push(Want { key, leads: leads.transpose()?, expected: expected.clone() });
         }
         Ok(wants)
     }

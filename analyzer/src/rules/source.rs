@@ -2,7 +2,9 @@
 //!
 //! Invariant: every file in a directory of rules is read or named in an error; none is left out silently.
 
-use std::path::Path;
+use std::collections::BTreeSet;
+use std::io;
+use std::path::{Path, PathBuf};
 
 use crate::error::AnalyzerError;
 
@@ -33,49 +35,37 @@ impl RuleText {
 
 /// The rules in a directory, in order of their file names.
 pub(super) fn read_dir(dir: &Path) -> Result<Vec<RuleText>, AnalyzerError> {
-    let refuse =
-        |path: &Path, reason: String| Err(AnalyzerError::rule_file(&path.display().to_string(), reason));
-    let failed = |err: std::io::Error| {
-        let reason = format!("cannot read the directory of rules: {err}");
-        AnalyzerError::rule_file(&dir.display().to_string(), reason)
-    };
-    let mut paths = Vec::new();
-    for entry in std::fs::read_dir(dir).map_err(failed)? {
-        paths.push(entry.map_err(failed)?.path());
-    }
-    paths.sort();
-    let read = |path: &Path| {
-        let text = std::fs::read_to_string(path);
-        text.map_err(|err| AnalyzerError::rule_file(&path.display().to_string(), err))
-    };
+    let failed = |err: io::Error| unusable(dir, format!("cannot read the directory of rules: {err}"));
+    let entries = std::fs::read_dir(dir).map_err(failed)?;
+    let paths: io::Result<BTreeSet<PathBuf>> = entries.map(|entry| Ok(entry?.path())).collect();
+    let paths = paths.map_err(failed)?;
     let mut texts = Vec::new();
     for path in &paths {
         let name = path.file_name().map(|n| n.to_string_lossy().into_owned()).unwrap_or_default();
+        let beside = |stem: &str, end: &str| path.with_file_name(format!("{stem}{end}"));
         if name.starts_with('.') {
             continue;
         }
         if name.ends_with(".yml") {
-            return refuse(path, format!("a rule's file ends in {RULE_FILE}: rename it"));
+            return Err(unusable(path, format!("a rule's file ends in {RULE_FILE}: rename it")));
         }
         if let Some(stem) = name.strip_suffix(FIXTURES_FILE) {
-            let rule = path.with_file_name(format!("{stem}{RULE_FILE}"));
-            if !paths.contains(&rule) {
-                return refuse(path, format!("there is no rule {stem}{RULE_FILE} beside these fixtures"));
+            if !paths.contains(&beside(stem, RULE_FILE)) {
+                let reason = format!("there is no rule {stem}{RULE_FILE} beside these fixtures");
+                return Err(unusable(path, reason));
             }
         } else if let Some(stem) = name.strip_suffix(RULE_FILE) {
-            let beside = path.with_file_name(format!("{stem}{FIXTURES_FILE}"));
-            let fixtures = if paths.contains(&beside) { read(&beside)? } else { String::new() };
-            let fixtures_origin = beside.display().to_string();
+            let fixtures = beside(stem, FIXTURES_FILE);
             texts.push(RuleText {
                 origin: path.display().to_string(),
                 rule: read(path)?,
-                fixtures_origin,
-                fixtures,
+                fixtures: if paths.contains(&fixtures) { read(&fixtures)? } else { String::new() },
+                fixtures_origin: fixtures.display().to_string(),
             });
         }
     }
     match texts.is_empty() {
-        true => refuse(dir, format!("there is no rule in this directory (*{RULE_FILE})")),
+        true => Err(unusable(dir, format!("there is no rule in this directory (*{RULE_FILE})"))),
         false => Ok(texts),
     }
 }
@@ -105,11 +95,17 @@ pub(super) fn query_fault(text: &RuleText, err: &AnalyzerError) -> AnalyzerError
         let digits = after.split(|c: char| !c.is_ascii_digit()).next()?;
         digits.parse::<usize>().ok()
     });
-    let line = match within.filter(|_| keeps_lines) {
-        Some(within) => starts + 1 + within,
-        None => starts + 1,
-    };
+    let line = starts + 1 + within.filter(|_| keeps_lines).unwrap_or(0);
     AnalyzerError::rule_file(&format!("{}:{line}", text.origin), reason)
+}
+
+fn read(path: &Path) -> Result<String, AnalyzerError> {
+    std::fs::read_to_string(path).map_err(|err| unusable(path, err))
+}
+
+/// A file or directory that cannot be used.
+fn unusable(path: &Path, reason: impl std::fmt::Display) -> AnalyzerError {
+    AnalyzerError::rule_file(&path.display().to_string(), reason)
 }
 
 #[cfg(test)]

@@ -16,7 +16,11 @@ async fn shipped() -> Vec<Arc<LoadedRule>> {
 
 /// Whether a fixture fails. Those that have caught the most come first, and windows are looked at one by one only
 /// when all fixtures pass otherwise: most faults are seen at once.
-async fn is_caught(engine: &Engine, rule: &LoadedRule, fixtures: &mut [(usize, Prepared)]) -> bool {
+pub(super) async fn is_caught(
+    engine: &Engine,
+    rule: &LoadedRule,
+    fixtures: &mut [(usize, Prepared)],
+) -> bool {
     fixtures.sort_by_key(|(caught, _)| std::cmp::Reverse(*caught));
     let mut passed = Vec::new();
     for (caught, fixture) in fixtures.iter_mut() {

@@ -28,7 +28,7 @@ pub(super) fn fit(connections: usize) -> Result<usize, GatewayError> {
     }
     let fitting = fitting(files, connections)?;
     if fitting < connections {
-        tracing::warn!(
+        tracing::info!(
             event = "connections_capped",
             max_connections = connections,
             served = fitting,

@@ -67,7 +67,7 @@ fn a_gateway_that_cannot_listen_leaves_no_start_without_a_stop() {
 #[test]
 fn a_gateway_that_drains_beats_until_it_says_stop() {
     let dir = tempfile::tempdir().unwrap();
-    let config = GatewayConfig { cores: 1, drain_seconds: 6, ..GatewayConfig::default() };
+    let config = GatewayConfig { cores: 1, drain_seconds: 0, ..GatewayConfig::default() };
     let gateway = Gateway::start(&config, producer(&dir), Vec::new()).unwrap();
     // A connection that takes its time.
     gateway.cores[0].connections.fetch_add(1, Ordering::Relaxed);

@@ -6,6 +6,7 @@
 use super::codec::authority::Host;
 use super::codec::fields::{Fields, is_token};
 use crate::correlation;
+use crate::identity::token;
 
 /// Fields that are credentials.
 const CREDENTIALS: [&str; 6] =
@@ -31,7 +32,7 @@ const SECRET_WORDS: [&str; 12] = [
 const SECRET_PARAMETERS: [&str; 5] = ["sig", "key", "code", "jwt", "pwd"];
 
 /// Fields whose value is never taken for a credential, though it may look like one.
-const PLAIN: [&str; 20] = [
+const PLAIN: [&str; 19] = [
     "accept",
     "accept-encoding",
     "accept-language",
@@ -43,7 +44,6 @@ const PLAIN: [&str; 20] = [
     "date",
     "etag",
     "expires",
-    "host",
     "if-modified-since",
     "if-none-match",
     "last-modified",
@@ -129,6 +129,9 @@ const PROTOCOLS: [&str; 12] = [
     "ftp",
 ];
 
+/// URLs within parameters of URLs, and layers of percent-encoding, that are looked through.
+const MAX_NESTED: usize = 4;
+
 /// A value that stands for one from outside.
 const OTHER: &str = "other";
 
@@ -175,35 +178,134 @@ pub fn kept_fields(fields: &Fields) -> Vec<(String, Vec<u8>)> {
     kept.map(|field| {
         let name = field.name.to_ascii_lowercase();
         let value = match name.as_str() {
-            name if PLAIN.contains(&name) => field.value.to_vec(),
-            "location" | "content-location" | "referer" | "link" | "origin" => redact_url(&field.value),
+            "host" | "location" | "content-location" | "referer" | "link" | "origin" => {
+                redact_url(&field.value)
+            }
+            name if PLAIN.contains(&name) => redact_text(&field.value),
             name if is_secret_name(name) || is_token_like(&field.value) => removed(field.value.len()),
-            _ => field.value.to_vec(),
+            _ => redact_text(&field.value),
         };
         (name, value)
     })
     .collect()
 }
 
-/// A URL without the values of parameters that are credentials.
+/// A URL or an authority without user information, and without the values of parameters that are credentials.
 pub fn redact_url(url: &[u8]) -> Vec<u8> {
-    let Some(query) = url.iter().position(|b| *b == b'?') else { return url.to_vec() };
-    let (path, query) = url.split_at_checked(query + 1).unwrap_or((url, &[]));
-    let mut out = path.to_vec();
-    for (i, pair) in query.split(|b| *b == b'&').enumerate() {
-        if i > 0 {
-            out.push(b'&');
-        }
-        let equals = pair.iter().position(|b| *b == b'=');
+    redact_nested(url, MAX_NESTED)
+}
+
+/// Any text without tokens and without the user information of URLs in it.
+pub fn redact_text(text: &[u8]) -> Vec<u8> {
+    let held = text.windows(3).any(|part| part == b"://");
+    token::redact(&if held { without_userinfo(text) } else { text.to_vec() }).into_owned()
+}
+
+/// As [`redact_url`]; `depth` bounds how many URLs within URLs are looked at.
+fn redact_nested(url: &[u8], depth: usize) -> Vec<u8> {
+    let url = without_userinfo(url);
+    let mut out = Vec::with_capacity(url.len());
+    // Parameters stand in the query, in the path (`;name=value`), and in the fragment.
+    let parts = url.split_inclusive(|b| matches!(b, b'?' | b'&' | b';' | b'#'));
+    for (i, part) in parts.enumerate() {
+        let end = part.len()
+            - usize::from(
+                part.ends_with(b"?") || part.ends_with(b"&") || part.ends_with(b";") || part.ends_with(b"#"),
+            );
+        let (pair, delimiter) = part.split_at_checked(end).unwrap_or((part, &[]));
+        let equals = pair.iter().position(|b| *b == b'=').filter(|_| i > 0);
         match equals.and_then(|at| pair.split_at_checked(at + 1)) {
-            Some((name, value)) if is_secret_parameter(name) && !value.is_empty() => {
+            Some((name, value)) if !value.is_empty() && is_secret_pair(name, value, depth) => {
                 out.extend_from_slice(name);
                 out.extend_from_slice(&removed(value.len()));
             }
             _ => out.extend_from_slice(pair),
         }
+        out.extend_from_slice(delimiter);
     }
+    token::redact(&out).into_owned()
+}
+
+/// Whether a parameter is a credential by its name, or holds a URL with one.
+fn is_secret_pair(name_and_equals: &[u8], value: &[u8], depth: usize) -> bool {
+    let clear = decoded(value);
+    is_secret_parameter(&decoded(name_and_equals))
+        || token::is_in(&clear)
+        || clear.windows(3).any(|part| part == b"://")
+            && depth.checked_sub(1).is_none_or(|depth| redact_nested(&clear, depth) != clear)
+}
+
+/// A text without percent-encoding, however often it was applied.
+fn decoded(text: &[u8]) -> Vec<u8> {
+    let mut text = text.to_vec();
+    for _ in 0..MAX_NESTED {
+        if !text.contains(&b'%') {
+            break;
+        }
+        let mut out = Vec::with_capacity(text.len());
+        let mut rest = text.as_slice();
+        while let Some((first, after)) = rest.split_first() {
+            let digits = after.get(..2).and_then(|d| std::str::from_utf8(d).ok());
+            match digits.filter(|_| *first == b'%').and_then(|d| u8::from_str_radix(d, 16).ok()) {
+                Some(byte) => {
+                    out.push(byte);
+                    rest = after.get(2..).unwrap_or_default();
+                }
+                None => {
+                    out.push(*first);
+                    rest = after;
+                }
+            }
+        }
+        text = out;
+    }
+    text
+}
+
+/// A URL, a text with URLs, or an authority, without any user information. What is refused for it is recorded, too.
+fn without_userinfo(text: &[u8]) -> Vec<u8> {
+    let mut starts: Vec<usize> =
+        text.windows(3).enumerate().filter(|(_, w)| *w == b"://").map(|(at, _)| at + 3).collect();
+    match text {
+        _ if !starts.is_empty() => {}
+        // Without a scheme: `//user:password@host/` and `user:password@host`, but no path.
+        [b'/', b'/', ..] => starts.push(2),
+        [b'/', ..] => {}
+        _ => starts.push(0),
+    }
+    let (mut out, mut copied) = (Vec::with_capacity(text.len()), 0);
+    for start in starts.into_iter() {
+        if start < copied {
+            continue;
+        }
+        let rest = text.get(start..).unwrap_or_default();
+        let word = rest.iter().position(|b| b.is_ascii_whitespace() || matches!(b, b'<' | b'>' | b'"'));
+        let rest = rest.get(..word.unwrap_or(rest.len())).unwrap_or_default();
+        let end = rest.iter().position(|b| matches!(b, b'/' | b'?' | b'#' | b'\\')).unwrap_or(rest.len());
+        let authority = rest.get(..end).unwrap_or_default();
+        // A password may hold what ends an authority: then what stands before it is no host and port.
+        let searched = if is_host_and_port(authority) { authority } else { rest };
+        if let Some(at) = searched.iter().rposition(|b| *b == b'@').filter(|at| *at > 0) {
+            out.extend_from_slice(text.get(copied..start).unwrap_or_default());
+            out.extend_from_slice(&removed(at));
+            copied = start + at;
+        }
+    }
+    out.extend_from_slice(text.get(copied..).unwrap_or_default());
     out
+}
+
+/// Whether the end of an authority can be a port, or there is none.
+fn is_host_and_port(authority: &[u8]) -> bool {
+    let host = authority.iter().rposition(|b| matches!(b, b'@' | b']')).map_or(0, |at| at + 1);
+    let after = authority.get(host..).unwrap_or_default();
+    match after.iter().position(|b| *b == b':') {
+        None => true,
+        Some(colon) => {
+            let port = after.get(colon + 1..).unwrap_or_default();
+            !port.is_empty() && port.iter().all(u8::is_ascii_digit)
+        }
+    }
 }
 
 fn removed(len: usize) -> Vec<u8> {
@@ -274,6 +376,51 @@ mod tests {
                 "location: https://example.com/cb?code=[removed, 3 bytes]&state=x&access_token=[removed, 3 bytes]",
             ]
         );
+    }
+
+    #[test]
+    fn no_spelling_of_a_url_keeps_a_credential() {
+        let token = "bcam_abcdefghij234567_abcdefghijklmnopqrstuvwxyzabcdefghijklmnopqrst";
+        for (url, want) in [
+            ("http://bob:PW@host:80/a@b?x=1", "http://[removed, 6 bytes]@host:80/a@b?x=1"),
+            ("bob:PW@host:443", "[removed, 6 bytes]@host:443"),
+            ("u:PW@h", "[removed, 4 bytes]@h"),
+            ("ftp://u:PW@host/", "ftp://[removed, 4 bytes]@host/"),
+            ("http://bob:P/W@host/", "http://[removed, 7 bytes]@host/"),
+            ("http://bob:P?W#@host/", "http://[removed, 8 bytes]@host/"),
+            ("http://a@b:PW@host/", "http://[removed, 6 bytes]@host/"),
+            ("http:\\\\bob:PW@host/", "[removed, 13 bytes]@host/"),
+            ("//bob:PW@host/", "//[removed, 6 bytes]@host/"),
+            (
+                "<https://a/x>; rel=next, <https://u:PW@b/>",
+                "<https://a/x>; rel=next, <https://[removed, 4 bytes]@b/>",
+            ),
+            ("/users/@me", "/users/@me"),
+            ("https://h/@scope/name@1", "https://h/@scope/name@1"),
+            ("http://[::1]:80/x@y", "http://[::1]:80/x@y"),
+            ("http://h/?%74oken=PW&a=b", "http://h/?%74oken=[removed, 2 bytes]&a=b"),
+            ("http://h/?%2574oken=PW", "http://h/?%2574oken=[removed, 2 bytes]"),
+            ("http://h/?a=b;token=PW", "http://h/?a=b;token=[removed, 2 bytes]"),
+            ("http://h/cb#access_token=PW", "http://h/cb#access_token=[removed, 2 bytes]"),
+            ("http://h/?to=http%3A%2F%2Fu%3APW%40h%2F", "http://h/?to=[removed, 26 bytes]"),
+            ("http://h/?to=http%3A%2F%2Fh%2F%3Fa%3Db", "http://h/?to=http%3A%2F%2Fh%2F%3Fa%3Db"),
+        ] {
+            assert_eq!(String::from_utf8_lossy(&redact_url(url.as_bytes())), want, "{url}");
+        }
+        assert_eq!(
+            redact_url(format!("http://h/{token}/x").as_bytes()),
+            b"http://h/bcam_abcdefghij234567_***/x"
+        );
+        let kept = kept_fields(&fields(&[
+            "Host: u:PW@h",
+            "Referer: https://u:PW@h/",
+            "X-Callback: see https://u:PW@h/ there",
+            &format!("User-Agent: agent ({token})"),
+        ]));
+        for (name, value) in kept {
+            let value = String::from_utf8_lossy(&value).into_owned();
+            assert!(!value.contains("PW") && !value.contains("qrst"), "{name}: {value}");
+        }
     }
 
     #[test]

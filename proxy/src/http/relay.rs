@@ -6,13 +6,13 @@
 use std::net::SocketAddr;
 
 use tokio::net::TcpStream;
-use tokio::sync::watch;
 use tokio::time::{Duration, Instant};
 
 use super::Service;
 use super::codec::head::{Framing, RequestHead};
 use crate::admission::Admission;
 use crate::recording::Lane;
+use crate::stop::{Stage, Stop, reached};
 
 mod answer;
 mod client;
@@ -34,7 +34,7 @@ pub(super) async fn serve(
     stream: TcpStream,
     peer: SocketAddr,
     lane: &Lane,
-    mut drain: watch::Receiver<bool>,
+    mut stop: Stop,
     admission: &Admission,
 ) {
     // One deadline for everything that somebody unknown may do: handshake, heads, and every try to log in.
@@ -46,12 +46,12 @@ pub(super) async fn serve(
     };
     let begun = tokio::select! {
         biased;
-        _ = drain.wait_for(|d| *d) => None,
+        () = reached(&mut stop, Stage::Draining) => None,
         begun = begun => begun,
     };
     if let Some((mut client, login, head)) = begun {
         admission.logged_in();
-        let mut session = Session::start(service, login, drain);
+        let mut session = Session::start(service, login, stop);
         let reason = run(&mut session, &mut client, head).await;
         session.close(reason, &client).await;
     }

@@ -3,7 +3,6 @@
 //! Protocols only extract what the client presented and write what is answered. Invariant: every refusal has
 //! the same public message; which it was goes to the record only.
 
-use std::collections::HashMap;
 use std::fmt;
 use std::sync::{Arc, Mutex, PoisonError, RwLock};
 use std::time::{Duration, Instant};
@@ -12,28 +11,26 @@ use bodycam_record::{Id16, PrincipalRef, TenantKey};
 use subtle::ConstantTimeEq;
 
 use super::roster::{Member, PrincipalKind, Roster};
-use super::scram::{self, Keys, ScramError, ScramProof, ScramServer};
 use super::token;
-use crate::state::{ScramSalt, State, StateError, StoredToken};
+use crate::state::{State, StateError, StoredToken};
+
+mod exchange;
+mod reasons;
+mod store;
+
+pub use exchange::ScramLogin;
+pub use reasons::{Ended, LoginRefused};
+
+use store::{Cached, LOGIN_GRACE, SESSION_GRACE};
 
 /// What a refused client is told, whatever the reason.
 pub const REFUSED: &str =
     "authentication failed: unknown principal, or a credential that is wrong, expired or revoked";
 
-/// A store that failed is trusted from memory this long for new logins.
-const LOGIN_GRACE: Duration = Duration::from_secs(5);
-/// And this long for open sessions.
-const SESSION_GRACE: Duration = Duration::from_secs(30);
 /// The store is read so often even when nobody logs in, so that the grace counts from when it failed.
 const REFRESH: Duration = Duration::from_millis(500);
-/// A store that keeps failing is logged so often.
-const COMPLAIN: Duration = Duration::from_secs(10);
 /// Addresses of a credential are counted over this time.
 const SIGHTING_WINDOW_NS: i64 = 24 * 3_600 * 1_000_000_000;
-/// Tokens of one principal that SCRAM tries: the live ones, and the newest dead ones so that the record can
-/// say "revoked" or "expired" instead of "wrong".
-const MAX_TRIED: usize = 2 * token::MAX_LIVE;
-
 /// Someone whom roster and store admit.
 #[derive(Debug, Clone)]
 pub struct Principal {
@@ -55,48 +52,6 @@ pub struct Principal {
     pub member: Arc<Member>,
 }
 
-/// Why a login was refused: for the record, never for the client.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
-pub enum LoginRefused {
-    #[error("no such principal")]
-    UnknownPrincipal,
-    #[error("the credential has no valid form")]
-    Malformed,
-    #[error("the credential is wrong")]
-    WrongCredential,
-    #[error("the token belongs to another principal")]
-    OtherPrincipal,
-    #[error("the token was revoked")]
-    Revoked,
-    #[error("the token has expired")]
-    Expired,
-    #[error("{0}")]
-    Ended(Ended),
-    #[error("the channel binding does not hold")]
-    ChannelBinding,
-    #[error("the state store cannot be read")]
-    StoreUnavailable,
-}
-
-/// Why access that once was granted is over.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
-pub enum Ended {
-    #[error("the token was revoked")]
-    Revoked,
-    #[error("the token has expired")]
-    Expired,
-    #[error("the principal is disabled")]
-    Disabled,
-    #[error("the principal's contract is over")]
-    ContractOver,
-    #[error("who answers for the principal is disabled, over or gone")]
-    OwnerGone,
-    #[error("the principal is no longer in the roster")]
-    Removed,
-    #[error("the state store has not answered for 30 s")]
-    StoreUnavailable,
-}
-
 /// What ties the exchange to the TLS connection under it.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum ChannelBinding {
@@ -116,37 +71,6 @@ struct Inner {
     decoy_key: [u8; 32],
     roster: RwLock<Arc<Roster>>,
     snapshot: Mutex<Cached>,
-}
-
-/// The tokens as last read.
-#[derive(Clone)]
-struct Cached {
-    version: Option<u64>,
-    read_at: Instant,
-    complained_at: Option<Instant>,
-    store: Arc<Snapshot>,
-}
-
-#[derive(Default)]
-struct Snapshot {
-    by_id: HashMap<String, Arc<StoredToken>>,
-    by_principal: HashMap<String, Vec<Arc<StoredToken>>>,
-    salts: HashMap<String, ScramSalt>,
-}
-
-/// One SCRAM login in progress.
-pub struct ScramLogin {
-    directory: Directory,
-    user: String,
-    plus: bool,
-    tokens: Vec<Arc<StoredToken>>,
-    step: Step,
-}
-
-enum Step {
-    First(ScramServer),
-    Final(ScramProof),
-    Done,
 }
 
 impl Directory {
@@ -182,36 +106,6 @@ impl Directory {
         self.0.roster.read().unwrap_or_else(PoisonError::into_inner).clone()
     }
 
-    /// Begins a SCRAM login of the user that the startup message names, known or not.
-    pub fn scram(
-        &self,
-        user: &str,
-        binding: ChannelBinding,
-        now_ns: i64,
-    ) -> Result<ScramLogin, LoginRefused> {
-        let store = self.snapshot(LOGIN_GRACE).map_err(|_| LoginRefused::StoreUnavailable)?;
-        let mut tokens = store.by_principal.get(user).cloned().unwrap_or_default();
-        tokens.sort_by_key(|t| (!live(t, now_ns), std::cmp::Reverse(t.issued_ns)));
-        tokens.truncate(MAX_TRIED);
-        let salt = store.salts.get(user).cloned().unwrap_or_else(|| self.decoy_salt(user));
-        let keys =
-            tokens.iter().map(|t| Keys { stored_key: t.stored_key, server_key: t.server_key }).collect();
-        let nonce = scram::fresh_nonce().map_err(|_| LoginRefused::StoreUnavailable)?;
-        let binding = match binding {
-            ChannelBinding::None => None,
-            ChannelBinding::TlsServerEndPoint(hash) => Some(hash),
-        };
-        let plus = binding.is_some();
-        let server = ScramServer::new(&salt.salt, salt.iterations, keys, nonce, binding);
-        Ok(ScramLogin {
-            directory: self.clone(),
-            user: user.to_owned(),
-            plus,
-            tokens,
-            step: Step::First(server),
-        })
-    }
-
     /// Logs in with a token given as a password or in a header. `user` is the name given with it, if any.
     pub fn by_token(
         &self,
@@ -238,6 +132,15 @@ impl Directory {
         let token = store.by_id.get(&*principal.credential_name).ok_or(Ended::Revoked)?;
         standing_of(token, now_ns)?;
         self.roster().standing(&principal.name, now_ns).map(|_| ())
+    }
+
+    /// As [`Directory::principal_still_valid`], for a session with `target`: the roster may have withdrawn that since.
+    pub fn may_still_reach(&self, principal: &Principal, target: &str, now_ns: i64) -> Result<(), Ended> {
+        self.principal_still_valid(principal, now_ns)?;
+        match self.roster().get(&principal.name) {
+            Some(member) if member.may_reach(target) => Ok(()),
+            _ => Err(Ended::Unlisted),
+        }
     }
 
     /// Notes where a credential is used from and says how many different addresses used it in 24 hours, this
@@ -275,86 +178,6 @@ impl Directory {
     pub fn usable(&self) -> Result<(), StateError> {
         self.snapshot(LOGIN_GRACE).map(drop)
     }
-
-    /// The tokens, read again when they changed; from memory while the store fails, for at most `grace`.
-    fn snapshot(&self, grace: Duration) -> Result<Arc<Snapshot>, StateError> {
-        let mut cached = self.0.snapshot.lock().unwrap_or_else(PoisonError::into_inner);
-        match self.read(&cached) {
-            Ok((version, store)) => {
-                let (read_at, complained_at) = (Instant::now(), None);
-                *cached = Cached { version: Some(version), read_at, complained_at, store };
-                Ok(cached.store.clone())
-            }
-            Err(error) => {
-                if cached.complained_at.is_none_or(|at| at.elapsed() >= COMPLAIN) {
-                    cached.complained_at = Some(Instant::now());
-                    tracing::error!(event = "state.unreadable", %error, "judging by the tokens last read: logins for 5 s, open sessions for 30 s");
-                }
-                if cached.version.is_none() || cached.read_at.elapsed() > grace {
-                    return Err(error);
-                }
-                Ok(cached.store.clone())
-            }
-        }
-    }
-
-    fn read(&self, cached: &Cached) -> Result<(u64, Arc<Snapshot>), StateError> {
-        let version = self.0.state.version()?;
-        if cached.version == Some(version) {
-            return Ok((version, cached.store.clone()));
-        }
-        // Read after the version: a change in between makes the next look read again.
-        let mut store =
-            Snapshot { salts: self.0.state.salts()?.into_iter().collect(), ..Snapshot::default() };
-        for token in self.0.state.tokens()?.into_iter().map(Arc::new) {
-            store.by_principal.entry(token.principal.clone()).or_default().push(token.clone());
-            store.by_id.insert(token.id.clone(), token);
-        }
-        Ok((version, Arc::new(store)))
-    }
-
-    /// The salt of someone who has none: always the same for the same name.
-    fn decoy_salt(&self, user: &str) -> ScramSalt {
-        let mut salt = [0; 16];
-        for (to, from) in salt.iter_mut().zip(scram::hmac(&self.0.decoy_key, user.as_bytes())) {
-            *to = from;
-        }
-        ScramSalt { salt, iterations: crate::state::SCRAM_ITERATIONS }
-    }
-}
-
-impl ScramLogin {
-    /// The mechanisms to offer, best first.
-    pub fn mechanisms(&self) -> &'static [&'static str] {
-        if self.plus { &[scram::SCRAM_PLUS, scram::SCRAM] } else { &[scram::SCRAM] }
-    }
-
-    /// Reads SASLInitialResponse's mechanism and data, and gives the data of AuthenticationSASLContinue.
-    pub fn start(&mut self, mechanism: &str, client_first: &[u8]) -> Result<Vec<u8>, LoginRefused> {
-        match std::mem::replace(&mut self.step, Step::Done) {
-            Step::First(server) => {
-                let (server_first, proof) = server.start(mechanism, client_first)?;
-                self.step = Step::Final(proof);
-                Ok(server_first.into_bytes())
-            }
-            _ => Err(LoginRefused::Malformed),
-        }
-    }
-
-    /// Reads SASLResponse, and gives the data of AuthenticationSASLFinal and who it is.
-    pub fn finish(&mut self, client_final: &[u8], now_ns: i64) -> Result<(Vec<u8>, Principal), LoginRefused> {
-        let Step::Final(proof) = std::mem::replace(&mut self.step, Step::Done) else {
-            return Err(LoginRefused::Malformed);
-        };
-        let unknown = self.tokens.is_empty() && self.directory.roster().get(&self.user).is_none();
-        let (server_final, index) = proof.finish(client_final).map_err(|error| match error {
-            ScramError::Proof if unknown => LoginRefused::UnknownPrincipal,
-            error => error.into(),
-        })?;
-        let token = self.tokens.get(index).ok_or(LoginRefused::WrongCredential)?;
-        let principal = self.directory.admit(token, "scram-sha-256", now_ns)?;
-        Ok((server_final.into_bytes(), principal))
-    }
 }
 
 impl Principal {
@@ -374,75 +197,10 @@ impl Principal {
     }
 }
 
-impl LoginRefused {
-    /// The reason code in the record.
-    pub fn code(self) -> &'static str {
-        match self {
-            LoginRefused::UnknownPrincipal => "unknown-principal",
-            LoginRefused::Malformed => "malformed-credential",
-            LoginRefused::WrongCredential => "wrong-credential",
-            LoginRefused::OtherPrincipal => "other-principal",
-            LoginRefused::Revoked => "revoked",
-            LoginRefused::Expired => "expired",
-            LoginRefused::Ended(ended) => ended.code(),
-            LoginRefused::ChannelBinding => "channel-binding",
-            LoginRefused::StoreUnavailable => "store-unavailable",
-        }
-    }
-}
-
-impl Ended {
-    /// The reason code in the record.
-    pub fn code(self) -> &'static str {
-        match self {
-            Ended::Revoked => "revoked",
-            Ended::Expired => "expired",
-            Ended::Disabled => "disabled",
-            Ended::ContractOver => "contract-over",
-            Ended::OwnerGone => "owner-gone",
-            Ended::Removed => "removed",
-            Ended::StoreUnavailable => "store-unavailable",
-        }
-    }
-
-    /// The reason of the session's last event: `revoked`, `expired` or `ended`.
-    pub fn closed_reason(self) -> &'static str {
-        match self {
-            Ended::Revoked => "revoked",
-            Ended::Expired => "expired",
-            _ => "ended",
-        }
-    }
-}
-
-impl From<ScramError> for LoginRefused {
-    fn from(error: ScramError) -> Self {
-        match error {
-            ScramError::Malformed(_) => LoginRefused::Malformed,
-            ScramError::ChannelBinding(_) => LoginRefused::ChannelBinding,
-            ScramError::Proof => LoginRefused::WrongCredential,
-        }
-    }
-}
-
-impl From<Ended> for LoginRefused {
-    fn from(ended: Ended) -> Self {
-        match ended {
-            Ended::Revoked => LoginRefused::Revoked,
-            Ended::Expired => LoginRefused::Expired,
-            ended => LoginRefused::Ended(ended),
-        }
-    }
-}
-
 impl fmt::Debug for Directory {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.write_str("Directory(…)")
     }
-}
-
-fn live(token: &StoredToken, now_ns: i64) -> bool {
-    standing_of(token, now_ns).is_ok()
 }
 
 fn standing_of(token: &StoredToken, now_ns: i64) -> Result<(), Ended> {
@@ -460,19 +218,20 @@ mod tests {
     use super::super::scram::tests::Client;
     use super::*;
     use crate::identity::roster::tests::roster;
+    use crate::identity::scram;
     use crate::state::SqliteState;
 
-    const DAY: i64 = 86_400 * 1_000_000_000;
-    const NOW: i64 = 1_800_000_000 * 1_000_000_000;
+    pub(super) const DAY: i64 = 86_400 * 1_000_000_000;
+    pub(super) const NOW: i64 = 1_800_000_000 * 1_000_000_000;
 
-    struct House {
+    pub(super) struct House {
         _dir: tempfile::TempDir,
         path: std::path::PathBuf,
-        state: Arc<SqliteState>,
+        pub(super) state: Arc<SqliteState>,
         directory: Directory,
     }
 
-    fn house() -> House {
+    pub(super) fn house() -> House {
         let dir = tempfile::tempdir().unwrap();
         let path = dir.path().join("state.db");
         let state = Arc::new(SqliteState::open(&path).unwrap());
@@ -481,7 +240,7 @@ mod tests {
     }
 
     impl House {
-        fn issue(&self, principal: &str, ttl_ns: i64) -> token::Issued {
+        pub(super) fn issue(&self, principal: &str, ttl_ns: i64) -> token::Issued {
             token::issue(&*self.state, &roster(), principal, ttl_ns, "", NOW).unwrap()
         }
 
@@ -590,74 +349,6 @@ mod tests {
         let mut login = house.directory.scram("ann", ChannelBinding::None, NOW).unwrap();
         assert_eq!(login.finish(b"c=biws,r=x,p=", NOW).unwrap_err(), LoginRefused::Malformed);
         assert_eq!(login.start(scram::SCRAM, b"n,,n=,r=abc").unwrap_err(), LoginRefused::Malformed);
-    }
-
-    /// A store that can be switched off.
-    struct Switch(Arc<SqliteState>, std::sync::atomic::AtomicBool);
-
-    impl State for Switch {
-        fn version(&self) -> Result<u64, StateError> {
-            if self.1.load(std::sync::atomic::Ordering::Relaxed) {
-                return Err(StateError::Malformed { what: "everything" });
-            }
-            self.0.version()
-        }
-        fn tokens(&self) -> Result<Vec<StoredToken>, StateError> {
-            self.0.tokens()
-        }
-        fn salts(&self) -> Result<Vec<(String, ScramSalt)>, StateError> {
-            self.0.salts()
-        }
-        fn salt_of(&self, principal: &str) -> Result<ScramSalt, StateError> {
-            self.0.salt_of(principal)
-        }
-        fn add_token(&self, token: &StoredToken) -> Result<(), StateError> {
-            self.0.add_token(token)
-        }
-        fn revoke_token(&self, id: &str, now_ns: i64) -> Result<bool, StateError> {
-            self.0.revoke_token(id, now_ns)
-        }
-        fn decoy_key(&self) -> Result<[u8; 32], StateError> {
-            self.0.decoy_key()
-        }
-        fn sighting(&self, c: Id16, a: Id16, now_ns: i64, since_ns: i64) -> Result<i64, StateError> {
-            self.0.sighting(c, a, now_ns, since_ns)
-        }
-    }
-
-    #[test]
-    fn without_the_store_logins_end_after_5_s_and_sessions_after_30_s() {
-        let house = house();
-        let token = house.issue("ann", DAY);
-        let switch = Arc::new(Switch(house.state.clone(), false.into()));
-        let directory = Directory::new(TenantKey::new([1; 32]), roster(), switch.clone()).unwrap();
-        let login = || directory.by_token(None, &token.text, "token", NOW);
-        let set = |off| switch.1.store(off, std::sync::atomic::Ordering::Relaxed);
-        let last_read = || directory.0.snapshot.lock().unwrap().read_at;
-        let session = login().unwrap();
-        // Nobody logs in for an hour; the store is read all the same.
-        let age = |by: u64| {
-            let mut cached = directory.0.snapshot.lock().unwrap();
-            cached.read_at = Instant::now().checked_sub(Duration::from_secs(by)).unwrap();
-        };
-        age(3600);
-        let deadline = Instant::now() + Duration::from_secs(10);
-        while last_read().elapsed() > Duration::from_secs(2) {
-            assert!(Instant::now() < deadline, "nobody reads the store");
-            std::thread::sleep(Duration::from_millis(20));
-        }
-        set(true);
-        assert!(login().is_ok());
-        age(4);
-        assert!(login().is_ok());
-        age(6);
-        assert_eq!(login().unwrap_err(), LoginRefused::StoreUnavailable);
-        age(28);
-        assert!(directory.principal_still_valid(&session, NOW).is_ok());
-        age(31);
-        assert_eq!(directory.principal_still_valid(&session, NOW), Err(Ended::StoreUnavailable));
-        set(false);
-        assert!(login().is_ok());
     }
 
     #[test]

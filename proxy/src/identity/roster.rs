@@ -61,7 +61,7 @@ pub struct PrincipalConfig {
     /// Hosts this principal may reach through the egress proxy: `"api.example.com"`, `"*.example.com:443"`, `"10.0.0.5:8080"`. A CONNECT tunnel carries only TLS that names the host in clear, unless the entry says `"opaque:git.example.com:22"`. Nothing by default; an agent also needs its owner's.
     #[serde(default)]
     pub egress: Vec<String>,
-    /// Sessions open at the same time; no limit of its own when absent.
+    /// Sessions open at the same time, of all protocols together, whatever the listeners' own limits; those apply when absent.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub max_sessions: Option<u32>,
 }

@@ -5,6 +5,7 @@
 //! text is a URL-safe word, so that it fits a password prompt, a pgpass line and a proxy URL alike.
 //! Invariant: the secret exists in the answer of [`issue`] and nowhere else.
 
+use std::borrow::Cow;
 use std::fmt;
 
 use bodycam_record::{shown, shown::shown_limit};
@@ -29,6 +30,10 @@ const ALPHABET: &[u8; 32] = b"abcdefghijklmnopqrstuvwxyz234567";
 const ID_LEN: usize = 16;
 const SECRET_LEN: usize = 40;
 const CHECK_LEN: usize = 6;
+/// Letters, digits and `_` behind the prefix from which on a text that has no id is taken for a token all the same.
+const TOO_LONG: usize = 32;
+/// Stands for what is cut out of a text.
+const CUT: &[u8] = b"***";
 
 /// A token just issued; the only place that ever holds its text.
 pub struct Issued {
@@ -56,7 +61,9 @@ pub enum TokenError {
     #[error("principal '{0}' cannot have a token: {1}")]
     Inactive(String, super::login::Ended),
     /// Time to live out of bounds.
-    #[error("a token lives between 1 second and 366 days; {0} was asked for")]
+    #[error(
+        "a token lives between 1 second and 366 days, written as in 90s, 30m, 8h or 30d; {0} was asked for"
+    )]
     Ttl(String),
     /// Too many live tokens.
     #[error("principal '{0}' already holds {MAX_LIVE} live tokens; revoke one first")]
@@ -153,6 +160,38 @@ pub fn id_of(text: &str) -> Option<&str> {
     (spelled(id, ID_LEN) && spelled(secret, SECRET_LEN) && check == checksum(id, secret)).then_some(id)
 }
 
+/// `text` with every token in it cut down to its id, whole or not: what a log or the record may hold of what anybody
+/// wrote. Clients put tokens where a name, a host or a database belongs.
+pub fn redact(text: &[u8]) -> Cow<'_, [u8]> {
+    let (mut out, mut copied, mut at) = (Vec::new(), 0, 0);
+    while let Some(found) = text.get(at..).and_then(|rest| {
+        rest.windows(PREFIX.len()).position(|part| part.eq_ignore_ascii_case(PREFIX.as_bytes()))
+    }) {
+        let start = at + found + PREFIX.len();
+        let rest = text.get(start..).unwrap_or_default();
+        let word = |b: &u8| b.is_ascii_alphanumeric() || *b == b'_';
+        let length = rest.iter().position(|b| !word(b)).unwrap_or(rest.len());
+        let id = rest.get(..ID_LEN).is_some_and(|id| id.iter().all(|b| ALPHABET.contains(b)));
+        let kept = if id && rest.get(ID_LEN) == Some(&b'_') { ID_LEN + 1 } else { 0 };
+        at = start + length;
+        if length > kept && (kept > 0 || length >= TOO_LONG) {
+            out.extend_from_slice(text.get(copied..start + kept).unwrap_or_default());
+            out.extend_from_slice(CUT);
+            copied = at;
+        }
+    }
+    if copied == 0 {
+        return Cow::Borrowed(text);
+    }
+    out.extend_from_slice(text.get(copied..).unwrap_or_default());
+    Cow::Owned(out)
+}
+
+/// Whether a text holds a token, or most of one.
+pub fn is_in(text: &[u8]) -> bool {
+    matches!(redact(text), Cow::Owned(_))
+}
+
 /// What the store keeps to recognise a token presented as a password: a plain hash is enough for a secret
 /// of 200 random bits.
 pub fn verifier(text: &str) -> [u8; 32] {
@@ -219,6 +258,29 @@ mod tests {
             assert_eq!(id_of(&token.text[..at]), None, "cut at {at}");
         }
         assert!(!format!("{token:?}").contains(&token.text[22..]));
+    }
+
+    #[test]
+    fn of_a_token_in_a_text_only_its_id_stays() {
+        let (_dir, state) = state();
+        let token = issue(&state, &roster(), "ann", DAY, "laptop", NOW).unwrap();
+        let (text, id) = (token.text.as_str(), token.id.as_str());
+        let cut = format!("bcam_{id}_***");
+        let short = &text[..text.len() - 9];
+        for (given, kept) in [
+            (text.to_owned(), cut.clone()),
+            (format!("{text}x"), cut.clone()),
+            (short.to_owned(), cut.clone()),
+            (format!("a {text}, {text}@host"), format!("a {cut}, {cut}@host")),
+            (text.replacen(id, "not-an-id", 1), text.replacen(id, "not-an-id", 1)),
+            (text.replacen('_', "_x", 1), "bcam_***".to_owned()),
+            (text.to_uppercase(), "BCAM_***".to_owned()),
+            (format!("bcam_{id}"), format!("bcam_{id}")),
+            ("bcam_ and bcam_tables, 100 %".to_owned(), "bcam_ and bcam_tables, 100 %".to_owned()),
+            ("bcam".to_owned(), "bcam".to_owned()),
+        ] {
+            assert_eq!(String::from_utf8_lossy(&redact(given.as_bytes())), kept, "{given}");
+        }
     }
 
     #[test]

@@ -32,9 +32,9 @@ pub struct PostgresConfig {
     /// Seconds that a client may stay silent outside a transaction before its session is closed; no limit when absent.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub idle_timeout_seconds: Option<u64>,
-    /// Sessions that a principal may have open at the same time, unless its own `max_sessions` says otherwise.
+    /// PostgreSQL sessions that a principal may have open at the same time, unless its own `max_sessions` says otherwise.
     pub max_sessions_per_principal: u32,
-    /// Seconds that a running statement or transaction gets to finish when the gateway stops.
+    /// Seconds that a running statement or transaction gets to finish when the gateway stops; `gateway.drain_seconds` bounds it.
     pub drain_seconds: u64,
     /// Seconds between two looks at whether the principal of an open session may go on, at most 60.
     pub recheck_seconds: u64,

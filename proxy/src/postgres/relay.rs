@@ -9,12 +9,11 @@ use std::io;
 use std::net::SocketAddr;
 use std::pin::Pin;
 use std::sync::atomic::Ordering;
-use std::task::{Context, Poll, ready};
+use std::task::{Context, Poll};
 use std::time::Duration;
 
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 use tokio::net::TcpStream;
-use tokio::sync::watch;
 use tokio::time::{Instant, Sleep};
 
 use super::Service;
@@ -23,6 +22,7 @@ use super::socket::Socket;
 use crate::admission::Admission;
 use crate::identity::RefusedLogin;
 use crate::recording::Lane;
+use crate::stop::{Stage, Stop, reached};
 
 mod answers;
 pub(super) mod cancel;
@@ -56,20 +56,26 @@ pub(super) async fn serve(
     stream: TcpStream,
     peer: SocketAddr,
     lane: &Lane,
-    drain: watch::Receiver<bool>,
+    mut stop: Stop,
     admission: &Admission,
 ) {
     super::tune(&stream);
     let patience = Duration::from_secs(service.config.startup_timeout_seconds);
     let clock = lane.producer().clock().clone();
     let accepted = tokio::time::timeout(patience, startup::accept(service, stream, peer, || clock.wall_ns()));
-    let client = match accepted.await {
+    let accepted = tokio::select! {
+        biased;
+        () = reached(&mut stop, Stage::Draining) => return refused(lane, peer, "stopping"),
+        accepted = accepted => accepted,
+    };
+    let client = match accepted {
         Ok(Outcome::Client(client)) => client,
-        Ok(Outcome::Cancel { process, key }) => {
+        Ok(Outcome::Cancel { socket, process, key }) => {
             if let Some(session) = service.cancel_keys.find(process, &key) {
                 session.cancel().await;
             }
-            return;
+            // The end of the connection tells the client that the target has been asked.
+            return socket.farewell(b"").await;
         }
         Ok(Outcome::Refused(why)) => return refused(lane, peer, why),
         Ok(Outcome::TurnedAway(away)) => {
@@ -87,14 +93,20 @@ pub(super) async fn serve(
                 detail: &away.message,
                 limit: None,
             };
-            return service.refusals.record(lane, login).await;
+            service.refusals.record(lane, login).await;
+            return away.tell().await;
         }
         Err(_) => return refused(lane, peer, "startup-timeout"),
     };
     admission.logged_in();
-    match open::open(service, client, peer, lane).await {
+    let opened = tokio::select! {
+        biased;
+        () = reached(&mut stop, Stage::Cutting) => return refused(lane, peer, "stopping"),
+        opened = open::open(service, client, peer, lane) => opened,
+    };
+    match opened {
         Ok(None) => {}
-        Ok(Some(opened)) => Relay::new(service, opened, drain).run().await,
+        Ok(Some(opened)) => Relay::new(service, opened, stop).run().await,
         Err(error) => {
             tracing::error!(event = "session_not_opened", error = %error, "a client is turned away");
         }
@@ -123,7 +135,14 @@ struct Relay<'a> {
     /// How much of what may leave for the client is recorded and ends with a whole message, when that is known.
     recorded: Option<usize>,
     sleep: Pin<Box<Sleep>>,
-    draining: Pin<Box<dyn Future<Output = ()> + 'a>>,
+    /// Ends with the next stage of the gateway's stop.
+    stopping: Pin<Box<dyn Future<Output = Stop>>>,
+}
+
+/// Gives the stop back when it has come to `stage`.
+async fn wait_for(mut stop: Stop, stage: Stage) -> Stop {
+    reached(&mut stop, stage).await;
+    stop
 }
 
 /// What woke the relay.
@@ -134,6 +153,8 @@ enum Woken {
     Tick,
     /// The gateway stops.
     Draining,
+    /// The gateway waits no longer.
+    Cutting,
 }
 
 /// What the relay looks at from time to time.
@@ -150,17 +171,12 @@ struct Watch {
 }
 
 impl<'a> Relay<'a> {
-    fn new(service: &'a Service, opened: Opened, mut drain: watch::Receiver<bool>) -> Self {
+    fn new(service: &'a Service, opened: Opened, stop: Stop) -> Self {
         Self {
             service,
             opened,
             sleep: Box::pin(tokio::time::sleep(Duration::ZERO)),
-            draining: Box::pin(async move {
-                if drain.wait_for(|stop| *stop).await.is_err() {
-                    // Whoever could say stop is gone, and with it the gateway: that comes to the same.
-                    tracing::debug!(event = "drain_sender_gone", "closing a session");
-                }
-            }),
+            stopping: Box::pin(wait_for(stop, Stage::Draining)),
             client_ended: false,
             server_ended: false,
             server_told: false,
@@ -225,6 +241,7 @@ impl<'a> Relay<'a> {
                     watch.drain_until = Some(Instant::now() + patience);
                     self.sleep.as_mut().reset(watch.next());
                 }
+                Woken::Cutting => return Err(End::Drain),
             }
             if let Some(until) = watch.drain_until
                 && (self.opened.session.is_idle() || Instant::now() >= until)
@@ -237,14 +254,19 @@ impl<'a> Relay<'a> {
     /// Waits until bytes can move and moves them, or until something else wants attention.
     async fn wait(&mut self, watch: &Watch) -> Result<Woken, End> {
         poll_fn(|cx| {
-            if self.poll_move(cx)? || self.more {
-                return Poll::Ready(Ok(Woken::Moved));
+            // The timers come first: bytes that never stop must not starve them.
+            if let Poll::Ready(stop) = self.stopping.as_mut().poll(cx) {
+                let draining = watch.drain_until.is_none();
+                self.stopping = Box::pin(wait_for(stop, Stage::Cutting));
+                return Poll::Ready(Ok(if draining { Woken::Draining } else { Woken::Cutting }));
             }
-            if watch.drain_until.is_none() && self.draining.as_mut().poll(cx).is_ready() {
-                return Poll::Ready(Ok(Woken::Draining));
+            if self.sleep.as_mut().poll(cx).is_ready() {
+                return Poll::Ready(Ok(Woken::Tick));
             }
-            ready!(self.sleep.as_mut().poll(cx));
-            Poll::Ready(Ok(Woken::Tick))
+            match self.poll_move(cx)? || self.more {
+                true => Poll::Ready(Ok(Woken::Moved)),
+                false => Poll::Pending,
+            }
         })
         .await
     }

@@ -20,25 +20,27 @@ const DEFAULT_DATABASE: &str = "postgres";
 
 const SERVER: &str = "
     SELECT pg_catalog.current_setting('server_version'),
-           extract(epoch FROM pg_catalog.clock_timestamp())::float8,
+           pg_catalog.date_part('epoch', pg_catalog.clock_timestamp()),
            r.rolsuper,
            r.rolreplication,
            r.rolbypassrls,
            pg_catalog.pg_has_role(r.oid, 'pg_read_all_stats', 'USAGE')
-    FROM pg_catalog.pg_roles r WHERE r.rolname = current_user";
+    FROM pg_catalog.pg_roles r WHERE r.rolname OPERATOR(pg_catalog.=) current_user";
 
 // Without pg_read_all_stats the columns about others' sessions are null, but those with a database are known.
 const SESSIONS: &str = "
     SELECT a.pid,
-           coalesce(a.usename, '')::text,
-           coalesce(a.datname, '')::text,
+           coalesce(a.usename, '')::pg_catalog.text,
+           coalesce(a.datname, '')::pg_catalog.text,
            coalesce(a.application_name, ''),
-           coalesce(pg_catalog.host(a.client_addr) || ':' || a.client_port, CASE WHEN a.client_port = -1 THEN 'unix socket' ELSE '' END),
-           coalesce(to_char(a.backend_start AT TIME ZONE 'UTC', 'YYYY-MM-DD\"T\"HH24:MI:SS.US\"Z\"'), '')
+           CASE WHEN a.client_addr IS NOT NULL THEN pg_catalog.concat(pg_catalog.host(a.client_addr), ':', a.client_port)
+                WHEN a.client_port OPERATOR(pg_catalog.=) -1 THEN 'unix socket'
+                ELSE '' END,
+           coalesce(pg_catalog.to_char(pg_catalog.timezone('UTC', a.backend_start), 'YYYY-MM-DD\"T\"HH24:MI:SS.US\"Z\"'), '')
     FROM pg_catalog.pg_stat_activity a
-    WHERE a.usesysid IS NOT NULL AND a.pid <> pg_catalog.pg_backend_pid()
-      AND CASE WHEN a.backend_type IS NULL THEN a.datid IS NOT NULL AND a.datid <> 0
-               ELSE a.backend_type IN ('client backend', 'walsender') END
+    WHERE a.usesysid IS NOT NULL AND a.pid OPERATOR(pg_catalog.<>) pg_catalog.pg_backend_pid()
+      AND CASE WHEN a.backend_type IS NULL THEN a.datid IS NOT NULL AND a.datid OPERATOR(pg_catalog.<>) 0::pg_catalog.oid
+               ELSE a.backend_type OPERATOR(pg_catalog.=) ANY ('{client backend,walsender}'::pg_catalog.text[]) END
     ORDER BY a.pid";
 
 /// A target, and an open connection to it.

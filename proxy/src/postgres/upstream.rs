@@ -31,6 +31,24 @@ const MAX_GREETING: usize = 64 * 1024;
 /// Most bytes of all of them together.
 const MAX_GREETINGS: usize = 1 << 20;
 
+/// The startup parameters of the gateway's own sessions. They beat what the role and the database are set to (`ALTER
+/// ROLE … SET` is anybody's who has the role): no name is looked up where others may create, nothing is written, nothing
+/// waits for long, and no other role's rights apply.
+const OWN_SETTINGS: [(&str, &str); 11] = [
+    ("application_name", "bodycam catalog"),
+    ("client_encoding", "UTF8"),
+    ("search_path", "pg_catalog"),
+    ("role", "none"),
+    ("default_transaction_read_only", "on"),
+    ("default_transaction_isolation", "read committed"),
+    ("default_transaction_deferrable", "off"),
+    ("standard_conforming_strings", "on"),
+    // Below the patience of those who ask, so that the server stops first.
+    ("statement_timeout", "25000"),
+    ("lock_timeout", "5000"),
+    ("idle_in_transaction_session_timeout", "60000"),
+];
+
 /// A configured target, ready to be connected to.
 pub(super) struct Target {
     pub config: TargetConfig,
@@ -192,8 +210,7 @@ impl Target {
                 // Logged in by our own rules: the client library would send the password in clear to whoever
                 // asks for it.
                 let own =
-                    [(&b"application_name"[..], &b"bodycam catalog"[..]), (b"client_encoding", b"UTF8")];
-                let own = own.map(|(name, value)| (name.to_vec(), value.to_vec()));
+                    OWN_SETTINGS.map(|(name, value)| (name.as_bytes().to_vec(), value.as_bytes().to_vec()));
                 let upstream = target.connect(&database, &own).await?;
                 let process = upstream.process;
                 let mut config = tokio_postgres::Config::new();

@@ -69,7 +69,7 @@ impl Store {
         let reads =
             LocalFileSystem::new_with_prefix(&directory).map_err(|err| unsuitable(err.to_string()))?;
         Ok(Self {
-            name: directory.display().to_string().into(),
+            name: bodycam_record::shown(&directory.display().to_string()).into(),
             reads: Arc::new(reads),
             writes: Arc::new(LocalWrites::new(directory.clone())),
             directory: Some(Arc::new(directory)),

@@ -10,6 +10,12 @@ use crate::commit::{FileEntry, VERSION, check_size, check_version};
 use crate::error::LakeError;
 use crate::layout::{self, StreamName};
 
+/// Every entry of the list with a number that this divides repeats everything before it.
+pub const COMPLETE_EVERY: u64 = 64;
+
+/// Most records that one detection writes before it adds them to the list.
+pub const RECORDS_AT_ONCE: u64 = 24;
+
 /// One evaluation of one window of one rule.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]

@@ -1,8 +1,8 @@
 //! Which windows were evaluated: the list of window records, and the findings that they name.
 //!
 //! Nothing here lists a directory. Records are found through the put-if-absent list `windows/index/<k>.json`;
-//! its entries have no gaps, so its end is found by asking for names, and every [`COMPLETE_EVERY`]th repeats
-//! all before it. A record is written before its entry: one that an entry does not name yet is found by
+//! its entries have no gaps, so its end is found by asking for names, and every
+//! [`COMPLETE_EVERY`](crate::window::COMPLETE_EVERY)th repeats all before it. A record is written before its entry: one that an entry does not name yet is found by
 //! asking for the name after the newest known, or by the next evaluation, which collides with it.
 
 use std::collections::{BTreeMap, BTreeSet};
@@ -20,10 +20,8 @@ use crate::lake::View;
 use crate::layout;
 use crate::reader::Filter;
 use crate::store::{Put, Store};
-use crate::window::{IndexEntry, WindowKey, WindowMark, WindowRecord};
+use crate::window::{COMPLETE_EVERY, IndexEntry, WindowKey, WindowMark, WindowRecord};
 
-/// Every entry with a number that this divides repeats everything before it.
-pub const COMPLETE_EVERY: u64 = 64;
 /// Records that are read at once.
 const READ_AHEAD: usize = 16;
 
@@ -41,14 +39,23 @@ struct Newest {
     n: u64,
     findings: u64,
     record: Option<Arc<WindowRecord>>,
+    /// Highest number that an entry of the list names.
+    listed: Option<u64>,
 }
 
 impl Windows {
-    /// Reads the list from the last entry that repeats everything.
+    /// Reads the list from the last entry that repeats everything: from the first one when that entry does not
+    /// say that it does. Whether it does is for the verifier to find out.
     pub async fn open(store: Store) -> Result<Self, LakeError> {
         let mut windows = Self { store, next: 0, newest: BTreeMap::new() };
         let end = windows.end().await?;
-        windows.next = end.saturating_sub(1) / COMPLETE_EVERY * COMPLETE_EVERY;
+        let start = end.saturating_sub(1) / COMPLETE_EVERY * COMPLETE_EVERY;
+        let path = layout::window_index(start);
+        if let Some(bytes) = windows.store.get(&path).await?
+            && IndexEntry::parse(&path, &bytes)?.complete
+        {
+            windows.next = start;
+        }
         windows.refresh().await?;
         Ok(windows)
     }
@@ -78,7 +85,11 @@ impl Windows {
             let path = layout::window_index(self.next);
             let Some(bytes) = self.store.get(&path).await? else { return Ok(()) };
             for mark in IndexEntry::parse(&path, &bytes)?.windows {
+                let (window, n) = (mark.window.clone(), mark.n);
                 self.learn(mark, None);
+                if let Some(newest) = self.newest.get_mut(&window) {
+                    newest.listed = newest.listed.max(Some(n));
+                }
             }
             self.next += 1;
         }
@@ -89,8 +100,20 @@ impl Windows {
         if newest.is_some_and(|known| known.n > mark.n || (known.n == mark.n && known.record.is_some())) {
             return;
         }
+        let listed = newest.and_then(|known| known.listed);
         let WindowMark { window, n, findings } = mark;
-        self.newest.insert(window, Newest { n, findings, record });
+        self.newest.insert(window, Newest { n, findings, record, listed });
+    }
+
+    /// Number of the newest known record of a window, whether it can be read or not.
+    pub fn revision(&self, window: &WindowKey) -> Option<u64> {
+        self.newest.get(window).map(|newest| newest.n)
+    }
+
+    /// Whether an entry of the list names the newest known record of a window: whoever wrote one that none names
+    /// may have died before it could tell anyone.
+    pub fn is_listed(&self, window: &WindowKey) -> bool {
+        self.newest.get(window).is_some_and(|newest| newest.listed >= Some(newest.n))
     }
 
     /// The newest known record of a window.
@@ -104,7 +127,8 @@ impl Windows {
         Ok(Some(record))
     }
 
-    /// Reads records that are not at hand yet, several at once.
+    /// Reads records that are not at hand yet, several at once. One that is damaged or missing is left out: who asks
+    /// for it is told.
     pub async fn load(&mut self, rule: &str, from_ns: i64) -> Result<(), LakeError> {
         let missing: Vec<_> = self
             .newest
@@ -116,11 +140,16 @@ impl Windows {
             .collect();
         let this = &*self;
         let read = stream::iter(missing)
-            .map(|(key, n)| async move { this.read(&key, n).await })
+            .map(|(key, n)| async move {
+                match this.read(&key, n).await {
+                    Err(LakeError::Damaged { .. } | LakeError::Missing { .. }) => Ok(None),
+                    read => read.map(Some),
+                }
+            })
             .buffer_unordered(READ_AHEAD)
             .try_collect::<Vec<_>>()
             .await?;
-        read.into_iter().for_each(|record| self.learn(record.mark(), Some(Arc::new(record))));
+        read.into_iter().flatten().for_each(|record| self.learn(record.mark(), Some(Arc::new(record))));
         Ok(())
     }
 
@@ -161,8 +190,14 @@ impl Windows {
         loop {
             let path = window.path(n)?;
             let Some(bytes) = self.store.get(&path).await? else { return Ok(()) };
-            let record = WindowRecord::parse(&path, &bytes)?;
-            self.learn(record.mark(), Some(Arc::new(record)));
+            match WindowRecord::parse(&path, &bytes) {
+                Ok(record) => self.learn(record.mark(), Some(Arc::new(record))),
+                // Its number is taken all the same; who asks for it is told what is wrong.
+                Err(LakeError::Damaged { .. }) => {
+                    self.learn(WindowMark { window: window.clone(), n, findings: 0 }, None);
+                }
+                Err(err) => return Err(err),
+            }
             n += 1;
         }
     }
@@ -182,6 +217,11 @@ impl Windows {
             match self.store.put_new(&path, Bytes::from(entry.to_json())).await? {
                 Put::New => {
                     self.next += 1;
+                    for key in windows {
+                        if let Some(newest) = self.newest.get_mut(key) {
+                            newest.listed = Some(newest.n);
+                        }
+                    }
                     return Ok(());
                 }
                 Put::Exists => self.refresh().await?,
@@ -385,6 +425,23 @@ mod tests {
                 assert_eq!((opened.next, opened.newest.len()), (k as u64 + 1, k as usize + 1), "{k}");
             }
         }
+    }
+
+    #[tokio::test]
+    async fn the_list_is_read_from_its_beginning_when_an_entry_does_not_say_that_it_repeats_everything() {
+        let store = store();
+        let mut windows = Windows::open(store.clone()).await.unwrap();
+        for k in 0..=COMPLETE_EVERY as i64 {
+            put(&mut windows, k, 0, &[]).await;
+            windows.announce(&[record(k, 0, &[]).key()].into()).await.unwrap();
+        }
+        let path = layout::window_index(COMPLETE_EVERY);
+        let mut entry = IndexEntry::parse(&path, &store.get(&path).await.unwrap().unwrap()).unwrap();
+        assert!(entry.complete && entry.windows.len() == 65);
+        entry.windows.retain(|mark| mark.window.start_ns == COMPLETE_EVERY as i64);
+        entry.complete = false;
+        store.put(&path, entry.to_json().into()).await.unwrap();
+        assert_eq!(Windows::open(store).await.unwrap().newest.len(), 65);
     }
 
     #[tokio::test]

@@ -11,6 +11,10 @@
 pub mod postgres;
 pub mod structured;
 
+use std::cell::RefCell;
+
+use zstd::bulk::{Compressor, Decompressor};
+
 use crate::canonical::{DecodeError, Writer};
 use crate::digest::{self, Digest};
 use crate::ids::SessionId;
@@ -204,7 +208,7 @@ pub fn seal_chunk(
     bytes: &[u8],
 ) -> SealedChunk {
     let mut plain = Vec::with_capacity(1 + bytes.len() + TAG);
-    let packed = if bytes.len() >= COMPRESS_FROM { zstd::bulk::compress(bytes, 1).ok() } else { None };
+    let packed = if bytes.len() >= COMPRESS_FROM { pack(bytes) } else { None };
     match packed.filter(|p| p.len() < bytes.len()) {
         Some(packed) => {
             plain.push(1);
@@ -234,7 +238,7 @@ impl SealedChunk {
             .ok_or(altered.clone())?;
         let bytes = match plain.split_first() {
             Some((0, bytes)) => bytes.to_vec(),
-            Some((1, packed)) => zstd::bulk::decompress(packed, MAX_CHUNK).map_err(|_| altered.clone())?,
+            Some((1, packed)) => unpack(packed).ok_or(altered.clone())?,
             _ => return Err(altered),
         };
         if bytes.len() > MAX_CHUNK {
@@ -242,6 +246,20 @@ impl SealedChunk {
         }
         Ok(Chunk { kind, index: self.index, bytes })
     }
+}
+
+thread_local! {
+    // A context costs more to make than a chunk to pack.
+    static PACKER: RefCell<Option<Compressor<'static>>> = RefCell::new(Compressor::new(1).ok());
+    static UNPACKER: RefCell<Option<Decompressor<'static>>> = RefCell::new(Decompressor::new().ok());
+}
+
+fn pack(bytes: &[u8]) -> Option<Vec<u8>> {
+    PACKER.with_borrow_mut(|packer| packer.as_mut()?.compress(bytes).ok())
+}
+
+fn unpack(packed: &[u8]) -> Option<Vec<u8>> {
+    UNPACKER.with_borrow_mut(|unpacker| unpacker.as_mut()?.decompress(packed, MAX_CHUNK).ok())
 }
 
 /// The canonical fields session, number, index and kind.

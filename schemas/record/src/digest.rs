@@ -167,10 +167,20 @@ contexts! {
     TENANT_IDENTITY = "bodycam 2026-11-21 tenant identity key v1";
     /// Subkey of the tenant key: names inside statements that no catalog knows.
     TENANT_IDENTIFIER = "bodycam 2026-11-21 tenant identifier key v1";
+    /// Subkey of the tenant key: what detection keeps for itself in `state/`.
+    TENANT_STATE = "bodycam 2026-11-21 tenant state key v1";
     /// The id of a finding.
     FINDING = "bodycam 2026-11-21 finding v1";
     /// The digest of a detection rule.
     RULE = "bodycam 2026-11-21 rule v1";
+    /// What an evaluation of a rule saw of events: for each family the sum of the rows.
+    RULE_INPUT = "bodycam 2026-11-21 rule input v1";
+    /// What an evaluation of a rule saw of roll-ups: for each family the sum of the rows that they are made of.
+    RULE_HISTORY = "bodycam 2026-11-21 rule history v1";
+    /// What a finding says, in the record of its window.
+    FINDING_MARK = "bodycam 2026-11-21 finding mark v1";
+    /// What the roll-up of an hour is made of: its definition and the sum of the rows.
+    ROLL_UP = "bodycam 2026-11-21 roll-up v1";
 }
 
 #[cfg(test)]

@@ -100,6 +100,16 @@ impl TenantKey {
         Digest(*blake3::keyed_hash(&digest::TENANT_IDENTITY.subkey(&self.0), w.as_slice()).as_bytes())
     }
 
+    /// Authenticates an object that detection keeps in the lake for itself, under the name that it has there: who
+    /// can write to the lake cannot make one, nor put one in the place of another.
+    pub fn state_mac(&self, path: &str, bytes: &[u8]) -> Digest {
+        let mut w = Writer::new();
+        w.bytes(path.as_bytes());
+        let mut hasher = blake3::Hasher::new_keyed(&digest::TENANT_STATE.subkey(&self.0));
+        hasher.update(w.as_slice()).update(bytes);
+        Digest(*hasher.finalize().as_bytes())
+    }
+
     /// Wraps a session key. The nonce is fixed because the wrapping key is the session's own.
     pub fn wrap(&self, session: SessionId, key: &SessionKey) -> Vec<u8> {
         seal(&self.wrap_key(session), 0, 0, &session.0, key.root.to_vec())

@@ -11,20 +11,28 @@ use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::Instant;
 
 use bodycam_lake::columns::sessions::{self, SessionRow};
+use bodycam_lake::columns::templates::{self, TemplateRow};
 use bodycam_lake::columns::{self, Table};
-use bodycam_lake::commit::{Commit, FileEntry, LedgerState, Signature, StreamEntry, VERSION};
+use bodycam_lake::commit::{Commit, FileEntry, LedgerState, SessionState, Signature, StreamEntry, VERSION};
 use bodycam_lake::layout::{self, FileName, Hour, StreamName};
 use bodycam_lake::{EncodedFile, file};
 use bodycam_record::kinds::ledger::{LedgerOpen, LedgerSeal, LedgerStop};
-use bodycam_record::kinds::session::{SessionCheckpoint, SessionClosed, SessionOpened};
-use bodycam_record::kinds::sql::SqlStatement;
+use bodycam_record::kinds::session::SessionCheckpoint;
 use bodycam_record::ledger::Start;
 use bodycam_record::{
-    Chain, Digest, Draft, EpochKey, Event, Family, Genesis, Id16, Ledger, LedgerRecord, ProducerKey, Seal,
-    SealReason, SessionId, SessionKey, TenantKey,
+    Chain, Digest, Draft, EpochKey, Event, Family, Ledger, LedgerRecord, ProducerKey, Seal, SealReason,
+    SessionKey, TenantKey,
 };
 use bodycam_verify::{Files, Options, Pool};
 use bytes::Bytes;
+
+use event::{PRODUCER, T0, TARGET, TEXTS, text};
+use process::{cpu_seconds, peak_kib};
+
+#[path = "../../../tests/bench/event.rs"]
+mod event;
+#[path = "../../../tests/bench/process.rs"]
+mod process;
 
 type Error = Box<dyn std::error::Error>;
 
@@ -32,9 +40,8 @@ type Error = Box<dyn std::error::Error>;
 const SESSION: u64 = 1000;
 /// Sessions in a commit.
 const COMMIT: u64 = 100;
-/// 2026-11-21T10:00Z; ten thousand events a second from there on.
-const T0: i64 = 1_795_255_200_000_000_000;
-const PRODUCER: &str = "bench";
+/// Between two events: ten thousand a second.
+const STEP_NS: i64 = 100_000;
 
 fn main() -> Result<(), Error> {
     let mut args = std::env::args().skip(1);
@@ -55,7 +62,7 @@ fn main() -> Result<(), Error> {
     println!("events            {n}, in {} sessions, {} bytes", report.sessions.sealed, report.checked.bytes);
     println!("wall              {wall:.2} s on {} threads, {:.0} events/s", threads.0, n / wall);
     println!("processor         {cpu:.2} s, {:.0} events/s a core", n / cpu);
-    println!("peak memory       {} KiB", status("VmHWM:"));
+    println!("peak memory       {} KiB", peak_kib());
     if given.is_none() {
         std::fs::remove_dir_all(dir)?;
     }
@@ -90,8 +97,8 @@ impl Files for Directory {
         }
     }
 
-    fn list(&self, _: &str) -> Option<Vec<String>> {
-        None
+    fn list(&self, _: &str) -> Result<Option<Vec<String>>, String> {
+        Ok(None)
     }
 }
 
@@ -133,6 +140,13 @@ fn fill(dir: &Path, count: u64) -> Result<(), Error> {
             records.append(&mut of_ledger);
         }
         let mut files = Vec::new();
+        if first == 0 {
+            let texts: Vec<TemplateRow> = (0..TEXTS)
+                .map(|n| TemplateRow { fingerprint: tenant.fingerprint(&text(n)), text: text(n) })
+                .collect();
+            let encoded = file::encode(Table::Templates, &templates::encode(&texts)?)?;
+            files.push(data(dir, &lane, n as u64, 0, Table::Templates, encoded)?);
+        }
         for family in [Family::Session, Family::Sql] {
             let mut rows: Vec<&Event> =
                 events.iter().filter(|e| e.table().is_ok_and(|t| t.family == family)).collect();
@@ -143,7 +157,14 @@ fn fill(dir: &Path, count: u64) -> Result<(), Error> {
         index.sort_by_key(|row| row.session_id);
         let encoded = file::encode(Table::Sessions, &sessions::encode(&index)?)?;
         files.push(data(dir, &lane, n as u64, files.len(), Table::Sessions, encoded)?);
-        previous = Some(commit(dir, &lane, n as u64, previous, files, None)?);
+        let stand = |row: &SessionRow| SessionState {
+            session: row.session_id,
+            next_seq: row.events,
+            head: row.head,
+            open: false,
+        };
+        let stand = index.iter().map(stand).collect();
+        previous = Some(commit(dir, &lane, n as u64, previous, files, (stand, None))?);
     }
     let stop = LedgerStop { reason: "drain".into(), events: 0, accepted: 0 };
     records.push(ledger.append(stop.into(), T0));
@@ -157,10 +178,10 @@ fn fill(dir: &Path, count: u64) -> Result<(), Error> {
         epoch_key: EpochKey::from_seed(&[2; 32]).public(),
         next_seq: last.seq + 1,
         head: last.hash,
-        watermark_ns: T0,
+        watermark_ns: records.iter().map(|r| r.ts_wall_ns).max().unwrap_or(T0),
         stopped: true,
     });
-    commit(dir, &ledger_lane, 0, None, files, state)?;
+    commit(dir, &ledger_lane, 0, None, files, (vec![], state))?;
     Ok(())
 }
 
@@ -169,47 +190,24 @@ fn session_events(
     tenant: &TenantKey,
     n: u64,
 ) -> Result<(Vec<Event>, Vec<LedgerRecord>), Error> {
-    let mut random = [0; 10];
-    random[2..].copy_from_slice(&n.to_le_bytes());
-    let start = T0 + i64::try_from(n * SESSION)? * 100_000;
-    let session = SessionId::new(u64::try_from(start / 1_000_000)?, random);
-    let opened = SessionOpened {
-        tenant: "bench".into(),
-        nonce: Digest([n as u8; 32]),
-        identity_digest: Digest([2; 32]),
-        target_digest: Digest([3; 32]),
-        key_digest: Digest([4; 32]),
-        ledger_seq: ledger.next_seq(),
-        protocol: "postgres".into(),
-        principal_kind: "agent".into(),
-        auth_method: "token".into(),
-        credential: Id16([5; 16]),
-        client_address: Id16([6; 16]),
-        credential_addresses: 1,
-        database: "shop".into(),
-        upstream_role: "app".into(),
-        client_tls: false,
-        upstream_tls: false,
-        protocol_version: "3.0".into(),
-        correlation: None,
-        simulated_clock: true,
-    };
-    let policy_digest = Digest([8; 32]);
-    let genesis = Genesis { producer: PRODUCER, epoch: 1, session, policy_digest, opened: &opened };
-    let principal_ref = tenant.principal_ref(&format!("agent-{}", n % 5000));
+    let start = T0 + i64::try_from(n * SESSION)? * STEP_NS;
+    let session = event::session_id(n, start)?;
+    let opened = event::opened(n, Digest([4; 32]), ledger.next_seq());
+    let genesis = event::genesis(session, &opened);
+    let principal_ref = event::principal_ref(tenant, n);
     let open = LedgerOpen {
         session_id: session,
         genesis: genesis.digest(),
         key_digest: opened.key_digest,
         principal_ref,
-        target: "shop".into(),
+        target: TARGET.into(),
     };
     let open_seq = opened.ledger_seq;
     let mut records = vec![ledger.append(open.into(), start)];
-    let mut chain = Chain::start(&genesis, principal_ref, "shop");
+    let mut chain = Chain::start(&genesis, principal_ref, TARGET);
     let mut events = Vec::new();
     for i in 0..SESSION {
-        let ts_wall_ns = start + i64::try_from(i)? * 100_000;
+        let ts_wall_ns = start + i64::try_from(i)? * STEP_NS;
         let body = match i {
             0 => opened.clone().into(),
             i if i == SESSION / 2 => {
@@ -217,16 +215,8 @@ fn session_events(
                 let seal = Seal::checkpoint(session, PRODUCER, 1, count, head, root, open_seq);
                 SessionCheckpoint { count, head, root, signature: ledger.sign(seal.digest()) }.into()
             }
-            i if i == SESSION - 1 => SessionClosed {
-                reason: "client".into(),
-                statements: 998,
-                rows: 0,
-                bytes_in: 0,
-                bytes_out: 0,
-                duration_us: 1,
-            }
-            .into(),
-            i => statement(tenant, n, i).into(),
+            i if i == SESSION - 1 => event::closed(998).into(),
+            i => event::statement(tenant, n, i).into(),
         };
         let draft = Draft { ts_wall_ns, ts_mono_ns: ts_wall_ns - T0, parent_seq: None, body, content: None };
         events.push(chain.append(&draft));
@@ -265,36 +255,6 @@ fn session_events(
     Ok((events, records))
 }
 
-fn statement(tenant: &TenantKey, session: u64, i: u64) -> SqlStatement {
-    let table = (session * 31 + i) % 200;
-    SqlStatement {
-        statement_no: i as i64,
-        form: "extended".into(),
-        statement_kind: "select".into(),
-        verdict: "allow".into(),
-        fingerprint: Some(tenant.fingerprint(&format!("SELECT a, b FROM t{table} WHERE id = $1"))),
-        main_relation: Some(format!("public.t{table}")),
-        relations_read: vec![format!("public.t{table}")],
-        relations_written: vec![],
-        output_columns: vec![format!("public.t{table}.a"), format!("public.t{table}.b")],
-        functions: vec![],
-        has_predicate: true,
-        limit_rows: None,
-        offset_rows: None,
-        statement_count: 1,
-        opaque: vec![],
-        est_rows: Some(1000),
-        statement_bytes: 60,
-        statement_digest: Digest([(i % 251) as u8; 32]),
-        bind_count: 1,
-        bind_bytes: 8,
-        binds_digest: None,
-        portal: None,
-        content_cut: false,
-        correlation: None,
-    }
-}
-
 fn put(dir: &Path, path: &str, bytes: &[u8]) -> Result<(), Error> {
     let path = dir.join(path);
     std::fs::create_dir_all(path.parent().ok_or("a path without folder")?)?;
@@ -322,7 +282,7 @@ fn commit(
     from: u64,
     previous: Option<Digest>,
     files: Vec<FileEntry>,
-    ledger: Option<LedgerState>,
+    (sessions, ledger): (Vec<SessionState>, Option<LedgerState>),
 ) -> Result<Digest, Error> {
     let mut commit = Commit {
         version: VERSION,
@@ -335,7 +295,7 @@ fn commit(
         files,
         replaces: vec![],
         deleted_to: 0,
-        sessions: vec![],
+        sessions,
         ledger,
         duplicates: 0,
         recorder: Digest::ZERO,
@@ -344,19 +304,4 @@ fn commit(
     commit.sign(&EpochKey::from_seed(&[3; 32]));
     put(dir, &commit.path(), &commit.to_json())?;
     Ok(commit.digest())
-}
-
-/// Processor time of this process so far.
-fn cpu_seconds() -> f64 {
-    let stat = std::fs::read_to_string("/proc/self/stat").unwrap_or_default();
-    let after_name = stat.rsplit_once(')').map_or("", |(_, rest)| rest);
-    let ticks: f64 =
-        after_name.split_whitespace().skip(11).take(2).filter_map(|t| t.parse::<f64>().ok()).sum();
-    ticks / 100.0
-}
-
-fn status(name: &str) -> String {
-    let status = std::fs::read_to_string("/proc/self/status").unwrap_or_default();
-    let line = status.lines().find_map(|l| l.strip_prefix(name)).unwrap_or_default();
-    line.trim().trim_end_matches(" kB").to_owned()
 }

@@ -7,15 +7,17 @@ use std::sync::Arc;
 use bodycam_lake::commit::MAX_BYTES;
 use bodycam_lake::file::RowSum;
 use bodycam_lake::state::fold_sessions;
-use bodycam_lake::{Commit, FileEntry, LakeError, LedgerState, StreamEntry, StreamName, Table, layout};
+use bodycam_lake::{
+    Commit, FileEntry, LakeError, LedgerState, SessionState, StreamEntry, StreamName, Table, layout,
+};
 use bodycam_record::{Digest, SessionId};
 use bytes::Bytes;
 
-use crate::Files;
 use crate::fault::{Class, Fault};
 use crate::files::{DataFile, unreadable};
 use crate::snapshots::Snapshots;
 use crate::trust::Trust;
+use crate::{Files, listed};
 
 /// The commits of a stream, each with its name.
 type Named = Vec<(Arc<str>, Commit)>;
@@ -30,8 +32,12 @@ pub struct Walk {
     pub files: Vec<DataFile>,
     /// Number of events of every session that the commits call open.
     pub open: HashMap<SessionId, i64>,
-    /// Where the ledgers stand.
-    pub ledgers: Vec<LedgerState>,
+    /// Every statement of a commit about a session, with the commit.
+    pub stated: Vec<(Arc<str>, SessionState)>,
+    /// Every statement of a commit about a ledger, with the commit.
+    pub ledgers: Vec<(Arc<str>, LedgerState)>,
+    /// Whether an entry of the list of streams or a commit could not be read.
+    unread: bool,
     /// Time of the newest commit of each producer's streams, Unix ns.
     pub newest_ns: HashMap<String, i64>,
     /// Names of the commits that would follow on the last of each ledger, by producer.
@@ -79,8 +85,10 @@ pub fn walk(files: &dyn Files, trust: Option<&Trust>) -> Option<Walk> {
     let mut walked: Vec<(usize, Named)> = Vec::new();
     for (index, stream) in ranked {
         let commits = walk_stream(files, stream, trust, &mut out);
-        if let Some(ledger) = commits.iter().rev().find_map(|(_, c)| c.ledger.clone()) {
-            out.ledgers.push(ledger);
+        for (path, commit) in &commits {
+            unstated(path, commit, &mut out.faults);
+            out.stated.extend(commit.sessions.iter().map(|state| (Arc::clone(path), *state)));
+            out.ledgers.extend(commit.ledger.iter().map(|state| (Arc::clone(path), state.clone())));
         }
         let (name, n) = (&stream.stream, commits.len() as u64);
         let producer = name.producer().to_owned();
@@ -135,34 +143,52 @@ fn order(entry: &FileEntry) -> (String, u8, String) {
     (hour.to_owned(), rank, entry.path.clone())
 }
 
-fn read(files: &dyn Files, path: &str, out: &mut Walk) -> Option<Bytes> {
-    files.read(path, MAX_BYTES as u64).unwrap_or_else(|why| {
-        out.faults.push(unreadable(path, &why));
-        None
-    })
+/// An object, when it is there.
+#[derive(Debug)]
+enum Found {
+    Bytes(Bytes),
+    Nothing,
+    /// It cannot be read, which was told.
+    Unreadable,
+}
+
+fn read(files: &dyn Files, path: &str, out: &mut Walk) -> Found {
+    match files.read(path, MAX_BYTES as u64) {
+        Ok(Some(bytes)) => Found::Bytes(bytes),
+        Ok(None) => Found::Nothing,
+        Err(why) => {
+            out.faults.push(unreadable(path, &why));
+            out.unread = true;
+            Found::Unreadable
+        }
+    }
 }
 
 fn streams(files: &dyn Files, out: &mut Walk) -> Option<Vec<StreamEntry>> {
     let mut streams = Vec::new();
     // Before the streams are read: a recorder that is at work lists a stream before it writes to it.
-    let commits = files.list("commits/").unwrap_or_default();
-    let listed = files.list("streams/");
-    let listed: BTreeSet<u64> = listed.iter().flatten().filter_map(|name| number(name)).collect();
+    let commits = listed(files, "commits/", &mut out.faults).unwrap_or_default();
+    let numbers = listed(files, "streams/", &mut out.faults).unwrap_or_default();
+    let numbers: BTreeSet<u64> = numbers.iter().filter_map(|name| number(name)).collect();
     let mut n = 0;
     loop {
         let path = layout::stream(n);
+        let later = numbers.range(n.saturating_add(1)..).next().copied();
         match read(files, &path, out) {
-            Some(bytes) => match StreamEntry::parse(&path, &bytes) {
+            Found::Bytes(bytes) => match StreamEntry::parse(&path, &bytes) {
                 Ok(entry) => streams.push(entry),
                 Err(error) => out.faults.push(object_fault(&path, &error)),
             },
-            None => {
-                let Some(next) = listed.range(n.saturating_add(1)..).next() else { break };
+            Found::Nothing => {
+                let Some(next) = later else { break };
                 let detail = format!("missing, though the list of streams goes on at {next}");
                 out.faults.push(Fault::new(Class::CommitGap, detail).at(&path));
-                n = *next;
+                n = next;
                 continue;
             }
+            // Where nothing can be read, nothing says that there is an end.
+            Found::Unreadable if later.is_none() => break,
+            Found::Unreadable => {}
         }
         n = n.saturating_add(1);
     }
@@ -211,21 +237,27 @@ fn walk_stream(
     let mut previous = Some(None);
     loop {
         let path = layout::commit(name, *generation, position);
-        let mut bytes = read(files, &path, out);
-        let next = if bytes.is_none() { later(files, name, *generation, position) } else { None };
-        if next.is_some() {
+        let mut found = read(files, &path, out);
+        let next = match found {
+            Found::Bytes(_) => None,
+            Found::Nothing | Found::Unreadable => later(files, name, *generation, position),
+        };
+        if next.is_some() && matches!(found, Found::Nothing) {
             // A recorder that is at work may have written it, and more, since it was looked for.
-            bytes = read(files, &path, out);
+            found = read(files, &path, out);
         }
-        let Some(bytes) = bytes else {
-            match next {
-                Some(next) => {
-                    let detail = format!("missing; the stream goes on at position {next}");
-                    out.faults.push(Fault::new(Class::CommitGap, detail).at(&path));
-                    (position, previous) = (next, None);
-                    continue;
-                }
-                None => return commits,
+        let bytes = match (found, next) {
+            (Found::Bytes(bytes), _) => bytes,
+            (_, None) => return commits,
+            (Found::Nothing, Some(next)) => {
+                let detail = format!("missing; the stream goes on at position {next}");
+                out.faults.push(Fault::new(Class::CommitGap, detail).at(&path));
+                (position, previous) = (next, None);
+                continue;
+            }
+            (Found::Unreadable, Some(next)) => {
+                (position, previous) = (next, None);
+                continue;
             }
         };
         let parsed = Commit::parse(&path, &bytes).or_else(|error| {
@@ -271,7 +303,8 @@ fn walk_stream(
 fn later(files: &dyn Files, stream: &StreamName, generation: u64, position: u64) -> Option<u64> {
     let path = layout::commit(stream, generation, position);
     let folder = path.rsplit_once('/').map(|(folder, _)| format!("{folder}/"))?;
-    files.list(&folder)?.iter().filter_map(|name| number(name)).filter(|n| *n > position).min()
+    // A folder that cannot be listed was told with `commits/`, in which it lies.
+    files.list(&folder).ok()??.iter().filter_map(|name| number(name)).filter(|n| *n > position).min()
 }
 
 fn apply(path: &Arc<str>, commit: Commit, live: &mut BTreeMap<String, DataFile>, out: &mut Walk) {
@@ -289,9 +322,12 @@ fn apply(path: &Arc<str>, commit: Commit, live: &mut BTreeMap<String, DataFile>,
             total.add(sum);
         }
     };
+    let mut is_known = true;
     for replaced in &commit.replaces {
         match live.remove(replaced) {
             Some(file) => count(&file.entry, 0),
+            // The commit that added it may be one of those that cannot be read.
+            None if out.unread => is_known = false,
             None => {
                 let detail = format!("it replaces {replaced}, which is not part of the lake");
                 out.faults.push(Fault::new(Class::Commit, detail).at(path));
@@ -301,7 +337,7 @@ fn apply(path: &Arc<str>, commit: Commit, live: &mut BTreeMap<String, DataFile>,
     for entry in &commit.files {
         count(entry, 1);
     }
-    if !commit.replaces.is_empty() {
+    if !commit.replaces.is_empty() && is_known {
         let known = sums.iter().filter(|(table, _)| !unknown.contains(table));
         for (table, [before, after]) in known.filter(|(_, [before, after])| before != after) {
             let (table, before, after) = (table.name(), before.0, after.0);
@@ -313,11 +349,46 @@ fn apply(path: &Arc<str>, commit: Commit, live: &mut BTreeMap<String, DataFile>,
     }
     let committed_ns = commit.created_ns;
     for entry in commit.files {
+        if let Some(what) = left_out(&entry) {
+            let detail = format!("{path} leaves out its {what}: readers would pass over it");
+            out.faults.push(Fault::new(Class::Manifest, detail).at(&entry.path));
+        }
         let known = entry.path.clone();
         let file = DataFile { entry: Arc::new(entry), committed_ns, named_by: Arc::clone(path) };
         if live.insert(known.clone(), file).is_some() {
             let detail = format!("it adds {known}, which is part of the lake already");
             out.faults.push(Fault::new(Class::Commit, detail).at(path));
         }
+    }
+}
+
+/// Sessions of which a commit has events and does not say, or not of all of them, where they stand afterwards.
+fn unstated(path: &str, commit: &Commit, faults: &mut Vec<Fault>) {
+    if !commit.replaces.is_empty() {
+        return;
+    }
+    let stated: HashMap<SessionId, i64> = commit.sessions.iter().map(|s| (s.session, s.next_seq)).collect();
+    let events = commit.files.iter().filter(|file| matches!(file.table.0, Table::Events(_)));
+    let mut missing = BTreeSet::new();
+    for range in events.flat_map(|file| file.sessions.iter().flatten()) {
+        if stated.get(&range.session).is_none_or(|next| *next <= range.seq_to) {
+            missing.insert(range.session);
+        }
+    }
+    for session in missing {
+        let detail = "it has events of the session, and does not state where it stands after them";
+        faults.push(Fault::new(Class::Commit, detail).of(session).at(path));
+    }
+}
+
+/// What an entry must state and does not: readers may choose files by it, and a compaction is judged by it, so that
+/// it is asked for of files that were replaced as well.
+fn left_out(entry: &FileEntry) -> Option<&'static str> {
+    let timed = matches!(entry.table.0, Table::Events(_) | Table::Sessions | Table::Findings);
+    match entry {
+        FileEntry { row_sum: None, .. } => Some("sum of row hashes (row_sum)"),
+        FileEntry { min_ts_ns: None, rows: 1.., .. } if timed => Some("smallest time (min_ts_ns)"),
+        FileEntry { max_ts_ns: None, rows: 1.., .. } if timed => Some("largest time (max_ts_ns)"),
+        _ => None,
     }
 }

@@ -152,7 +152,7 @@ classes! {
     Statistics = "STATISTICS" Tamper Integrity,
     /// A Bloom filter denies a value that is there: readers would skip it.
     Bloom = "BLOOM" Tamper Integrity,
-    /// A commit is damaged, or does not follow on the one before it.
+    /// A commit is damaged, does not follow on the one before it, or states what its rows do not say.
     Commit = "COMMIT" Tamper Integrity,
     /// Commits are missing between others.
     CommitGap = "COMMIT_GAP" Tamper PopulationCompleteness,

@@ -12,7 +12,7 @@ use bodycam_lake::columns::{
 use bodycam_lake::file::{RowSum, content_row_hash, sha256};
 use bodycam_lake::layout::{self, Hour};
 use bodycam_lake::{FileEntry, LakeError, StoredEvent};
-use bodycam_record::{Digest, Family, SealedChunk, SessionId, SessionKey, TenantKey, shown};
+use bodycam_record::{Digest, Family, Fingerprint, SealedChunk, SessionId, SessionKey, TenantKey, shown};
 use bytes::Bytes;
 use parquet::arrow::arrow_reader::{ArrowReaderOptions, ParquetRecordBatchReaderBuilder};
 use parquet::file::metadata::PageIndexPolicy;
@@ -21,6 +21,7 @@ use crate::content::ContentFacts;
 use crate::events::{Link, Linker, Run, Runs};
 use crate::fault::{Class, Fault};
 use crate::statistics::Claims;
+use crate::texts::TextFacts;
 
 /// Rows that are decoded at once.
 const BATCH_ROWS: usize = 16 * 1024;
@@ -57,6 +58,8 @@ pub struct FileFacts {
     pub heads: Vec<(SessionId, i64, Digest)>,
     /// Rows of the index of sessions, with their rows in the file.
     pub index: Vec<(u64, SessionRow)>,
+    /// Statement texts that events name, and those that are there.
+    pub texts: TextFacts,
 }
 
 /// What [`check`] looks for beyond the file itself.
@@ -216,6 +219,7 @@ struct Collector<'a> {
     unknown: bool,
     heads: Vec<(SessionId, i64, Digest)>,
     index: Vec<(u64, SessionRow)>,
+    texts: TextFacts,
     /// Smallest and largest time of the rows.
     times: Option<(i64, i64)>,
     /// First and last hour in which the rows belong.
@@ -241,6 +245,7 @@ impl<'a> Collector<'a> {
             unknown: false,
             heads: Vec::new(),
             index: Vec::new(),
+            texts: TextFacts::default(),
             times: None,
             hours: None,
         }
@@ -257,7 +262,7 @@ impl<'a> Collector<'a> {
             Table::Events(family) => {
                 let decoder = Decoder::new(family, batch)?;
                 for row in 0..batch.num_rows() {
-                    self.event(first + row as u64, decoder.row(row), faults);
+                    self.event(first + row as u64, decoder.row(row), decoder.fingerprint(row), faults);
                 }
             }
             Table::Content => {
@@ -278,6 +283,7 @@ impl<'a> Collector<'a> {
             Table::Templates => {
                 for (row, template) in templates::decode(batch)?.into_iter().enumerate() {
                     self.sum.add(template.row_hash());
+                    self.texts.is_there(template.fingerprint);
                     let fits = |key: &TenantKey| key.fingerprint(&template.text) == template.fingerprint;
                     if !self.wanted.tenant.is_none_or(fits) {
                         let detail = format!("the text of fingerprint {} has another", template.fingerprint);
@@ -305,7 +311,13 @@ impl<'a> Collector<'a> {
         self.hours = Some(self.hours.map_or((hour, hour), |(min, max)| (min.min(hour), max.max(hour))));
     }
 
-    fn event(&mut self, row: u64, event: Result<StoredEvent, RowFault>, faults: &mut Vec<Fault>) {
+    fn event(
+        &mut self,
+        row: u64,
+        event: Result<StoredEvent, RowFault>,
+        fingerprint: Option<Fingerprint>,
+        faults: &mut Vec<Fault>,
+    ) {
         let event = match event {
             Ok(event) => event,
             Err(fault) => {
@@ -333,6 +345,9 @@ impl<'a> Collector<'a> {
         }
         if let (Some(no), Some(commitment)) = (e.content_no, e.content) {
             self.contents.commits(session, no, seq, commitment, self.wanted.keys.is_some());
+        }
+        if let Some(fingerprint) = fingerprint {
+            self.texts.is_named(fingerprint, e, row);
         }
         let count = seq.checked_add(1);
         let wanted = self.current.as_ref().and_then(|c| c.heads).zip(count);
@@ -458,11 +473,13 @@ impl<'a> Collector<'a> {
         facts.contents = self.contents;
         facts.unreadable = self.unreadable;
         facts.heads = self.heads;
+        facts.texts = self.texts;
     }
 }
 
 impl Collector<'_> {
-    /// What an entry states, by which readers choose files, and is not so. What it leaves out leads nobody astray.
+    /// What an entry states, by which readers choose files, and is not so. What it must not leave out is asked for
+    /// with its commit.
     fn bounds(&self, entry: &FileEntry) -> Option<String> {
         let wrong = |stated: bool, fits: bool, what: &str| (stated && !fits).then(|| what.to_owned());
         let (min, max) = (self.times.map(|t| t.0), self.times.map(|t| t.1));

@@ -4,12 +4,13 @@ use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::sync::Arc;
 
 use bodycam_lake::columns::StoredLedgerRecord;
+use bodycam_lake::{LedgerState, SessionState};
 use bodycam_record::kinds::ledger::{LedgerCrash, LedgerHeartbeat, LedgerOpen, LedgerSeal, LedgerStart};
 use bodycam_record::{
     Body, Digest, Id16, LedgerRecord, Seal, SealReason, SessionId, key, ledger as record_ledger, shown,
 };
 
-use crate::fault::{Class, Fault};
+use crate::fault::{Class, Fault, Gravity};
 use crate::trust::Trust;
 
 /// A ledger record and where it rests.
@@ -32,6 +33,9 @@ pub struct Ledgers {
     pub sessions: HashMap<SessionId, InLedger>,
     /// Heartbeats that name open sessions.
     pub heartbeats: Vec<Heartbeat>,
+    /// Where ledgers stood at the records at which commits say where they do, by producer and next record. Of
+    /// ledgers without a fault only.
+    pub stood: HashMap<(String, i64), LedgerState>,
     /// What is wrong.
     pub faults: Vec<Fault>,
     /// Records.
@@ -122,11 +126,23 @@ struct Walk<'a> {
     open: BTreeSet<SessionId>,
     /// Whether records are missing, so that not every OPEN is known.
     gapped: bool,
+    /// Numbers after which commits say where the ledger stands.
+    stated: BTreeSet<i64>,
+    /// Where it stands, as a recorder keeps it.
+    standing: LedgerState,
+    /// Where it stood at those numbers.
+    stood: Vec<LedgerState>,
 }
 
 impl Ledgers {
-    /// Checks all ledgers. `holes` are numbers of records that could not be decoded; they were reported.
-    pub fn check(records: Vec<Placed>, holes: &BTreeSet<i64>, trust: Option<&Trust>) -> Self {
+    /// Checks all ledgers. `holes` are numbers of records that could not be decoded; they were reported. `stated`
+    /// is what commits say about ledgers.
+    pub fn check(
+        records: Vec<Placed>,
+        holes: &BTreeSet<i64>,
+        trust: Option<&Trust>,
+        stated: &[(Arc<str>, LedgerState)],
+    ) -> Self {
         let mut out = Ledgers { records: records.len() as u64, ..Ledgers::default() };
         let mut by_producer: BTreeMap<String, BTreeMap<i64, Vec<Placed>>> = BTreeMap::new();
         for placed in records {
@@ -138,6 +154,7 @@ impl Ledgers {
         }
         for (name, seqs) in by_producer {
             let pinned = trust.and_then(|t| t.producers.get(&name)).copied();
+            let known = out.faults.len();
             let mut walk = Walk {
                 name: name.as_str().into(),
                 pinned,
@@ -148,19 +165,36 @@ impl Ledgers {
                 inherited: BTreeSet::new(),
                 open: BTreeSet::new(),
                 gapped: !holes.is_empty(),
+                stated: stated.iter().filter(|(_, s)| s.producer == name).map(|(_, s)| s.next_seq).collect(),
+                standing: LedgerState {
+                    producer: name.clone(),
+                    epoch: 0,
+                    producer_key: Digest::ZERO,
+                    epoch_key: Digest::ZERO,
+                    next_seq: 0,
+                    head: Digest::ZERO,
+                    watermark_ns: i64::MIN,
+                    stopped: false,
+                },
+                stood: Vec::new(),
             };
             walk.walk(seqs, holes);
-            let producer = walk.producer;
+            let Walk { producer, stood, .. } = walk;
+            // Of a ledger that contradicts itself nothing else is to be held against commits.
+            if out.faults.iter().skip(known).all(|f| f.gravity > Gravity::Unsupported) {
+                out.stood.extend(stood.into_iter().map(|s| ((name.clone(), s.next_seq), s)));
+            }
             out.producers.insert(name, producer);
         }
         out
     }
 
-    /// For each session, the counts that heartbeats speak of, ascending.
-    pub fn wanted_heads(&self) -> HashMap<SessionId, Vec<i64>> {
+    /// For each session, the counts that heartbeats and commits speak of, ascending.
+    pub fn wanted_heads(&self, stated: &[(Arc<str>, SessionState)]) -> HashMap<SessionId, Vec<i64>> {
         let mut wanted: HashMap<SessionId, Vec<i64>> = HashMap::new();
-        for (session, count) in self.heartbeats.iter().flat_map(|h| &h.open) {
-            wanted.entry(*session).or_default().push(*count);
+        let beats = self.heartbeats.iter().flat_map(|h| &h.open).copied();
+        for (session, count) in beats.chain(stated.iter().map(|(_, s)| (s.session, s.next_seq))) {
+            wanted.entry(session).or_default().push(count);
         }
         for counts in wanted.values_mut() {
             counts.sort_unstable();
@@ -222,11 +256,25 @@ impl Walk<'_> {
             expected = seq.saturating_add(1);
             self.producer.next_seq = expected;
             self.producer.last_ns = record.ts_wall_ns;
+            self.stands_after(&record);
         }
         // A session whose seal the spool refused is left to the next START; here there is none.
         if self.producer.stopped {
             self.inherited.clear();
             self.abandon("its producer stopped without sealing it");
+        }
+    }
+
+    /// Takes note of where the ledger stands after a record, as the recorder does that commits it.
+    fn stands_after(&mut self, record: &LedgerRecord) {
+        let standing = &mut self.standing;
+        standing.epoch = record.epoch;
+        standing.next_seq = self.producer.next_seq;
+        standing.head = record.hash;
+        standing.watermark_ns = standing.watermark_ns.max(record.ts_wall_ns);
+        standing.stopped = self.producer.stopped;
+        if self.stated.contains(&standing.next_seq) {
+            self.stood.push(standing.clone());
         }
     }
 
@@ -355,6 +403,7 @@ impl Walk<'_> {
         }
         self.abandon("its producer started anew without naming it");
         self.producer.key.get_or_insert(start.producer_key);
+        (self.standing.producer_key, self.standing.epoch_key) = (start.producer_key, start.epoch_key);
         self.producer.epochs.insert(record.epoch, start.epoch_key);
         self.producer.simulated |= start.clock == "simulated";
         self.epoch = Some(record.epoch);

@@ -28,8 +28,10 @@ mod session;
 mod sessions;
 mod snapshots;
 mod statistics;
+mod texts;
 mod tree;
 mod trust;
+mod unread;
 pub mod verdict;
 mod windows;
 
@@ -42,6 +44,8 @@ use content::Contents;
 use files::{DataFile, FileFacts, SecondLook, Wanted};
 use ledger::{Ledgers, Placed};
 use sessions::{Sessions, Settled};
+use texts::Texts;
+use unread::Unread;
 use verdict::{Checked, KeyReport, Parts, ProducerReport, TrustReport};
 
 /// How much a data file may have grown, beside four times its size, and still be read whole.
@@ -61,9 +65,10 @@ pub trait Files: Sync {
     /// object longer than `limit` no more is needed than `limit` bytes and one, which tells that it is longer.
     fn read(&self, path: &str, limit: u64) -> Result<Option<Bytes>, String>;
 
-    /// The paths from the root of all objects below a folder (which ends in `/`), at whatever depth, when the
-    /// store can say so; none in a folder that is not there. Used to tell a gap from an end.
-    fn list(&self, folder: &str) -> Option<Vec<String>>;
+    /// The paths from the root of all objects below a folder (which ends in `/`), at whatever depth; no path when
+    /// the folder is not there, and none at all when the store cannot list. The error says why the folder, or one
+    /// below it, cannot be read. Used to tell a gap from an end.
+    fn list(&self, folder: &str) -> Result<Option<Vec<String>>, String>;
 }
 
 /// Who does the work on `n` independent pieces.
@@ -94,6 +99,14 @@ pub struct Options {
     pub session: Option<SessionId>,
     /// Findings that the report lists.
     pub max_faults: usize,
+}
+
+/// The paths below a folder; none when the store cannot list, or when the folder cannot be read, which is told.
+fn listed(files: &dyn Files, folder: &str, faults: &mut Vec<Fault>) -> Option<Vec<String>> {
+    files.list(folder).unwrap_or_else(|why| {
+        faults.push(files::unreadable(folder, &why));
+        None
+    })
 }
 
 impl Default for Options {
@@ -136,15 +149,21 @@ pub fn run(
     });
 
     let ledgers = run.ledgers(&ledger_files, &done, &mut faults);
-    let (mut sessions, mut contents, mut checked) = run.data(&data_files, &ledgers, &done, &mut faults);
+    let (mut sessions, mut contents, texts, mut checked) =
+        run.data(&data_files, &ledgers, &done, &mut faults);
     let grows = |producer: &str| run.walk.has_grown(files, producer);
     let mut settled = sessions.settle(&run.walk, &grows, options.as_of_ns, options.session);
     faults.append(&mut settled.faults);
     let suspects: HashSet<SessionId> = settled.suspects.keys().copied().collect();
     run.look_again(&settled, &data_files, &ledgers, &sessions, &mut faults);
     faults.append(&mut contents.finish(&suspects));
+    faults.extend(texts.missing(&ledgers, &suspects));
     faults.extend(run.keys(&ledgers));
     let windows = windows::check(files, &mut faults);
+    let told = faults.len();
+    let unread = Unread::of(&faults, &run.walk.files);
+    faults.retain(|fault| !unread.explains(fault));
+    let withheld = told.saturating_sub(faults.len()) as u64;
     if let Some(only) = options.session {
         faults.retain(|f| f.session.is_none_or(|s| s == only));
     }
@@ -166,6 +185,7 @@ pub fn run(
         as_of: options.as_of_ns.is_some(),
         tenant_key: options.tenant_key.is_some(),
         one_session: options.session.is_some(),
+        withheld,
         max_faults: options.max_faults,
     })
 }
@@ -236,7 +256,7 @@ impl Run<'_> {
                 record,
             }));
         });
-        let mut ledgers = Ledgers::check(records, &holes, self.options.trust.as_ref());
+        let mut ledgers = Ledgers::check(records, &holes, self.options.trust.as_ref(), &self.walk.ledgers);
         faults.append(&mut ledgers.faults);
         ledgers
     }
@@ -247,24 +267,25 @@ impl Run<'_> {
         ledgers: &'l Ledgers,
         done: &Mutex<Progress>,
         faults: &mut Vec<Fault>,
-    ) -> (Sessions<'l>, Contents, Checked) {
-        let heads = ledgers.wanted_heads();
+    ) -> (Sessions<'l>, Contents, Texts, Checked) {
+        let heads = ledgers.wanted_heads(&self.walk.stated);
         let key = |session| self.session_key(session, ledgers).ok().flatten();
         let keys: Option<&(dyn Fn(SessionId) -> Option<SessionKey> + Sync)> =
             if self.options.tenant_key.is_some() { Some(&key) } else { None };
         let tenant = self.options.tenant_key.as_ref();
         let wanted = Wanted { heads: &heads, session: self.options.session, keys, tenant };
         let (mut sessions, mut contents) = (Sessions::new(ledgers), Contents::default());
-        let mut checked = Checked::default();
+        let (mut texts, mut checked) = (Texts::default(), Checked::default());
         self.check(list, &wanted, done, &mut |index, mut facts: FileFacts| {
             let Some(file) = list.get(index) else { return };
             checked.rows += facts.rows;
             faults.append(&mut facts.faults);
             contents.add(std::mem::take(&mut facts.contents));
+            texts.add(&file.entry.path, std::mem::take(&mut facts.texts));
             let index = u32::try_from(index).unwrap_or(u32::MAX);
             sessions.add(index, &file.entry.path, file.committed_ns, &mut facts);
         });
-        (sessions, contents, checked)
+        (sessions, contents, texts, checked)
     }
 
     /// Looks at suspect sessions row by row, some at a time.
@@ -371,7 +392,7 @@ impl Run<'_> {
         sessions.retain(|(id, _)| self.options.session.is_none_or(|only| only == **id));
         // The key and the name of an open session can still be on their way.
         let ended = |announced: &ledger::InLedger| !matches!(announced.end, ledger::End::Open);
-        let stored = Names::of(self.files, "keys/");
+        let stored = Names::of(self.files, "keys/", &mut faults);
         for (session, announced) in &sessions {
             let path = layout::session_key(**session);
             let there = match self.options.tenant_key.is_some() {
@@ -387,7 +408,7 @@ impl Run<'_> {
                 Err(fault) => faults.push(*fault),
             }
         }
-        let stored = Names::of(self.files, "directory/");
+        let stored = Names::of(self.files, "directory/", &mut faults);
         let mut principals: BTreeMap<PrincipalRef, bool> = BTreeMap::new();
         for (_, announced) in &sessions {
             *principals.entry(announced.principal_ref).or_default() |= ended(announced);
@@ -430,11 +451,15 @@ impl Run<'_> {
 struct Names<'a> {
     files: &'a dyn Files,
     listed: Option<HashSet<String>>,
+    /// Whether the folder cannot be read, which was told: nothing is said of what cannot be asked for either.
+    unreadable: bool,
 }
 
 impl<'a> Names<'a> {
-    fn of(files: &'a dyn Files, folder: &str) -> Self {
-        Self { files, listed: files.list(folder).map(HashSet::from_iter) }
+    fn of(files: &'a dyn Files, folder: &str, faults: &mut Vec<Fault>) -> Self {
+        let before = faults.len();
+        let listed = listed(files, folder, faults).map(HashSet::from_iter);
+        Self { files, listed, unreadable: faults.len() > before }
     }
 
     fn has(&self, path: &str) -> Result<bool, Fault> {
@@ -442,6 +467,7 @@ impl<'a> Names<'a> {
             Some(listed) => Ok(listed.contains(path)),
             None => match self.files.read(path, 0) {
                 Ok(found) => Ok(found.is_some()),
+                Err(_) if self.unreadable => Ok(true),
                 Err(why) => Err(files::unreadable(path, &why)),
             },
         }

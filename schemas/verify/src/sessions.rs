@@ -7,8 +7,8 @@
 use std::collections::{BTreeMap, BTreeSet, HashMap, HashSet};
 use std::sync::Arc;
 
-use bodycam_lake::StoredEvent;
 use bodycam_lake::columns::sessions::{SessionRow, Tally};
+use bodycam_lake::{LedgerState, SessionState, StoredEvent};
 use bodycam_record::kinds::session::SessionCheckpoint;
 use bodycam_record::{Body, Digest, Seal, SessionId, key};
 
@@ -151,8 +151,13 @@ impl<'a> Sessions<'a> {
         only: Option<SessionId>,
     ) -> Settled {
         let mut out = Settled::default();
+        let mut stated: HashMap<SessionId, Vec<&(Arc<str>, SessionState)>> = HashMap::new();
+        for statement in &walk.stated {
+            stated.entry(statement.1.session).or_default().push(statement);
+        }
         let mut ids: BTreeSet<SessionId> = self.states.keys().copied().collect();
         ids.extend(self.ledgers.sessions.keys());
+        ids.extend(stated.keys());
         ids.retain(|id| only.is_none_or(|only| only == *id));
         let mut suspect = HashSet::new();
         let mut growing: HashMap<String, bool> = HashMap::new();
@@ -168,6 +173,8 @@ impl<'a> Sessions<'a> {
             }
             if let Some(state) = state.filter(|_| !suspect.contains(&session)) {
                 out.faults.extend(self.misindexed(session, state, announced));
+                let stated = stated.get(&session).map(Vec::as_slice).unwrap_or_default();
+                self.misstated(session, state, stated, &mut out.faults);
             }
             match (announced, state) {
                 (Some(announced), state) => {
@@ -178,7 +185,12 @@ impl<'a> Sessions<'a> {
                         || *growing.entry(state.producer.clone()).or_insert_with(|| grows(&state.producer));
                     self.unannounced(session, state, walk, grows, as_of_ns, &mut out);
                 }
-                (None, None) => {}
+                (None, None) => {
+                    let count = stated.get(&session).into_iter().flatten().map(|(_, s)| s.next_seq).max();
+                    let detail =
+                        format!("a commit counts {} events; there is none", count.unwrap_or_default());
+                    out.faults.push(Fault::new(Class::MissingSession, detail).of(session));
+                }
             }
         }
         if only.is_none() {
@@ -222,6 +234,35 @@ impl<'a> Sessions<'a> {
         }
         let fits = indexed.row == expected;
         (!fits).then(|| indexed.fault(session, "its row in the index of sessions is not what its events say"))
+    }
+
+    /// What commits say of where a session stands, and its events do not.
+    fn misstated(
+        &self,
+        session: SessionId,
+        state: &State,
+        stated: &[&(Arc<str>, SessionState)],
+        faults: &mut Vec<Fault>,
+    ) {
+        for (path, said) in stated {
+            let head = said.next_seq >= 1 && self.heads.get(&(session, said.next_seq)) == Some(&said.head);
+            let last = said.next_seq == state.next;
+            let what = if !head {
+                "another hash of the last event than it has"
+            } else if said.open && last && state.closed.is_some() {
+                "that it is open, though its last event ends it"
+            } else if !said.open && !last {
+                "that it has ended, though events follow"
+            } else {
+                continue;
+            };
+            let detail = format!("it states of the session, after {} events, {what}", said.next_seq);
+            faults.push(Fault::new(Class::Commit, detail).of(session).at(path));
+        }
+        if stated.iter().map(|(_, said)| said.next_seq).max() != Some(state.next) {
+            let detail = format!("no commit states where it stands after its {} events", state.next);
+            faults.push(Fault::new(Class::Commit, detail).of(session));
+        }
     }
 
     /// Producers that have not stopped and have been silent, although none of their sessions is open.
@@ -357,17 +398,49 @@ impl<'a> Sessions<'a> {
         }
     }
 
-    /// Ledgers that end before the commits say.
+    /// Ledgers that end elsewhere, or stand otherwise, than the commits say.
     fn ledger_tails(&self, walk: &Walk, faults: &mut Vec<Fault>) {
-        for stated in &walk.ledgers {
-            let reached = self.ledgers.producers.get(&stated.producer).map_or(0, |p| p.next_seq);
-            if reached < stated.next_seq {
+        let mut last: BTreeMap<&str, i64> = BTreeMap::new();
+        for (path, stated) in &walk.ledgers {
+            let known = last.entry(&stated.producer).or_insert(stated.next_seq);
+            *known = stated.next_seq.max(*known);
+            let stood = self.ledgers.stood.get(&(stated.producer.clone(), stated.next_seq));
+            if let Some(what) = stood.and_then(|stood| differs(stated, stood)) {
+                let detail = format!("it states another {what} than the ledger has there");
+                let fault = Fault::new(Class::Commit, detail).of_producer(&stated.producer).at(path);
+                faults.push(fault.seq(stated.next_seq.saturating_sub(1)));
+            }
+        }
+        for (producer, stated) in &last {
+            let reached = self.ledgers.producers.get(*producer).map_or(0, |p| p.next_seq);
+            if reached < *stated {
                 let detail = "ledger records are missing at the end; a commit states them";
-                let fault = Fault::new(Class::LedgerTail, detail).of_producer(&stated.producer);
-                faults.push(fault.seqs(reached, stated.next_seq.saturating_sub(1)));
+                let fault = Fault::new(Class::LedgerTail, detail).of_producer(producer);
+                faults.push(fault.seqs(reached, stated.saturating_sub(1)));
+            }
+        }
+        for (name, producer) in &self.ledgers.producers {
+            let stated = last.get(name.as_str()).copied().unwrap_or_default();
+            if stated < producer.next_seq {
+                let detail = "no commit states where the ledger stands after these records";
+                let fault = Fault::new(Class::Commit, detail).of_producer(name);
+                faults.push(fault.seqs(stated, producer.next_seq.saturating_sub(1)));
             }
         }
     }
+}
+
+/// The first thing in which what a commit says of a ledger is not what the ledger says.
+fn differs(stated: &LedgerState, stood: &LedgerState) -> Option<&'static str> {
+    let fits = [
+        ("head", stated.head == stood.head),
+        ("epoch", stated.epoch == stood.epoch),
+        ("producer key", stated.producer_key == stood.producer_key),
+        ("epoch key", stated.epoch_key == stood.epoch_key),
+        ("time up to which it is complete (watermark_ns)", stated.watermark_ns == stood.watermark_ns),
+        ("answer to whether the producer stopped", stated.stopped == stood.stopped),
+    ];
+    fits.into_iter().find(|(_, fits)| !fits).map(|(what, _)| what)
 }
 
 impl Indexed {

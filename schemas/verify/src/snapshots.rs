@@ -8,11 +8,11 @@ use bodycam_lake::state::Snapshot;
 use bodycam_lake::{Commit, LakeState, StreamEntry, layout};
 use bytes::Bytes;
 
-use crate::Files;
 use crate::commits::{Walk, number, object_fault};
 use crate::fault::{Class, Fault};
 use crate::files::unreadable;
 use crate::trust::Trust;
+use crate::{Files, listed};
 
 /// Snapshots that are looked for on either side of the one that the hint names, where nothing can be listed.
 const AROUND_HINT: u64 = 16;
@@ -26,7 +26,7 @@ pub type ByStream<'a> = Vec<(StreamEntry, Vec<&'a Commit>)>;
 impl Snapshots {
     /// Reads all snapshots.
     pub fn read(files: &dyn Files, out: &mut Walk) -> Self {
-        let numbers: Vec<u64> = match files.list("snapshots/") {
+        let numbers: Vec<u64> = match listed(files, "snapshots/", &mut out.faults) {
             Some(names) => names.iter().filter_map(|name| number(name)).collect(),
             None => {
                 let hint = files.read(layout::SNAPSHOT_HINT, MAX_BYTES as u64).ok().flatten();

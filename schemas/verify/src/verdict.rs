@@ -171,6 +171,8 @@ pub(crate) struct Parts {
     pub as_of: bool,
     pub tenant_key: bool,
     pub one_session: bool,
+    /// Findings that may only follow from what could not be read, and are not told.
+    pub withheld: u64,
     pub max_faults: usize,
 }
 
@@ -234,6 +236,7 @@ impl Report {
             as_of: false,
             tenant_key: false,
             one_session: false,
+            withheld: 0,
             max_faults: 1,
         })
     }
@@ -348,6 +351,14 @@ fn properties(parts: &Parts) -> Vec<Property> {
                 (State::NotChecked, "something could not be read, so nothing can be said".to_owned())
             }
             None => match aspect {
+                Aspect::Findings if parts.windows.unnamed > 0 => (
+                    State::Partial,
+                    format!(
+                        "{} window records are there that no list names: an evaluation was cut short, or what \
+                         named them was removed",
+                        parts.windows.unnamed
+                    ),
+                ),
                 Aspect::Findings if parts.windows.windows == 0 => (
                     State::NotChecked,
                     "no evaluation by detection is recorded here; nothing says that there was none"
@@ -388,6 +399,12 @@ fn properties(parts: &Parts) -> Vec<Property> {
 fn reasons(parts: &Parts, exit_code: u8) -> Vec<String> {
     let mut reasons = Vec::new();
     let count = |class: Class| parts.faults.iter().filter(|f| f.class == class).count();
+    if parts.withheld > 0 {
+        reasons.push(format!(
+            "{} findings may only follow from what could not be read, and are not listed",
+            parts.withheld
+        ));
+    }
     if exit_code == 3 {
         let crashed = count(Class::Crashed);
         if crashed > 0 {

@@ -4,6 +4,8 @@ use base64::Engine as _;
 use base64::engine::general_purpose::STANDARD;
 use zeroize::Zeroizing;
 
+use crate::identity::token;
+
 /// Longest correlation id taken from a user name.
 const MAX_CORRELATION: usize = 128;
 
@@ -43,6 +45,8 @@ impl Credential {
         if correlation.is_some_and(|id| !printable(id)) {
             return None;
         }
+        // Whoever puts the token behind the name has no correlation id.
+        let correlation = correlation.filter(|id| !token::is_in(id.as_bytes()));
         Some(Self {
             user: (!user.is_empty()).then(|| user.to_owned()),
             correlation: correlation.map(str::to_owned),

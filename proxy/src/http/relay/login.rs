@@ -16,7 +16,7 @@ use crate::http::codec::head::{Framing, RequestHead, Version};
 use crate::http::inspect;
 use crate::identity::{LoginRefused, Principal, RefusedLogin, token};
 use crate::recording::{Lane, Opening, RecordingError, SessionPen};
-use crate::slots::Slot;
+use crate::slots::{Limit, Slot};
 
 /// Heads that a connection may send before one logs it in: a client asks without credentials, then with them.
 const LOGIN_HEADS: usize = 8;
@@ -176,9 +176,9 @@ async fn open(
         .directory
         .by_token(user, &credential.secret, credential.method, now)
         .map_err(LoginFailure::Refused)?;
-    let limit = principal.max_sessions().unwrap_or(service.config.max_sessions_per_principal);
-    let Some(slot) = service.slots.enter(principal.principal_ref, limit) else {
-        return Err(LoginFailure::Limit(Box::new(principal), limit));
+    let limit = Limit::of(principal.max_sessions(), service.config.max_sessions_per_principal);
+    let Some(slot) = service.slots.enter(principal.principal_ref, "http", limit) else {
+        return Err(LoginFailure::Limit(Box::new(principal), limit.value()));
     };
     let address = producer.tenant_key().address(&peer.to_string());
     let addresses = service.directory.sighting(principal.credential, address, now).map_err(|error| {
@@ -225,7 +225,7 @@ async fn open(
 fn facts(principal: &Principal, head: &RequestHead) -> Vec<(String, Vec<u8>)> {
     let mut facts = vec![("token".to_owned(), principal.credential_name.as_bytes().to_vec())];
     if let Some(agent) = head.fields.all("user-agent").next() {
-        facts.push(("user_agent".to_owned(), agent.to_vec()));
+        facts.push(("user_agent".to_owned(), inspect::redact_text(agent)));
     }
     facts
 }

@@ -13,7 +13,6 @@ use bodycam_record::kinds::Body;
 use bodycam_record::kinds::control::{ControlDecision, ControlLimit};
 use bodycam_record::{ContentKind, Digest, Id16};
 use subtle::ConstantTimeEq as _;
-use tokio::sync::watch;
 use tokio::time::{Duration, Instant, sleep_until};
 
 use super::answer::Refused;
@@ -28,6 +27,7 @@ use crate::http::inspect;
 use crate::identity::{Ended, Principal};
 use crate::recording::{ContentWriter, RecordingError, SessionPen};
 use crate::slots::Slot;
+use crate::stop::{Stage, Stop, reached};
 
 /// Reason code of a request with another credential than the session's.
 pub(super) const OTHER_CREDENTIAL: &str = "other-credential";
@@ -48,7 +48,7 @@ pub(super) struct Session<'a> {
     pub(super) opaque: bool,
     requests: i64,
     check_at: Instant,
-    drain: watch::Receiver<bool>,
+    stop: Stop,
     drain_at: Option<Instant>,
     _slot: Slot,
 }
@@ -68,7 +68,7 @@ pub(super) enum Close {
 
 impl<'a> Session<'a> {
     /// Takes over an open session.
-    pub fn start(service: &'a Service, login: Login, drain: watch::Receiver<bool>) -> Self {
+    pub fn start(service: &'a Service, login: Login, stop: Stop) -> Self {
         let Login { pen, principal, secret, slot } = login;
         let hosts = Arc::new(HostLists::of(&principal.member));
         let check_at = Instant::now();
@@ -83,7 +83,7 @@ impl<'a> Session<'a> {
             opaque: false,
             requests: 0,
             check_at,
-            drain,
+            stop,
             drain_at: None,
             _slot: slot,
         };
@@ -132,14 +132,14 @@ impl<'a> Session<'a> {
         self.pen.lane().producer().clock().mono_ns() / 1000
     }
 
-    /// Turns true when the gateway stops.
-    pub fn drain(&self) -> watch::Receiver<bool> {
-        self.drain.clone()
+    /// Says when the gateway stops.
+    pub fn stop(&self) -> Stop {
+        self.stop.clone()
     }
 
     /// Whether the gateway stops.
     pub fn is_draining(&self) -> bool {
-        *self.drain.borrow()
+        *self.stop.borrow() >= Stage::Draining
     }
 
     /// Runs one step of a relay, unless the principal loses its access or the gateway stops first.
@@ -160,10 +160,12 @@ impl<'a> Session<'a> {
         loop {
             let (check_at, drain_at) = (self.check_at, self.drain_at);
             // The timers come first: work that is always ready must not starve them.
+            let (mut draining, mut cutting) = (self.stop.clone(), self.stop.clone());
             let due = tokio::select! {
                 biased;
                 () = sleep_until(check_at) => Due::Check,
-                _ = self.drain.wait_for(|d| *d), if drain_at.is_none() => Due::Drain,
+                () = reached(&mut cutting, Stage::Cutting) => return Err(Close::Drain),
+                () = reached(&mut draining, Stage::Draining), if drain_at.is_none() => Due::Drain,
                 () = sleep_until(drain_at.unwrap_or(check_at)), if drain_at.is_some() => return Err(Close::Drain),
                 done = &mut work => return Ok(done),
             };
@@ -249,7 +251,7 @@ impl<'a> Session<'a> {
         }
         let mut pairs = Vec::new();
         if inspect::method(&head.method) != head.method {
-            pairs.push(("method".to_owned(), head.method.clone().into_bytes()));
+            pairs.push(("method".to_owned(), inspect::redact_text(head.method.as_bytes())));
         }
         if let Some(refused) = detail {
             pairs.push((refused.code.to_owned(), refused.detail.clone().into_bytes()));

@@ -15,7 +15,7 @@ use bodycam_record::ContentKind;
 use bodycam_record::kinds::gap::Gap;
 use bodycam_record::kinds::http::{HttpTunnelClosed, HttpTunnelOpened};
 use tokio::io::{AsyncWrite, AsyncWriteExt as _};
-use tokio::sync::{oneshot, watch};
+use tokio::sync::oneshot;
 use tokio::time::{Duration, Instant, sleep_until, timeout_at};
 
 use super::answer::{Answer, Refused};
@@ -29,6 +29,7 @@ use crate::http::codec::source::{Reader, Source, poll_scratch};
 use crate::http::codec::target::authority_form;
 use crate::http::codec::tls_client_hello::{ClientHello, HelloReader, Sniffed};
 use crate::http::inspect;
+use crate::stop::{Stage, Stop, reached};
 
 /// After so many bytes in one go the other connections of the core get their turn.
 const TURN: usize = 256 << 10;
@@ -239,7 +240,7 @@ async fn carry(
     }
     let idle = Duration::from_secs(session.service.config.tunnel_idle_seconds);
     session.opaque = session.hosts.allow_opaque(to);
-    let (opaque, drain) = (session.opaque, session.drain());
+    let (opaque, stop) = (session.opaque, session.stop());
     let patience = Duration::from_secs(session.service.config.head_seconds);
     let Client { source, sink, .. } = client;
     // Without such a rule the target is not heard before the client was.
@@ -284,7 +285,7 @@ async fn carry(
     let both = session.guarded(async {
         tokio::select! {
             ended = async { tokio::try_join!(outward, back) } => ended.map(|_| ()),
-            cut = flow.idles(idle, drain) => Err(cut),
+            cut = flow.idles(idle, stop) => Err(cut),
         }
     });
     match both.await {
@@ -337,7 +338,7 @@ impl Flow {
 
     /// Returns when nothing has moved for `limit`, or for a moment when the gateway stops: most tunnels that
     /// stand open then are a client's pool.
-    async fn idles(&self, limit: Duration, mut drain: watch::Receiver<bool>) -> Cut {
+    async fn idles(&self, limit: Duration, mut stop: Stop) -> Cut {
         let mut draining = false;
         loop {
             let at = self.active.get() + if draining { limit.min(QUIET) } else { limit };
@@ -346,7 +347,7 @@ impl Flow {
             }
             tokio::select! {
                 () = sleep_until(at) => {}
-                _ = drain.wait_for(|d| *d), if !draining => draining = true,
+                () = reached(&mut stop, Stage::Draining), if !draining => draining = true,
             }
         }
     }

@@ -141,14 +141,19 @@ fn from_tree(
 /// The facts that a walk found, without those of the text as a whole.
 pub fn found(walk: Walk<'_>, catalog: &CatalogSnapshot) -> Facts {
     // A body that nobody here knows can set the search path as well.
-    let sets_config = walk.sets_config
+    let mut sets_config = walk.sets_config
         || ["unknown-function", "dynamic-sql"].iter().any(|reason| walk.opaque.contains(reason));
     let mut walk = walk;
     beneath_views(&mut walk.read, catalog);
     beneath_views(&mut walk.written, catalog);
+    beneath_views(&mut walk.changed, catalog);
+    sets_config |= runs_unseen(&walk, catalog);
+    // A rule of this view turns an UPDATE into set_config.
+    sets_config |= walk.written.iter().any(|rel| rel.label == "pg_catalog.pg_settings");
     let mut facts = Facts {
         has_predicate: !walk.open,
         temporary: walk.temporary.into_iter().collect(),
+        attaches_code: walk.attaches_code || sets_config,
         opaque: walk.opaque.into_iter().collect(),
         functions: walk.functions.into_iter().collect(),
         ..Facts::default()
@@ -163,6 +168,25 @@ pub fn found(walk: Walk<'_>, catalog: &CatalogSnapshot) -> Facts {
         cut(list, &mut facts.opaque);
     }
     facts
+}
+
+/// Whether what the statement reads or changes may run functions that can set anything: by the catalog, and where that
+/// does not know the relation, or not what the session itself has done to it, by what can be.
+fn runs_unseen(walk: &Walk<'_>, catalog: &CatalogSnapshot) -> bool {
+    let own = walk.settings.own_code;
+    let code = catalog.code();
+    let changed = walk.changed.iter().any(|rel| match rel.place.and_then(|at| catalog.at(at)) {
+        Some(relation) => own || code.written.contains(&relation.oid),
+        // To its own temporary relations only the session itself can have put anything.
+        None => own || !rel.label.starts_with("pg_temp."),
+    });
+    let read = walk.read.iter().any(|rel| match rel.place.and_then(|at| catalog.at(at)) {
+        Some(relation) => {
+            own && relation.kind == 'v' && relation.oid >= 16_384 || code.read.contains(&relation.oid)
+        }
+        None => own,
+    });
+    changed || read
 }
 
 /// Adds the relations that views among these stand for.

@@ -104,6 +104,11 @@ pub fn is_name(name: &str) -> bool {
     BUILTIN.names.contains(name)
 }
 
+/// Names of the functions that run SQL that they are given as text, or read relations named in text.
+pub fn run_sql() -> &'static [&'static str] {
+    RUN_SQL
+}
+
 /// Whether a function of this name runs SQL that it is given as text, or reads relations named in text.
 pub fn runs_sql(name: &str) -> bool {
     RUN_SQL.binary_search(&name).is_ok()

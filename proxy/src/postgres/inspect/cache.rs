@@ -69,7 +69,7 @@ impl Cache {
         let mut hasher = blake3::Hasher::new_keyed(&self.key);
         hasher.update(of);
         hasher.update(&generation.to_le_bytes());
-        hasher.update(&[u8::from(settings.standard_conforming_strings)]);
+        hasher.update(&[u8::from(settings.standard_conforming_strings), u8::from(settings.own_code)]);
         hasher.update(&(settings.temporary.len() as u64).to_le_bytes());
         for name in settings.temporary.iter() {
             hasher.update(&(name.len() as u64).to_le_bytes());

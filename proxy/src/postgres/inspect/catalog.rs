@@ -10,10 +10,12 @@ use std::time::Duration;
 
 use tokio::sync::watch;
 
+pub mod code;
 pub mod refresh;
 
 use super::builtin;
 use super::settings::SearchPath;
+use code::HiddenCode;
 
 /// Numbers every snapshot of every database, so that a generation alone says which one it is.
 static GENERATIONS: AtomicU64 = AtomicU64::new(0);
@@ -29,6 +31,8 @@ pub struct CatalogSnapshot {
     functions: HashMap<Box<str>, Vec<Box<str>>>,
     /// Places of the relations that each view reads, those beneath other views included.
     views: HashMap<usize, Vec<usize>>,
+    /// What runs functions unseen.
+    code: HiddenCode,
     /// Every name that may stand in a literal-free text.
     known: HashSet<Box<str>>,
 }
@@ -75,6 +79,12 @@ impl Relation {
     /// `schema.name`.
     pub fn label(&self) -> String {
         format!("{}.{}", self.schema, self.name)
+    }
+
+    /// Whether `label` is its [`Relation::label`].
+    pub fn is_called(&self, label: &str) -> bool {
+        let name = label.strip_prefix(&*self.schema).and_then(|rest| rest.strip_prefix('.'));
+        name == Some(&*self.name)
     }
 
     /// Whether it has a column of this name.
@@ -140,6 +150,17 @@ impl CatalogSnapshot {
             self.views.insert(*view, all.into_iter().collect());
         }
         self
+    }
+
+    /// With what runs functions although no statement names them.
+    pub fn with_code(mut self, code: HiddenCode) -> Self {
+        self.code = code;
+        self
+    }
+
+    /// What runs functions unseen.
+    pub(super) fn code(&self) -> &HiddenCode {
+        &self.code
     }
 
     /// Places of the relations that the view at this place reads.
@@ -215,6 +236,7 @@ impl CatalogSnapshot {
     fn same_content(&self, other: &Self) -> bool {
         self.relations == other.relations
             && self.views == other.views
+            && self.code == other.code
             && self.functions == other.functions
             && self.known == other.known
     }

@@ -39,6 +39,8 @@ pub struct Facts {
     pub redacted: Option<Arc<str>>,
     /// Names of the temporary relations that it makes.
     pub temporary: Vec<String>,
+    /// Whether it puts functions where later statements run them unseen: views, triggers, defaults and the like.
+    pub attaches_code: bool,
     /// Parameters whose values content must not hold.
     pub secret_parameters: SecretParameters,
     /// Prepared statements and cursors that it defines or uses, in the order of the text.
@@ -143,6 +145,7 @@ impl Facts {
         if !used.setting_changes.is_empty() && !whole.setting_changes.contains(&SettingChange::Unknown) {
             whole.setting_changes.push(SettingChange::Unknown);
         }
+        whole.attaches_code |= used.attaches_code;
         whole.has_predicate &= used.has_predicate;
         if whole.main_relation.is_none() || used.est_rows > whole.est_rows {
             whole.main_relation.clone_from(&used.main_relation);
@@ -171,20 +174,56 @@ impl Facts {
         body.est_rows = self.est_rows;
     }
 
+    /// The same without the texts, which can be long: what a session keeps when it keeps too much. Whether it holds
+    /// secrets stays known.
+    pub fn lean(&self) -> Facts {
+        let references = self.references.iter().map(|reference| match reference {
+            Reference::Prepares(name, facts) => Reference::Prepares(name.clone(), Arc::new(facts.lean())),
+            Reference::Declares(name, facts, holds) => {
+                Reference::Declares(name.clone(), Arc::new(facts.lean()), *holds)
+            }
+            other => other.clone(),
+        });
+        Facts {
+            references: references.collect(),
+            template: None,
+            redacted: self.redacted.as_ref().map(|_| "".into()),
+            ..self.clone()
+        }
+    }
+
     /// Bytes that these facts hold in memory, roughly.
     pub fn weight(&self) -> usize {
-        let lists = [&self.relations_read, &self.relations_written, &self.output_columns, &self.functions];
+        let named: usize = self
+            .setting_changes
+            .iter()
+            .map(|change| match change {
+                SettingChange::SearchPath(schemas) => schemas.iter().map(|s| s.len() + 24).sum(),
+                _ => 0,
+            })
+            .sum();
+        let secret = match &self.secret_parameters {
+            SecretParameters::Some(numbers) => numbers.len() * 24,
+            SecretParameters::None | SecretParameters::All => 0,
+        };
+        let lists = [
+            &self.relations_read,
+            &self.relations_written,
+            &self.output_columns,
+            &self.functions,
+            &self.temporary,
+        ];
         let listed: usize = lists.iter().flat_map(|list| list.iter()).map(|s| s.len() + 24).sum();
         let inner: usize = self
             .references
             .iter()
             .map(|r| match r {
-                Reference::Prepares(_, facts) | Reference::Declares(_, facts, _) => facts.weight(),
+                Reference::Prepares(_, facts) | Reference::Declares(_, facts, _) => 64 + facts.weight(),
                 _ => 64,
             })
             .sum();
         let texts =
             self.template.as_ref().map_or(0, String::len) + self.redacted.as_ref().map_or(0, |r| r.len());
-        512 + listed + inner + texts
+        512 + named + secret + listed + inner + texts
     }
 }

@@ -13,13 +13,22 @@ use super::facts::{EXECUTE_UNKNOWN, Facts, Reference};
 
 /// Names that one session may define; what comes later stays unknown.
 const MAX_NAMES: usize = 4096;
+/// Bytes of the facts of all statements, and of all cursors: those that the target has refused count here until the
+/// name is defined anew. What comes later stays unknown, too.
+const MAX_BYTES: usize = 16 << 20;
 
 /// What the names of one session stand for.
 #[derive(Debug, Default)]
 pub struct SessionNames {
-    statements: HashMap<String, Entry>,
-    cursors: HashMap<String, Entry>,
+    statements: Names,
+    cursors: Names,
     epoch: u64,
+}
+
+#[derive(Debug, Default)]
+struct Names {
+    known: HashMap<String, Entry>,
+    bytes: usize,
 }
 
 #[derive(Debug, Clone)]
@@ -45,37 +54,38 @@ impl SessionNames {
 
     /// A Parse message is sent that defines the statement `name` (not the unnamed one).
     pub fn prepared(&mut self, name: &str, facts: &Arc<Facts>) {
-        define(&mut self.statements, name, Entry { facts: facts.clone(), epoch: self.epoch, holds: false });
+        self.statements.define(name, Entry { facts: facts.clone(), epoch: self.epoch, holds: false });
     }
 
     /// A Bind message is sent that makes the portal `name` (not the unnamed one).
     pub fn bound(&mut self, name: &str, facts: &Arc<Facts>) {
-        define(&mut self.cursors, name, Entry { facts: facts.clone(), epoch: self.epoch, holds: false });
+        self.cursors.define(name, Entry { facts: facts.clone(), epoch: self.epoch, holds: false });
     }
 
     /// The target has made `name`, sent in `epoch`, stand for this statement and nothing else.
     pub fn is_statement(&mut self, name: &str, facts: &Arc<Facts>, epoch: u64) {
-        replace(&mut self.statements, name, Entry { facts: facts.clone(), epoch, holds: false });
+        self.statements.replace(name, Entry { facts: facts.clone(), epoch, holds: false });
     }
 
     /// The target has made `name`, sent in `epoch`, stand for this query and nothing else.
     pub fn is_cursor(&mut self, name: &str, facts: &Arc<Facts>, epoch: u64, holds: bool) {
-        replace(&mut self.cursors, name, Entry { facts: facts.clone(), epoch, holds });
+        self.cursors.replace(name, Entry { facts: facts.clone(), epoch, holds });
     }
 
     /// The target has forgotten the statement `name`; all without one.
     pub fn closed_statement(&mut self, name: Option<&str>) {
-        forget(&mut self.statements, name);
+        self.statements.forget(name);
     }
 
     /// The target has closed the cursor `name`; all without one.
     pub fn closed_cursor(&mut self, name: Option<&str>) {
-        forget(&mut self.cursors, name);
+        self.cursors.forget(name);
     }
 
     /// No transaction is open: cursors without hold are gone.
     pub fn transaction_over(&mut self) {
-        self.cursors.retain(|_, entry| entry.holds);
+        let over = self.cursors.known.extract_if(|_, entry| !entry.holds);
+        self.cursors.bytes -= over.map(|(_, entry)| entry.facts.weight()).sum::<usize>();
     }
 
     /// Notes what a statement that is sent on defines, and gives its facts with what it uses filled in.
@@ -87,15 +97,15 @@ impl SessionNames {
         let mut all_known = true;
         for reference in &facts.references {
             let used = match reference {
-                Reference::Executes(name) => self.statements.get(name),
-                Reference::Fetches(name) => self.cursors.get(name),
+                Reference::Executes(name) => self.statements.known.get(name),
+                Reference::Fetches(name) => self.cursors.known.get(name),
                 Reference::Prepares(name, inner) => {
                     self.prepared(name, inner);
                     continue;
                 }
                 Reference::Declares(name, inner, holds) => {
                     let entry = Entry { facts: inner.clone(), epoch: self.epoch, holds: *holds };
-                    define(&mut self.cursors, name, entry);
+                    self.cursors.define(name, entry);
                     continue;
                 }
                 // The target may refuse it.
@@ -116,29 +126,35 @@ impl SessionNames {
     }
 }
 
-fn define(names: &mut HashMap<String, Entry>, name: &str, entry: Entry) {
-    if let Some(before) = names.get_mut(name) {
-        if before.facts != entry.facts {
-            before.facts = Arc::new(before.facts.using(&entry.facts));
-        }
-        before.holds |= entry.holds;
-    } else {
-        replace(names, name, entry);
+impl Names {
+    fn define(&mut self, name: &str, entry: Entry) {
+        let Some(before) = self.known.get(name) else { return self.replace(name, entry) };
+        let facts = match before.facts == entry.facts {
+            true => before.facts.clone(),
+            false => Arc::new(before.facts.using(&entry.facts)),
+        };
+        let (epoch, holds) = (before.epoch, before.holds || entry.holds);
+        self.replace(name, Entry { facts, epoch, holds });
     }
-}
 
-fn replace(names: &mut HashMap<String, Entry>, name: &str, entry: Entry) {
-    if names.len() < MAX_NAMES || names.contains_key(name) {
-        names.insert(name.to_owned(), entry);
-    }
-}
-
-fn forget(names: &mut HashMap<String, Entry>, name: Option<&str>) {
-    match name {
-        Some(name) => {
-            names.remove(name);
+    /// A name without an entry is unknown, so that leaving one out hides nothing.
+    fn replace(&mut self, name: &str, entry: Entry) {
+        self.forget(Some(name));
+        let bytes = self.bytes + entry.facts.weight();
+        if self.known.len() < MAX_NAMES && bytes <= MAX_BYTES {
+            self.bytes = bytes;
+            self.known.insert(name.to_owned(), entry);
         }
-        None => names.clear(),
+    }
+
+    fn forget(&mut self, name: Option<&str>) {
+        match name {
+            Some(name) => {
+                let gone = self.known.remove(name);
+                self.bytes -= gone.map_or(0, |entry| entry.facts.weight());
+            }
+            None => *self = Self::default(),
+        }
     }
 }
 
@@ -180,6 +196,26 @@ mod tests {
         assert_eq!(names.follow(&execute).relations_read, ["public.colours"]);
         names.closed_statement(Some("p"));
         assert_eq!(names.follow(&execute).opaque, [EXECUTE_UNKNOWN]);
+    }
+
+    #[test]
+    fn facts_that_take_too_much_room_leave_their_name_unknown() {
+        let mut names = SessionNames::default();
+        let heavy = Arc::new(Facts { template: Some("x".repeat(1 << 20)), ..Facts::default() });
+        for n in 0..100 {
+            names.prepared(&n.to_string(), &heavy);
+        }
+        assert!(names.statements.known.len() < 16 && names.statements.bytes <= MAX_BYTES);
+        let execute = with(Reference::Executes("99".into()));
+        assert_eq!(names.follow(&execute).opaque, [EXECUTE_UNKNOWN]);
+        names.closed_statement(Some("0"));
+        names.is_statement("99", &reading("public.customers"), 0);
+        assert_eq!(names.follow(&execute).relations_read, ["public.customers"]);
+        names.closed_statement(None);
+        assert_eq!(names.statements.bytes, 0);
+        names.bound("c", &heavy);
+        names.transaction_over();
+        assert_eq!(names.cursors.bytes, 0);
     }
 
     #[test]

@@ -6,34 +6,19 @@
 
 use std::borrow::Cow;
 use std::cell::RefCell;
-use std::collections::{BTreeSet, HashSet};
+use std::collections::BTreeSet;
 
-use super::lexer::{Kind, Lexer, Token, name_of, value_of};
+use super::lexer::{Kind, Lexer};
 
-/// What stands for a secret.
-const REPLACED: &str = "'***'";
+mod names;
+mod positions;
+mod text;
+mod values;
 
-/// Parts of the names that secrets go by.
-const MARKS: [&str; 12] = [
-    "passw",
-    "passphrase",
-    "pwd",
-    "secret",
-    "token",
-    "api_key",
-    "apikey",
-    "access_key",
-    "credential",
-    "private_key",
-    "privatekey",
-    "pass=",
-];
+pub use names::{is_secret_name, may_hold_secret};
+pub use values::is_secret_value;
 
-/// Texts that hold a secret whatever they are called.
-const SECRET_TEXTS: [&str; 4] = ["bearer ", "authorization:", "private key-----", "--user"];
-
-/// Depth to which bodies of functions and DO blocks are followed.
-const MAX_DEPTH: usize = 4;
+use text::{Edit, REPLACED, Redaction};
 
 /// The columns that relations of a name have, for an INSERT that lists none.
 pub type ColumnsOf<'a> = &'a dyn Fn(&str) -> Vec<Vec<String>>;
@@ -86,519 +71,13 @@ pub fn redact_secrets<'a>(
 
 /// `sql` without any literal: what EXECUTE hands to a statement whose parameters are secrets.
 pub fn without_literals(sql: &str, standard_strings: bool) -> String {
-    let mut edit = Edit { sql, out: String::new(), copied: 0 };
+    let mut edit = Edit::of(sql);
     for token in Lexer::new(sql, standard_strings) {
         if token.kind.is_literal() || token.kind == Kind::Comment {
             edit.replace(&token, if token.kind == Kind::Comment { "" } else { REPLACED });
         }
     }
     edit.finish().into_owned()
-}
-
-/// Whether `sql` may hold a secret at all.
-pub fn may_hold_secret(sql: &str, standard_strings: bool) -> bool {
-    may_hold(sql, standard_strings)
-}
-
-/// Whether a value that no text names is a secret by itself: a connection string with a password, a key.
-pub fn is_secret_value(value: &[u8]) -> bool {
-    // No name, no `=` and no secret fit into less, and numbers, dates and times spell none.
-    let spells = value.iter().any(u8::is_ascii_alphabetic) || value.windows(3).any(|w| w == b"://");
-    if value.len() < 5 || !spells {
-        return false;
-    }
-    let text = String::from_utf8_lossy(value);
-    let lower = text.to_ascii_lowercase();
-    is_secret_text(&lower)
-        || is_connection_string(Kind::Text, &text)
-        || marked(&lower) && lower.contains("\":")
-}
-
-/// Whether a value is the name of a secret, so that another value is the secret.
-pub fn is_secret_name(value: &[u8]) -> bool {
-    let lawful = |b: &u8| b.is_ascii_alphanumeric() || matches!(b, b'_' | b'.' | b'-');
-    value.len() <= 128
-        && value.iter().all(lawful)
-        && marked(&String::from_utf8_lossy(value).to_ascii_lowercase())
-}
-
-#[derive(Clone, Copy)]
-struct Redaction<'r> {
-    standard_strings: bool,
-    parses: bool,
-    columns_of: ColumnsOf<'r>,
-    parameters: &'r RefCell<SecretParameters>,
-}
-
-impl Redaction<'_> {
-    fn of<'a>(self, sql: &'a str, depth: usize) -> Cow<'a, str> {
-        let inserts = sql.as_bytes().windows(6).any(|w| w.eq_ignore_ascii_case(b"insert"));
-        if !inserts && !may_hold(sql, self.standard_strings) {
-            return Cow::Borrowed(sql);
-        }
-        let all: Vec<Token> = Lexer::new(sql, self.standard_strings).collect();
-        let tokens: Vec<Token> = all.iter().copied().filter(|t| t.kind != Kind::Comment).collect();
-        let text = |token: &Token| sql.get(token.start..token.end).unwrap_or_default();
-        let mentioned = tokens.iter().any(|t| names_secret(t, text(t)));
-        let json = depth > 0
-            && tokens.windows(2).any(|pair| match pair {
-                [key, colon] => {
-                    key.kind == Kind::Quoted && names_secret(key, text(key)) && text(colon) == ":"
-                }
-                _ => false,
-            });
-        if depth > MAX_DEPTH || json {
-            return Cow::Owned(REPLACED.to_owned());
-        }
-        let mut secret = inserted_secrets(&tokens, text, self.columns_of);
-        secret.extend(merged_secrets(&tokens, text));
-        secret.extend(assigned_secrets(&tokens, text));
-        secret.extend(joined_secrets(&tokens, text));
-        let grouped = grouped_secrets(&tokens, text);
-        secret.extend(grouped);
-        // Once a literal ends inside a password clause, the secret is in what is appended to it.
-        let mut built_here = false;
-        let mut edit = Edit { sql, out: String::new(), copied: 0 };
-        let mut at = 0;
-        for token in &all {
-            if token.kind == Kind::Comment {
-                let comment = text(token);
-                if is_secret_text(&comment.to_ascii_lowercase()) || is_connection_string(Kind::Text, comment)
-                {
-                    edit.replace(token, "/* *** */ ");
-                }
-                continue;
-            }
-            let (before, after) =
-                (tokens.get(..at).unwrap_or_default(), tokens.get(at + 1..).unwrap_or_default());
-            let is_secret = |secret_here: bool| {
-                secret_here
-                    || mentioned && (!self.parses || token.cut)
-                    || follows_secret_name(before, text)
-                    || precedes_secret_name(after, text)
-            };
-            let here = built_here || secret.contains(&at);
-            at += 1;
-            if token.kind == Kind::Parameter && depth == 0 {
-                if is_secret(here) {
-                    self.secret_parameter(text(token));
-                }
-                continue;
-            }
-            if !token.kind.is_string() {
-                // `PASSWORD hunter2`, mistyped.
-                let bare = matches!(token.kind, Kind::Word | Kind::Number | Kind::Quoted);
-                if bare && !self.parses && before.last().is_some_and(|b| names_secret(b, text(b))) {
-                    edit.replace(token, REPLACED);
-                }
-                continue;
-            }
-            let value = value_of(token.kind, text(token));
-            let lower = value.to_ascii_lowercase();
-            let own_escape = token.kind == Kind::Unicode
-                && after.first().is_some_and(|next| text(next).eq_ignore_ascii_case("uescape"));
-            let program = before.last().is_some_and(|b| text(b).eq_ignore_ascii_case("program"));
-            let quoted_body = lower.contains('\'');
-            if own_escape
-                || is_secret(here)
-                || is_secret_text(&lower) && !quoted_body
-                || program
-                    && (lower.contains(" -u")
-                        || lower.contains(" -h")
-                        || is_connection_string(Kind::Text, &value))
-            {
-                edit.replace(token, REPLACED);
-            } else if is_connection_string(token.kind, &value) {
-                edit.replace(token, &without_values(token.kind, text(token), &value));
-            } else if may_hold(&value, self.standard_strings) {
-                // A function body, a DO block, or a statement that is put together from parts.
-                built_here |= builds_secret(&value);
-                match self.of(&value, depth + 1) {
-                    Cow::Borrowed(_) => {}
-                    Cow::Owned(inner) if token.kind == Kind::Dollar => {
-                        let tag = text(token).get(1..).and_then(|r| r.find('$')).map_or(0, |end| end + 2);
-                        let tag = text(token).get(..tag).unwrap_or_default();
-                        edit.replace(token, &format!("{tag}{inner}{tag}"));
-                    }
-                    Cow::Owned(_) => edit.replace(token, REPLACED),
-                }
-            }
-        }
-        edit.finish()
-    }
-
-    fn secret_parameter(&self, text: &str) {
-        let mut parameters = self.parameters.borrow_mut();
-        let number = text.get(1..).and_then(|digits| digits.parse().ok());
-        match (&mut *parameters, number) {
-            (SecretParameters::All, _) => {}
-            (SecretParameters::Some(numbers), Some(number)) => {
-                numbers.insert(number);
-            }
-            (SecretParameters::None, Some(number)) => {
-                *parameters = SecretParameters::Some(BTreeSet::from([number]));
-            }
-            (_, None) => *parameters = SecretParameters::All,
-        }
-    }
-}
-
-/// Whether any word that marks a secret is in the text, or anything that could spell one by escapes or parts.
-fn may_hold(sql: &str, standard_strings: bool) -> bool {
-    let lower = sql.to_ascii_lowercase();
-    let escapes = lower.contains('\\') && (!standard_strings || lower.contains("e'"));
-    let parts = lower.contains("||") && lower.contains('\'');
-    marked(&lower)
-        || is_secret_text(&lower)
-        || parts
-        || escapes
-        || ["://", "u&", "pass", "program"].iter().any(|word| lower.contains(word))
-}
-
-fn is_secret_text(lower: &str) -> bool {
-    SECRET_TEXTS.iter().any(|text| lower.contains(text))
-}
-
-/// A text in which tokens are being replaced.
-struct Edit<'a> {
-    sql: &'a str,
-    out: String,
-    copied: usize,
-}
-
-impl<'a> Edit<'a> {
-    fn replace(&mut self, token: &Token, by: &str) {
-        self.out.push_str(self.sql.get(self.copied..token.start).unwrap_or_default());
-        self.out.push_str(by);
-        self.copied = token.end;
-    }
-
-    fn finish(mut self) -> Cow<'a, str> {
-        if self.copied == 0 {
-            return Cow::Borrowed(self.sql);
-        }
-        self.out.push_str(self.sql.get(self.copied..).unwrap_or_default());
-        Cow::Owned(self.out)
-    }
-}
-
-fn marked(lower: &str) -> bool {
-    MARKS.iter().any(|mark| lower.contains(mark))
-}
-
-fn names_secret(token: &Token, text: &str) -> bool {
-    matches!(token.kind, Kind::Word | Kind::Quoted | Kind::UnicodeQuoted)
-        && is_secret_word(&name_of(token.kind, text).to_ascii_lowercase())
-}
-
-fn is_secret_word(name: &str) -> bool {
-    marked(name) || name == "pass" || name.ends_with("_pass")
-}
-
-/// Whether the tokens before a literal end with a secret's name and little between: `PASSWORD '…'`,
-/// `password = '…'`, `SET my.token TO '…'`, `set_config('my.secret', '…'`, `secret => '…'`.
-fn follows_secret_name<'a>(before: &[Token], text: impl Fn(&Token) -> &'a str) -> bool {
-    let mut back = before.iter().rev();
-    let mut compared = false;
-    for _ in 0..5 {
-        let Some(token) = back.next() else { return false };
-        compared |= token.kind == Kind::Operator || is_word(token, text(token), "in");
-        let word = text(token);
-        if names_secret(token, word) {
-            return true;
-        }
-        let between = match token.kind {
-            Kind::Word => [
-                "to", "text", "varchar", "is", "not", "like", "ilike", "in", "from", "distinct", "any",
-                "all", "some", "array", "row",
-            ]
-            .iter()
-            .any(|w| word.eq_ignore_ascii_case(w)),
-            Kind::Operator => true,
-            Kind::Mark if word == "," => {
-                // In a list only a literal names the next one: set_config('my.password', '…').
-                return back.next().is_some_and(|named| {
-                    let name = value_of(named.kind, text(named)).to_ascii_lowercase();
-                    let is_name = name.chars().all(|c| c.is_alphanumeric() || matches!(c, '_' | '.' | '-'));
-                    named.kind.is_string() && is_name && marked(&name)
-                });
-            }
-            Kind::Mark if word == "(" => match back.next() {
-                // Of a call the name is passed over: password = crypt('…'.
-                Some(called) if names_secret(called, text(called)) => return true,
-                Some(called) => matches!(called.kind, Kind::Word | Kind::Operator),
-                None => false,
-            },
-            // lower(password) = '…'
-            Kind::Mark if word == ")" && compared => {
-                let inside = back.by_ref().take(8).take_while(|t| text(t) != "(");
-                if inside.into_iter().any(|t| names_secret(t, text(t))) {
-                    return true;
-                }
-                false
-            }
-            Kind::Mark => matches!(word, ":=" | "::" | "["),
-            _ => false,
-        };
-        if !between {
-            return false;
-        }
-    }
-    false
-}
-
-/// Whether a literal is compared with a secret's name behind it: `'…' = password`.
-fn precedes_secret_name<'a>(after: &[Token], text: impl Fn(&Token) -> &'a str) -> bool {
-    let compares =
-        |t: &Token| t.kind == Kind::Operator && text(t) != "||" || text(t).eq_ignore_ascii_case("in");
-    match after {
-        [operator, rest @ ..] if compares(operator) => {
-            let names = rest.iter().take(5).take_while(|t| {
-                let joins = ["and", "or", "where"].iter().any(|word| is_word(t, text(t), word));
-                matches!(t.kind, Kind::Word | Kind::Quoted | Kind::UnicodeQuoted) && !joins
-                    || matches!(text(t), "." | "(")
-            });
-            names.into_iter().take(3).any(|t| names_secret(t, text(t)))
-        }
-        _ => false,
-    }
-}
-
-fn is_value(token: &Token) -> bool {
-    token.kind.is_string() || token.kind == Kind::Parameter
-}
-
-fn is_word(token: &Token, text: &str, word: &str) -> bool {
-    token.kind == Kind::Word && text.eq_ignore_ascii_case(word)
-}
-
-/// Places of the values in parentheses or brackets behind a secret's name: `password in ('…', '…')`,
-/// `password = any(array['…'])`, `password = crypt('…', …)`.
-fn grouped_secrets<'a>(tokens: &[Token], text: impl Fn(&Token) -> &'a str + Copy) -> HashSet<usize> {
-    let mut found = HashSet::new();
-    let mut groups: Vec<bool> = Vec::new();
-    for (at, token) in tokens.iter().enumerate() {
-        match (token.kind, text(token)) {
-            (Kind::Mark, "(" | "[") => {
-                let before = tokens.get(..at).unwrap_or_default();
-                let within = groups.last().copied().unwrap_or(false);
-                // The name of what is called is passed over.
-                let named = match before {
-                    [named @ .., called] if called.kind == Kind::Word => named,
-                    named => named,
-                };
-                groups.push(within || follows_operator(before, text) && follows_secret_name(named, text));
-            }
-            (Kind::Mark, ")" | "]") => {
-                groups.pop();
-            }
-            _ if is_value(token) && groups.last().copied().unwrap_or(false) => {
-                found.insert(at);
-            }
-            _ => {}
-        }
-    }
-    found
-}
-
-/// Whether something is compared or assigned shortly before.
-fn follows_operator<'a>(before: &[Token], text: impl Fn(&Token) -> &'a str) -> bool {
-    before.iter().rev().take(4).any(|t| {
-        t.kind == Kind::Operator || text(t) == ":=" || is_word(t, text(t), "in") || is_word(t, text(t), "to")
-    })
-}
-
-/// Places of all values of a MERGE that mentions a secret's name: it can take them from anywhere.
-fn merged_secrets<'a>(tokens: &[Token], text: impl Fn(&Token) -> &'a str + Copy) -> HashSet<usize> {
-    let mut found = HashSet::new();
-    let mut from = 0;
-    for statement in tokens.split(|t| text(t) == ";") {
-        let merges = statement.windows(2).any(|pair| match pair {
-            [merge, into] => is_word(merge, text(merge), "merge") && is_word(into, text(into), "into"),
-            _ => false,
-        });
-        if merges && statement.iter().any(|t| names_secret(t, text(t))) {
-            let values = statement.iter().enumerate().filter(|(_, t)| is_value(t));
-            found.extend(values.map(|(at, _)| from + at));
-        }
-        from += statement.len() + 1;
-    }
-    found
-}
-
-/// Places of the values that `SET (…, password, …) = …` assigns, up to the WHERE.
-fn assigned_secrets<'a>(tokens: &[Token], text: impl Fn(&Token) -> &'a str + Copy) -> HashSet<usize> {
-    let mut found = HashSet::new();
-    for (start, pair) in tokens.windows(2).enumerate() {
-        let [set, open] = pair else { continue };
-        if !(is_word(set, text(set), "set") || text(set) == ",") || text(open) != "(" {
-            continue;
-        }
-        let names = tokens.get(start + 2..).unwrap_or_default();
-        let Some(close) = names.iter().position(|t| text(t) == ")") else { continue };
-        let assigns = names.get(close + 1).is_some_and(|t| text(t) == "=");
-        let secret = names.iter().take(close).any(|t| names_secret(t, text(t)));
-        if assigns && secret {
-            let values = names.iter().enumerate().skip(close);
-            let values = values.take_while(|(_, t)| text(t) != ";" && !is_word(t, text(t), "where"));
-            found.extend(values.filter(|(_, t)| is_value(t)).map(|(at, _)| start + 2 + at));
-        }
-    }
-    found
-}
-
-/// Places of literals that spell a secret together: `'host=a pass' || 'word=…'`.
-fn joined_secrets<'a>(tokens: &[Token], text: impl Fn(&Token) -> &'a str + Copy) -> HashSet<usize> {
-    let mut found = HashSet::new();
-    let mut at = 0;
-    while at < tokens.len() {
-        let (mut whole, mut places) = (String::new(), Vec::new());
-        while let Some(token) = tokens.get(at) {
-            if token.kind.is_string() {
-                whole.push_str(&value_of(token.kind, text(token)));
-            } else if token.kind != Kind::Parameter {
-                break;
-            }
-            places.push(at);
-            at += 1;
-            if tokens.get(at).is_none_or(|t| text(t) != "||") {
-                break;
-            }
-            at += 1;
-        }
-        if places.len() > 1 && is_secret_value(whole.as_bytes()) {
-            found.extend(places);
-        }
-        at += 1;
-    }
-    found
-}
-
-/// Places of the values that an INSERT puts into columns with a secret's name. Where it takes them from a
-/// query, all of its values count.
-fn inserted_secrets<'a>(
-    tokens: &[Token],
-    text: impl Fn(&Token) -> &'a str + Copy,
-    columns_of: ColumnsOf<'_>,
-) -> HashSet<usize> {
-    let word = |at: usize, word: &str| tokens.get(at).is_some_and(|t| is_word(t, text(t), word));
-    let mark =
-        |at: usize, mark: &str| tokens.get(at).is_some_and(|t| t.kind == Kind::Mark && text(t) == mark);
-    let mut found = HashSet::new();
-    let starts = (0..tokens.len()).filter(|at| word(*at, "insert") && word(at + 1, "into"));
-    for start in starts {
-        // insert into a.b [as c] [(…, password, …)] [overriding …] values (…, '…', …), …
-        let mut name = start + 2;
-        while mark(name + 1, ".") {
-            name += 2;
-        }
-        let mut at = name + 1;
-        if word(at, "as") {
-            at += 2;
-        }
-        let lists = mark(at, "(") && !["select", "with", "values", "table"].iter().any(|w| word(at + 1, w));
-        let (secret, from): (HashSet<usize>, usize) = if lists {
-            let Some(close) = (at..tokens.len()).find(|at| mark(*at, ")")) else { continue };
-            let columns = tokens.get(at + 1..close).unwrap_or_default().split(|t| text(t) == ",");
-            let secret = columns.enumerate().filter(|(_, c)| c.iter().any(|t| names_secret(t, text(t))));
-            (secret.map(|(number, _)| number).collect(), close + 1)
-        } else {
-            let name = tokens.get(name).map(|t| name_of(t.kind, text(t))).unwrap_or_default();
-            let columns = columns_of(&name).into_iter().flat_map(|columns| columns.into_iter().enumerate());
-            let secret = columns.filter(|(_, column)| is_secret_word(&column.to_ascii_lowercase()));
-            (secret.map(|(number, _)| number).collect(), at)
-        };
-        if secret.is_empty() {
-            continue;
-        }
-        let rest = tokens.iter().enumerate().skip(from).take_while(|(_, t)| text(t) != ";");
-        let first = rest
-            .clone()
-            .find(|(_, t)| ["values", "select", "with", "table"].iter().any(|w| is_word(t, text(t), w)));
-        let plain = first.is_some_and(|(_, t)| is_word(t, text(t), "values"));
-        let (mut depth, mut column) = (0usize, 0usize);
-        for (at, token) in rest {
-            match (token.kind, text(token)) {
-                (Kind::Mark, "(" | "[") => {
-                    depth += 1;
-                    if depth == 1 {
-                        column = 0;
-                    }
-                }
-                (Kind::Mark, ")" | "]") => depth = depth.saturating_sub(1),
-                (Kind::Mark, ",") if depth <= 1 => column += 1,
-                _ if is_value(token) && (!plain || secret.contains(&column)) => {
-                    found.insert(at);
-                }
-                _ => {}
-            }
-        }
-    }
-    found
-}
-
-/// Whether a literal is part of a statement whose secret comes from another literal:
-/// `'ALTER ROLE x PASSWORD ' || …`, `format('… PASSWORD %L', …)`.
-fn builds_secret(value: &str) -> bool {
-    let lower = value.to_ascii_lowercase();
-    let trimmed = lower.trim_end_matches(|c: char| c.is_whitespace() || matches!(c, '=' | '\''));
-    let last = trimmed.rsplit(|c: char| !(c.is_alphanumeric() || c == '_')).next().unwrap_or_default();
-    is_secret_word(last)
-        || marked(&lower) && ["alter ", "create ", "options", "set "].iter().any(|word| lower.contains(word))
-}
-
-/// Whether a literal is a libpq connection string or a URL with a password. In a dollar-quoted body
-/// `password = '…'` is SQL, which is taken apart as such.
-fn is_connection_string(kind: Kind, value: &str) -> bool {
-    let lower = value.to_ascii_lowercase();
-    let pair = MARKS.iter().map(|mark| mark.trim_end_matches('=')).any(|mark| {
-        lower.match_indices(mark).any(|(at, _)| {
-            let rest = lower.get(at..).unwrap_or_default();
-            let name = rest.trim_start_matches(|c: char| c.is_alphanumeric() || c == '_');
-            let begins = lower.get(..at).is_none_or(|b| !b.ends_with(|c: char| c.is_alphanumeric()));
-            // Of a word with this beginning only the short one is a secret's name.
-            if mark == "pass" && !(begins && rest.len() - name.len() == mark.len()) {
-                return false;
-            }
-            let rest = name.trim_start();
-            rest.strip_prefix('=').is_some_and(|v| kind != Kind::Dollar || !v.trim_start().starts_with('\''))
-        })
-    });
-    pair || credentials_of_url(value).is_some()
-}
-
-/// Where the user information of a URL lies in a text.
-fn credentials_of_url(value: &str) -> Option<std::ops::Range<usize>> {
-    value.match_indices("://").find_map(|(at, _)| {
-        let start = at + 3;
-        let rest = value.get(start..)?;
-        let length = rest.find(|c: char| matches!(c, '/' | '?') || c.is_whitespace()).unwrap_or(rest.len());
-        let end = rest.get(..length)?.rfind('@')?;
-        let user_info = rest.get(..end)?;
-        (user_info.contains(':') && user_info != ":***").then_some(start..start + end)
-    })
-}
-
-/// A connection string without its secrets: host and database stay, so that the record says where to. What is
-/// escaped, quoted inside or spaced around `=` is not taken apart: nothing of it stays.
-fn without_values(kind: Kind, literal: &str, value: &str) -> String {
-    let ends_pair = |c: char| c.is_whitespace() || matches!(c, '&' | '?' | ';');
-    let spaced = value.split_whitespace().any(|part| part.starts_with('=') || part.ends_with('='));
-    if kind != Kind::Text || literal.contains("''") || value.contains(['\n', '"', '\\']) || spaced {
-        return REPLACED.to_owned();
-    }
-    let mut whole = value.to_owned();
-    while let Some(range) = credentials_of_url(&whole) {
-        whole.replace_range(range, ":***");
-    }
-    let pairs = whole.split_inclusive(ends_pair).map(|pair| match pair.split_once('=') {
-        Some((name, _)) if is_secret_word(&name.to_ascii_lowercase()) => {
-            let end: String = pair.chars().next_back().filter(|c| ends_pair(*c)).into_iter().collect();
-            format!("{name}=***{end}")
-        }
-        _ => pair.to_owned(),
-    });
-    format!("'{}'", pairs.collect::<String>())
 }
 
 #[cfg(test)]
@@ -646,6 +125,15 @@ mod tests {
             "SELECT /* postgres://u:s3cret@h/db */ 1",
             "SELECT jsonb_build_object('password', 's3cret')",
             "SELECT $x$user=bob password=s3cret$x$",
+            "SELECT crypt('s3cret', gen_salt('bf'))",
+            "SELECT public . \"crypt\" ( lower('s3cret') , 'x' )",
+            "SELECT pgp_sym_encrypt('x', 's3cret')",
+            "UPDATE people SET id = 1 WHERE pgp_sym_decrypt(card, 's3cret', 'cipher-algo=aes256') = 'x'",
+            "SELECT encode(hmac('x', 's3cret', 'sha256'), 'hex'), encrypt('x', 's3cret', 'aes')",
+            "DO $$ BEGIN PERFORM crypt('s3cret', gen_salt('bf')); END $$",
+            "SELECT 'bcam_abcdefghij234567_s3cret'",
+            "SET application_name = bcam_abcdefghij234567_s3cret",
+            "SELECT 1 AS \"bcam_abcdefghij234567_s3cret\" -- bcam_abcdefghij234567_s3cret",
         ] {
             assert!(pg_query::parse(sql, 0).is_ok(), "{sql}");
             assert!(!of(sql).contains("s3cret"), "{sql}: {}", of(sql));
@@ -662,6 +150,8 @@ mod tests {
             ("INSERT INTO people VALUES ($1, $2)", some(&[2])),
             ("SELECT 1 FROM people WHERE id = $1 AND password = crypt($2, password)", some(&[2])),
             ("SELECT 1 FROM people WHERE id = $1 AND $2 = password", some(&[2])),
+            ("SELECT crypt($1, gen_salt('bf')) WHERE $2", some(&[1])),
+            ("SELECT pgp_sym_encrypt($1, $2), $3", some(&[1, 2])),
             ("SELECT password FROM people WHERE id = $1", SecretParameters::None),
             ("SELECT $1::text", SecretParameters::None),
         ] {

@@ -31,6 +31,9 @@ pub struct Settings {
     pub user: Option<Arc<str>>,
     /// Names of temporary relations that the session may have made: they come before all others.
     pub temporary: Arc<BTreeSet<String>>,
+    /// Whether the session may have put functions where its statements run them unseen, which no catalog shows in time
+    /// or at all: what it does in a transaction, and to temporary relations, nobody else sees.
+    pub own_code: bool,
     /// `standard_conforming_strings`, as the server last reported it.
     pub standard_conforming_strings: bool,
 }
@@ -65,6 +68,7 @@ impl Settings {
             search_path,
             user: Some(role.into()),
             temporary: Arc::default(),
+            own_code: false,
             standard_conforming_strings: true,
         }
     }

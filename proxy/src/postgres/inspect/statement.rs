@@ -17,6 +17,31 @@ use super::walk::{Walk, strings};
 
 /// Walks one statement.
 pub fn statement(walk: &mut Walk<'_>, node: &N) -> Outcome {
+    walk.attaches_code |= matches!(
+        node,
+        N::ViewStmt(_)
+            | N::RuleStmt(_)
+            | N::CreateTrigStmt(_)
+            | N::CreateEventTrigStmt(_)
+            | N::AlterEventTrigStmt(_)
+            | N::CreatePolicyStmt(_)
+            | N::AlterPolicyStmt(_)
+            | N::CreateFunctionStmt(_)
+            | N::CreateDomainStmt(_)
+            | N::AlterDomainStmt(_)
+            | N::CreateCastStmt(_)
+            | N::DefineStmt(_)
+            | N::AlterTableStmt(_)
+            | N::RenameStmt(_)
+            | N::CreateExtensionStmt(_)
+    );
+    let outcome = by_kind(walk, node);
+    // An event trigger runs whatever changes the catalog.
+    walk.sets_config |= walk.catalog.code().ddl && matches!(outcome.kind, "ddl" | "dcl");
+    outcome
+}
+
+fn by_kind(walk: &mut Walk<'_>, node: &N) -> Outcome {
     match node {
         N::SelectStmt(select) => {
             let kind = if select.into_clause.is_some() { "ddl" } else { "select" };
@@ -113,6 +138,7 @@ pub fn statement(walk: &mut Walk<'_>, node: &N) -> Outcome {
             // A delete that nothing narrows.
             walk.open = true;
             touched(walk, &truncate.relations);
+            walk.changed.extend(walk.written.iter().cloned());
             kind("delete")
         }
         N::LockStmt(lock) => {
@@ -249,6 +275,8 @@ fn copy(walk: &mut Walk<'_>, copy: &pg::CopyStmt) -> Outcome {
     walk.expressions(copy.where_clause.as_deref());
     let mut outcome = match (&copy.relation, inner(copy.query.as_deref())) {
         (Some(relation), _) if copy.is_from => {
+            let rels = walk.relations_of(relation);
+            walk.changed.extend(rels);
             walk.write_relation(relation);
             Outcome::default()
         }

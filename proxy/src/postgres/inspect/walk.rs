@@ -38,7 +38,11 @@ pub struct Walk<'a> {
     pub(super) open: bool,
     /// Names of the temporary relations that it makes.
     pub(super) temporary: BTreeSet<String>,
-    /// Whether `set_config` was called.
+    /// Relations whose rows are changed: what stands behind them in the catalog runs.
+    pub(super) changed: BTreeSet<Rel>,
+    /// Whether it puts functions where later statements run them unseen.
+    pub(super) attaches_code: bool,
+    /// Whether `set_config` was called, or something that may call it.
     pub(super) sets_config: bool,
     /// Common table expressions in scope, the innermost last.
     ctes: Vec<Cte>,
@@ -60,6 +64,8 @@ impl<'a> Walk<'a> {
             functions: BTreeSet::new(),
             opaque: BTreeSet::new(),
             open: false,
+            changed: BTreeSet::new(),
+            attaches_code: false,
             sets_config: false,
             ctes: Vec::new(),
             levels: Vec::new(),
@@ -107,7 +113,10 @@ impl<'a> Walk<'a> {
             }
             N::CoalesceExpr(e) => self.expressions(&e.args),
             N::MinMaxExpr(e) => self.expressions(&e.args),
-            N::TypeCast(e) => self.expressions(e.arg.as_deref()),
+            N::TypeCast(e) => {
+                self.cast(e.type_name.as_ref());
+                self.expressions(e.arg.as_deref());
+            }
             N::CollateClause(e) => self.expressions(e.arg.as_deref()),
             N::AArrayExpr(e) => self.expressions(&e.elements),
             N::AIndirection(e) => {
@@ -200,12 +209,22 @@ impl<'a> Walk<'a> {
         }
     }
 
+    /// A cast to a domain checks what the domain says, and others may have functions of their own.
+    fn cast(&mut self, to: Option<&pg::TypeName>) {
+        let names = to.map(|to| strings(&to.names)).unwrap_or_default();
+        self.sets_config |=
+            names.last().is_some_and(|name| self.catalog.code().types.contains(name.as_str()));
+    }
+
     /// An operator of a schema of its own runs a function that nobody here knows. Others are taken for the
-    /// server's own: their names are the same for every type.
+    /// server's own, unless the catalog has one of the name with a function of the database's.
     fn operator(&mut self, name: &[Node]) {
-        if let [schema, _] = strings(name).as_slice()
-            && schema != "pg_catalog"
-        {
+        let unknown = match strings(name).as_slice() {
+            [schema, _] => schema != "pg_catalog",
+            [name] => self.catalog.code().operators.contains(name.as_str()),
+            _ => false,
+        };
+        if unknown {
             self.opaque.insert("unknown-function");
         }
     }

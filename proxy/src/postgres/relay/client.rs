@@ -77,6 +77,7 @@ impl Session {
             }
         };
         self.record_parses()?;
+        self.put_copies()?;
         Ok(outcome)
     }
 
@@ -316,6 +317,7 @@ impl Session {
             }
         }
         self.settings.made_temporary(&facts.temporary);
+        self.settings.own_code |= facts.attaches_code || facts.may_define_names();
         let renames = facts.setting_changes.iter().any(|c| !matches!(c, SettingChange::Lexing));
         if facts.may_define_names() || renames || !facts.temporary.is_empty() {
             // A new path or a temporary relation gives prepared statements another meaning, too. What it runs can prepare, deallocate, open and close by any name.
@@ -353,6 +355,7 @@ impl Session {
         if self.statements.len() >= MAX_NAMES {
             return Err(End::Names { limit: MAX_NAMES });
         }
+        let (facts, charge) = self.keep(facts)?;
         let statement = Rc::new(Statement {
             text,
             facts,
@@ -361,6 +364,7 @@ impl Session {
             described: Cell::default(),
             recorded: RefCell::default(),
             epoch: self.names.epoch(),
+            _charge: charge,
         });
         if refusal.is_some() {
             self.record_parse(name, &statement, true)?;
@@ -393,6 +397,13 @@ impl Session {
         };
         let certain = statement.as_ref().is_some_and(|s| Arc::ptr_eq(&s.facts, &facts));
         let facts = if facts.references.is_empty() { facts } else { self.names.follow(&facts) };
+        let own = statement.as_ref().is_none_or(|s| !Arc::ptr_eq(&s.facts, &facts));
+        let (facts, charge) = if own {
+            let (facts, charge) = self.keep(facts)?;
+            (facts, Some(charge))
+        } else {
+            (facts, None)
+        };
         let recorded = self.statement(Draft {
             form: "extended",
             facts,
@@ -412,7 +423,7 @@ impl Session {
             self.names.bound(&String::from_utf8_lossy(name), &recorded.facts);
         }
         let (columns, described) = (RefCell::default(), Cell::default());
-        let portal = Rc::new(Portal { recorded, statement, columns, described, formats });
+        let portal = Rc::new(Portal { recorded, statement, columns, described, formats, _charge: charge });
         self.portals.send(name, self.answers.sent(), Some(Rc::clone(&portal)));
         self.owe(Owed::Bind { name: name.into(), portal, refusal })
     }
@@ -440,6 +451,8 @@ impl Session {
                 self.statement(draft)?
             }
         };
+        // An error before the Sync undoes it, even when everything sent so far is answered.
+        self.uncertain = Some(self.answers.sent());
         self.follow_changes(&recorded.facts.clone());
         recorded.executed.set(true);
         // Who does not ask for the columns of what it fetches has them recorded all the same.
@@ -466,9 +479,14 @@ impl Session {
             statement_count: 1,
             opaque: vec!["function-call"],
             secret_parameters: secret_arguments(function),
+            setting_changes: match LARGE_OBJECT_FUNCTIONS.contains(&function) {
+                true => Vec::new(),
+                false => vec![SettingChange::Unknown],
+            },
             ..Facts::default()
         };
         let oid = function.to_string();
+        let is_refused = refusal.is_some();
         let recorded = self.statement(Draft {
             form: "function-call",
             facts: Arc::new(facts),
@@ -477,6 +495,10 @@ impl Session {
             detail: &[("function_oid", oid.as_bytes())],
             ..Draft::default()
         })?;
+        if !is_refused {
+            self.settings.own_code |= !recorded.facts.setting_changes.is_empty();
+            self.follow_settings(&recorded.facts.clone());
+        }
         recorded.executed.set(true);
         self.names.doubt();
         let run = self.run(recorded, None, refusal);
@@ -581,6 +603,11 @@ impl Session {
         Ok(())
     }
 }
+
+/// OIDs (`pg_proc.dat`) of the functions that clients call by FunctionCall, those for large objects: `lo_open`,
+/// `lo_create` and the like. They set nothing; any other may be, or may call, `set_config`.
+const LARGE_OBJECT_FUNCTIONS: [u32; 13] =
+    [715, 952, 953, 954, 955, 956, 957, 958, 964, 1004, 3170, 3171, 3172];
 
 /// Arguments that content must not hold of a function that is called by its OID: of `set_config`, and of all that
 /// are not the server's own (their OIDs begin at 16384, `FirstNormalObjectId`).

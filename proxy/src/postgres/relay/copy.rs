@@ -6,6 +6,7 @@
 use std::collections::VecDeque;
 use std::rc::Rc;
 
+use bodycam_record::content::MAX_CHUNK;
 use bodycam_record::kinds::sql::SqlCopy;
 use bodycam_record::{ContentKind, Digest};
 
@@ -20,6 +21,8 @@ pub(super) enum CopyEnd {
     Failed,
 }
 
+/// Bytes that a chunk costs the spool beside its content, roughly: they count towards what a session may store.
+const CHUNK_FRAME: i64 = 64;
 /// Streams of data on their way to the target.
 const MAX_WAITING: usize = 64;
 
@@ -32,6 +35,8 @@ struct Stream {
     /// Running digests so far.
     marks: i64,
     content: Option<ContentWriter>,
+    /// Data of this walk that belongs to the content: small messages together make one chunk.
+    pending: Vec<u8>,
     full: bool,
     started_ns: i64,
 }
@@ -179,6 +184,7 @@ impl Session {
             stored: 0,
             marks: 0,
             content: None,
+            pending: Vec::new(),
             full: self.recording.rows == Rows::Digest,
             started_ns: self.pen.lane().producer().clock().mono_ns(),
         }
@@ -195,13 +201,11 @@ impl Session {
             let fitting = usize::try_from(room.max(0)).unwrap_or(usize::MAX);
             let part = bytes.get(..fitting).unwrap_or(bytes);
             stream.full = part.len() < bytes.len();
-            if !part.is_empty() {
-                let mut content = stream.content.take().unwrap_or_else(|| self.pen.content());
-                self.pen.put(&mut content, ContentKind::CopyData, part)?;
-                self.dirty = true;
-                stream.content = Some(content);
-                stream.stored += count(part.len());
-                self.stored_bytes += count(part.len());
+            stream.stored += count(part.len());
+            self.stored_bytes += count(part.len());
+            stream.pending.extend_from_slice(part);
+            if stream.pending.len() >= MAX_CHUNK {
+                self.put_pending(stream)?;
             }
         }
         let due = (stream.bytes - stream.stored) / MARK_EVERY;
@@ -213,13 +217,41 @@ impl Session {
         Ok(())
     }
 
+    /// Appends the data that came since the last time. What was walked leaves only after it.
+    pub(super) fn put_copies(&mut self) -> Result<(), RecordingError> {
+        if let Some(mut out) = self.copy_out.take() {
+            let done = self.put_pending(&mut out.stream);
+            self.copy_out = Some(out);
+            done?;
+        }
+        let mut streams = std::mem::take(&mut self.copies.streams);
+        let done = streams.iter_mut().try_for_each(|copy| self.put_pending(&mut copy.stream));
+        self.copies.streams = streams;
+        done
+    }
+
+    fn put_pending(&mut self, stream: &mut Stream) -> Result<(), RecordingError> {
+        if stream.pending.is_empty() {
+            return Ok(());
+        }
+        let mut content = stream.content.take().unwrap_or_else(|| self.pen.content());
+        let put = self.pen.put(&mut content, ContentKind::CopyData, &stream.pending);
+        stream.content = Some(content);
+        stream.pending.clear();
+        // A chunk of a few bytes costs the spool its frame as well.
+        self.stored_bytes += CHUNK_FRAME;
+        self.dirty = true;
+        put
+    }
+
     fn copy_event(
         &mut self,
-        stream: Stream,
+        mut stream: Stream,
         reader: Option<(&Recorded, i64)>,
         direction: &str,
         outcome: &str,
     ) -> Result<(), RecordingError> {
+        self.put_pending(&mut stream)?;
         let now = self.pen.lane().producer().clock().mono_ns();
         let statement = reader.map(|(r, _)| r);
         let body = SqlCopy {

@@ -28,6 +28,8 @@ pub(super) enum End {
     Idle { seconds: u64 },
     /// More names than a session may have.
     Names { limit: usize },
+    /// What it prepared takes more memory than a session may have.
+    Facts { limit: usize, observed: usize },
     /// Nothing can be recorded any more.
     Recording(RecordingError),
     /// A large message could not be kept aside.
@@ -47,12 +49,10 @@ impl End {
             End::Client => "client",
             End::Server => "server",
             End::Frame { .. } | End::Accounting { .. } | End::Refused { .. } => "protocol-violation",
-            End::Identity(Ended::Revoked) => "revoked",
-            End::Identity(Ended::Expired) => "expired",
-            End::Identity(_) => "ended",
+            End::Identity(ended) => ended.closed_reason(),
             End::Drain => "drain",
             End::Idle { .. } => "timeout",
-            End::Names { .. } => "limit",
+            End::Names { .. } | End::Facts { .. } => "limit",
             End::Recording(_) => "spool",
             End::Spill(_) => "error",
         }
@@ -80,6 +80,11 @@ impl End {
             }
             End::Names { limit } => {
                 ("54000", format!("bodycam: more than {limit} prepared statements or portals"), None)
+            }
+            End::Facts { limit, .. } => {
+                let message =
+                    format!("bodycam: the prepared statements of this session take more than {limit} bytes");
+                ("54000", message, Some("deallocate those that are not used any more"))
             }
             End::Recording(_) | End::Spill(_) => return Self::unrecorded(),
         })
@@ -119,6 +124,9 @@ impl End {
             End::Identity(ended) => (decision("session", ended.code(), None), ended.to_string()),
             End::Idle { seconds } => (limit("idle", *seconds, *seconds), "no statement".to_owned()),
             End::Names { limit: n } => (limit("names", *n as u64, *n as u64 + 1), "names".to_owned()),
+            End::Facts { limit: n, observed } => {
+                (limit("kept-facts", *n as u64, *observed as u64), "facts of prepared statements".to_owned())
+            }
             End::Spill(error) => (decision("message", "spill", None), error.to_string()),
         })
     }

@@ -15,6 +15,7 @@ use super::pipe::Pipe;
 use super::session::{Parts, Session};
 use super::startup::Client;
 use crate::correlation;
+use crate::identity::token;
 use crate::postgres::Service;
 use crate::postgres::codec::backend;
 use crate::postgres::codec::startup::{OptionSetting, Parameters, Startup, options};
@@ -23,7 +24,7 @@ use crate::postgres::live::Listed;
 use crate::postgres::socket::Socket;
 use crate::postgres::upstream::{Target, Upstream, UpstreamError};
 use crate::recording::{Lane, Opening, RecordingError, SessionPen};
-use crate::slots::Slot;
+use crate::slots::{Limit, Slot};
 
 /// How long a session's start waits for the first reading of a database's catalog.
 const FIRST_CATALOG: Duration = Duration::from_secs(2);
@@ -78,21 +79,23 @@ pub(super) async fn open(
     let Some((target, database)) = found else {
         let message = format!(
             "bodycam: database \"{}\" leads to no target; ask for one under [[targets]]",
-            shown_bytes(database)
+            shown_bytes(&token::redact(database))
         );
         tracing::warn!(event = "no_target", principal = %client.principal.name, "{message}");
-        let asked = String::from_utf8_lossy(database).into_owned();
-        let opening = opening(service, &client, None, &asked, peer, lane).await;
+        // The name is the client's own word: it is among the startup parameters, which are content.
+        let opening = opening(service, &client, None, "", peer, lane).await;
         return refuse(client, opening, Refused::new("no-target", "3D000", message), lane).await;
     };
     let target = Arc::clone(target);
-    let opening = opening(service, &client, Some(&target), &database, peer, lane).await;
+    let named = if token::is_in(database.as_bytes()) { "" } else { database.as_str() };
+    let opening = opening(service, &client, Some(&target), named, peer, lane).await;
     let parameters = match judge(&client, &target) {
         Ok(parameters) => parameters,
         Err(refused) => return refuse(client, opening, *refused, lane).await,
     };
-    let limit = client.principal.member.max_sessions.unwrap_or(service.config.max_sessions_per_principal);
-    let Some(slot) = service.slots.enter(client.principal.principal_ref, limit) else {
+    let limit = Limit::of(client.principal.max_sessions(), service.config.max_sessions_per_principal);
+    let Some(slot) = service.slots.enter(client.principal.principal_ref, "postgres", limit) else {
+        let limit = limit.value();
         let message = format!("bodycam: too many sessions for this principal (limit {limit})");
         let refused = Refused {
             closed: "limit",
@@ -103,12 +106,17 @@ pub(super) async fn open(
     };
     let upstream = match target.connect(&database, &parameters).await {
         Ok(upstream) => upstream,
-        Err(error) => return refuse(client, opening, refused_upstream(error), lane).await,
+        Err(error) => {
+            // A pattern lets any name through, and nobody has said that there is such a database.
+            let listed = target.config.databases.contains(&database);
+            let opening = Opening { database: if listed { database } else { String::new() }, ..opening };
+            return refuse(client, opening, refused_upstream(error), lane).await;
+        }
     };
     // Only now is it known that there is such a database.
     let catalog = service.catalogs.of(&target.config.name, &database, || target.side_connector(&database));
     catalog.first_reading(FIRST_CATALOG).await;
-    let opening = Opening { upstream_tls: upstream.socket.is_tls(), ..opening };
+    let opening = Opening { database, upstream_tls: upstream.socket.is_tls(), ..opening };
     let correlation = opening.correlation.as_deref().map(|id| lane.producer().tenant_key().correlation(id));
     let pen = match lane.open_session(opening) {
         Ok(pen) => pen,
@@ -142,6 +150,7 @@ pub(super) async fn open(
         inspector: service.inspector.clone(),
         catalog,
         principal,
+        target: target.config.name.as_str().into(),
         user,
         search_path,
         parameters: reported,
@@ -251,7 +260,8 @@ fn without_secrets(name: &[u8], value: &[u8]) -> Vec<u8> {
 /// The correlation id in the startup message, and whether a later `application_name` may not replace it.
 fn startup_correlation(startup: &Startup) -> Option<(String, bool)> {
     let text = |name: &str| startup.get(name).and_then(|v| std::str::from_utf8(v).ok());
-    text("application_name").and_then(correlation::of_application_name).map(|id| (id, false))
+    let id = text("application_name").and_then(correlation::of_application_name);
+    id.filter(|id| !token::is_in(id.as_bytes())).map(|id| (id, false))
 }
 
 /// What of the startup parameters goes on to the target, or why the client is refused.
@@ -341,7 +351,7 @@ fn record_refusal(pen: &mut SessionPen, event: Body, refused: &Refused) -> Resul
     let detail = structured::encode_pairs([("explanation", refused.message.as_bytes())]);
     pen.put(&mut content, ContentKind::Detail, &detail)?;
     if let Some(error) = &refused.verbatim {
-        pen.put(&mut content, ContentKind::Error, error)?;
+        pen.put(&mut content, ContentKind::Error, &token::redact(error))?;
     }
     pen.event(event, None, Some(content))?;
     Ok(())

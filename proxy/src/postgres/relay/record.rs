@@ -4,6 +4,7 @@
 //! `suspended`), whatever happens to the statement; only a Parse that went well has none of its own.
 
 use std::cell::{Cell, RefCell};
+use std::collections::BTreeSet;
 use std::rc::Rc;
 use std::sync::Arc;
 
@@ -13,17 +14,21 @@ use bodycam_record::kinds::sql::{SqlMessage, SqlResult, SqlStatement};
 use bodycam_record::{ContentKind, Digest, Id16};
 
 use crate::correlation;
+use crate::identity::token;
 use crate::postgres::codec::backend::{self, Columns};
 use crate::postgres::codec::frontend::Formats;
+use crate::postgres::inspect::facts::MAX_LISTED;
 use crate::postgres::inspect::redact::{is_secret_name, is_secret_value};
-use crate::postgres::inspect::{Facts, SecretParameters};
+use crate::postgres::inspect::{CatalogSnapshot, Facts, SecretParameters};
 use crate::recording::{ContentWriter, RecordingError, Rows};
 
+use super::end::End;
 use super::session::Session;
 
 /// A running digest follows at the latest after so many bytes of a result or COPY that content does not hold.
 pub(super) const MARK_EVERY: i64 = 16 << 20;
-/// Bytes of statement text that one session keeps for later executions.
+/// Bytes of statements, texts and facts, that one session keeps for later executions. Beyond it texts are not kept;
+/// beyond twice as much the session ends, for facts that are forgotten would be wrong ones.
 const MAX_KEPT: usize = 16 << 20;
 
 /// A prepared statement.
@@ -41,6 +46,8 @@ pub(super) struct Statement {
     pub recorded: RefCell<Option<Rc<Recorded>>>,
     /// [`SessionNames::epoch`](crate::postgres::inspect::SessionNames::epoch) when it was sent.
     pub epoch: u64,
+    /// What its facts count.
+    pub _charge: Charge,
 }
 
 /// A portal.
@@ -53,6 +60,8 @@ pub(super) struct Portal {
     pub described: Cell<bool>,
     /// Result format codes of Bind.
     pub formats: Vec<u8>,
+    /// What its facts count, when they are not its statement's.
+    pub _charge: Option<Charge>,
 }
 
 /// A statement whose event is written.
@@ -84,16 +93,30 @@ pub(super) struct Text {
     correlation: Option<(String, Id16)>,
 }
 
-/// Bytes that count towards what a session keeps.
+/// Bytes that are kept, and count.
 #[derive(Debug)]
 struct Kept {
     bytes: Box<[u8]>,
+    _charge: Charge,
+}
+
+/// Bytes that count towards what a session keeps, as long as this lives.
+#[derive(Debug)]
+pub(super) struct Charge {
+    bytes: usize,
     total: Rc<Cell<usize>>,
 }
 
-impl Drop for Kept {
+impl Charge {
+    fn new(bytes: usize, total: &Rc<Cell<usize>>) -> Self {
+        total.set(total.get().saturating_add(bytes));
+        Self { bytes, total: Rc::clone(total) }
+    }
+}
+
+impl Drop for Charge {
     fn drop(&mut self) {
-        self.total.set(self.total.get().saturating_sub(self.bytes.len()));
+        self.total.set(self.total.get().saturating_sub(self.bytes));
     }
 }
 
@@ -180,12 +203,29 @@ impl Session {
             (id, keyed)
         });
         let fits = self.kept.get() + part.len() <= MAX_KEPT;
-        let kept_part = fits.then(|| {
-            self.kept.set(self.kept.get() + part.len());
-            Kept { bytes: part.into(), total: Rc::clone(&self.kept) }
-        });
+        let kept_part =
+            fits.then(|| Kept { bytes: part.into(), _charge: Charge::new(part.len(), &self.kept) });
         let cut = kept_part.is_none() || part.len() < kept.len() || kept.len() < bytes;
         Text { kept: kept_part, cut, bytes: count(bytes), digest, correlation }
+    }
+
+    /// The facts of what the session keeps under a name, and what counts them. Texts go when there is no room; the
+    /// template is recorded now, for later nobody has it.
+    pub(super) fn keep(&mut self, facts: Arc<Facts>) -> Result<(Arc<Facts>, Charge), End> {
+        let weight = facts.weight();
+        if self.kept.get().saturating_add(weight) <= MAX_KEPT {
+            return Ok((facts, Charge::new(weight, &self.kept)));
+        }
+        if let (Some(fingerprint), Some(template)) = (facts.fingerprint, &facts.template) {
+            self.pen.template(fingerprint, template)?;
+        }
+        let lean = facts.lean();
+        let weight = lean.weight();
+        let (limit, observed) = (2 * MAX_KEPT, self.kept.get().saturating_add(weight));
+        if observed > limit {
+            return Err(End::Facts { limit, observed });
+        }
+        Ok((Arc::new(lean), Charge::new(weight, &self.kept)))
     }
 
     /// What is recorded of parameters: all count and are digested, but content holds no secret.
@@ -291,7 +331,10 @@ impl Session {
         }
         self.pen.put(&mut content, ContentKind::Binds, &draft.arguments.encoded)?;
         let names = [("statement", draft.statement_name), ("portal", draft.portal_name)];
-        let names = structured::encode_pairs(names.into_iter().filter(|(_, name)| !name.is_empty()));
+        let names = names.map(|(what, name)| (what, token::redact(name)));
+        let named =
+            names.iter().filter(|(_, name)| !name.is_empty()).map(|(what, name)| (*what, name.as_ref()));
+        let names = structured::encode_pairs(named);
         self.pen.put(&mut content, ContentKind::Names, &names)?;
         if let Some((id, _)) = text_correlation {
             self.pen.put(&mut content, ContentKind::Correlation, id.as_bytes())?;
@@ -336,6 +379,7 @@ impl Session {
         };
         let now = self.pen.lane().producer().clock().mono_ns();
         let facts = &recorded.facts;
+        let seen = columns.map(|columns| unforeseen(columns, facts, || self.catalog.current()));
         let body = SqlResult {
             statement_no: recorded.statement_no,
             result_no: recorded.results.replace(recorded.results.get() + 1),
@@ -343,6 +387,7 @@ impl Session {
             verdict: recorded.verdict.to_owned(),
             fingerprint: facts.fingerprint,
             main_relation: facts.main_relation.clone(),
+            relations_seen: seen.unwrap_or_default(),
             outcome: ending.outcome.to_owned(),
             sqlstate: ending.error.and_then(backend::sqlstate),
             tag: String::from_utf8_lossy(ending.tag).into_owned(),
@@ -362,7 +407,7 @@ impl Session {
         // The message of an error can quote what was cut out of the statement.
         if let Some(error) = ending.error.filter(|_| !facts.holds_secrets()) {
             let content = content.get_or_insert_with(|| self.pen.content());
-            self.pen.put(content, ContentKind::Error, error)?;
+            self.pen.put(content, ContentKind::Error, &token::redact(error))?;
         }
         if ending.outcome != "suspended" {
             recorded.finished.set(true);
@@ -488,12 +533,38 @@ impl Session {
         let running = self.running();
         let mut content = self.pen.content();
         if running.as_ref().is_none_or(|r| !r.facts.holds_secrets()) {
-            self.pen.put(&mut content, ContentKind::Message, body)?;
+            // Words of the client come back here: a name that was too long, a value that was not understood.
+            self.pen.put(&mut content, ContentKind::Message, &token::redact(body))?;
         }
         self.pen.event(event.into(), running.map(|r| r.seq), Some(content))?;
         self.dirty = true;
         Ok(())
     }
+}
+
+/// Relations that columns come from although the facts do not name them: by another search path than was followed, by a
+/// name that was changed on the way, through a statement that nobody knows.
+fn unforeseen(
+    columns: &Columns,
+    facts: &Facts,
+    catalog: impl FnOnce() -> Arc<CatalogSnapshot>,
+) -> Vec<String> {
+    if columns.tables.iter().all(|oid| *oid == 0) {
+        return Vec::new();
+    }
+    let (catalog, mut before, mut seen) = (catalog(), 0, BTreeSet::new());
+    for oid in &columns.tables {
+        // Columns of one relation mostly stand together.
+        if *oid == 0 || std::mem::replace(&mut before, *oid) == *oid {
+            continue;
+        }
+        let Some(relation) = u32::try_from(*oid).ok().and_then(|oid| catalog.relation(oid)) else { continue };
+        let mut named = facts.relations_read.iter().chain(&facts.relations_written);
+        if !named.any(|label| relation.is_called(label)) {
+            seen.insert(relation.label());
+        }
+    }
+    seen.into_iter().take(MAX_LISTED).collect()
 }
 
 /// Which values content must not hold: those that stand where a secret does, those that are one by

@@ -27,15 +27,17 @@ impl Session {
     /// Walks what the target sent.
     pub fn walk_target(&mut self, pipe: &mut Pipe) -> Result<Walked, End> {
         let mut walked = 0;
-        loop {
+        let outcome = loop {
             match self.step_target(pipe)? {
-                0 => return Ok(Walked::All),
+                0 => break Walked::All,
                 n => walked += n,
             }
             if walked >= TURN {
-                return Ok(Walked::More);
+                break Walked::More;
             }
-        }
+        };
+        self.put_copies()?;
+        Ok(outcome)
     }
 
     fn step_target(&mut self, pipe: &mut Pipe) -> Result<usize, End> {
@@ -415,17 +417,19 @@ impl Session {
             match reference {
                 Reference::Prepares(name, inner) if done => {
                     let text = self.text(b"", inner);
+                    let (inner, charge) = self.keep(Arc::clone(inner))?;
                     let statement = super::record::Statement {
                         text,
-                        facts: Arc::clone(inner),
+                        facts: Arc::clone(&inner),
                         types: Default::default(),
                         columns: Default::default(),
                         described: Default::default(),
                         recorded: Default::default(),
                         epoch: recorded.epoch,
+                        _charge: charge,
                     };
                     self.statements.set(name.as_bytes(), Some(Rc::new(statement)));
-                    self.names.is_statement(name, inner, recorded.epoch);
+                    self.names.is_statement(name, &inner, recorded.epoch);
                 }
                 Reference::Prepares(name, _) | Reference::Deallocates(Some(name)) => {
                     self.statements.set(name.as_bytes(), None);
@@ -436,12 +440,13 @@ impl Session {
                     self.names.closed_statement(None);
                 }
                 Reference::Declares(name, inner, holds) if done => {
+                    let (inner, charge) = self.keep(Arc::clone(inner))?;
+                    self.names.is_cursor(name, &inner, recorded.epoch, *holds);
                     if self.cursors.len() < super::session::MAX_NAMES {
-                        let cursor =
-                            Cursor { facts: Arc::clone(inner), epoch: recorded.epoch, holds: *holds };
+                        let epoch = recorded.epoch;
+                        let cursor = Cursor { facts: inner, epoch, holds: *holds, _charge: charge };
                         self.cursors.insert(name.as_bytes().into(), cursor);
                     }
-                    self.names.is_cursor(name, inner, recorded.epoch, *holds);
                 }
                 Reference::Declares(name, ..) | Reference::Closes(Some(name)) => {
                     self.cursors.remove(name.as_bytes());
@@ -507,6 +512,8 @@ impl Session {
             _ => {}
         }
         self.uncommitted.clear();
+        let answered = self.answers.window().oldest;
+        self.uncertain = self.uncertain.filter(|at| *at >= answered);
         if self.status == b'I' {
             if std::mem::take(&mut self.catalog_changed) {
                 self.catalog.outdated();

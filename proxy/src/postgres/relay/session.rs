@@ -16,7 +16,7 @@ use bodycam_record::{ContentKind, Id16};
 use super::answers::{Answers, Owed};
 use super::copy::{Copies, CopyOut};
 use super::end::End;
-use super::record::{Current, Ending, Portal, Recorded, Statement, count};
+use super::record::{Charge, Current, Ending, Portal, Recorded, Statement, count};
 use super::slots::Slots;
 use super::spill::quota::Quota;
 use super::spill::{Spill, Store};
@@ -47,6 +47,8 @@ pub(super) struct Parts {
     pub inspector: Inspector,
     pub catalog: SharedCatalog,
     pub principal: Principal,
+    /// Name of the target.
+    pub target: Arc<str>,
     /// Who the target takes the session for, as far as is known.
     pub user: Option<String>,
     /// `search_path`, as the target spells it.
@@ -95,6 +97,8 @@ pub(super) struct Cursor {
     pub epoch: u64,
     /// Whether it outlives its transaction.
     pub holds: bool,
+    /// What its facts count.
+    pub _charge: Charge,
 }
 
 /// The state.
@@ -108,6 +112,7 @@ pub(super) struct Session {
     pub(super) inspector: Inspector,
     pub(super) catalog: SharedCatalog,
     pub(super) principal: Principal,
+    target: Arc<str>,
 
     pub(super) settings: Settings,
     /// Whether texts are in UTF-8 (`client_encoding`).
@@ -131,6 +136,8 @@ pub(super) struct Session {
     pub(super) answers: Answers,
     pub(super) copies: Copies,
     pub(super) copy_out: Option<CopyOut>,
+    /// The last Execute that no ReadyForQuery has followed yet: until then an error undoes what it did.
+    pub(super) uncertain: Option<u64>,
     /// Transaction status of the last ReadyForQuery.
     pub(super) status: u8,
     pub(super) client_within: Within,
@@ -166,7 +173,8 @@ impl Session {
         };
         let user = parts.user.map(Into::into);
         let temporary = Arc::default();
-        let settings = Settings { search_path, user, temporary, standard_conforming_strings: true };
+        let settings =
+            Settings { search_path, user, temporary, own_code: false, standard_conforming_strings: true };
         let mut session = Self {
             dirty: true,
             recording: parts.recording,
@@ -175,6 +183,7 @@ impl Session {
             inspector: parts.inspector,
             catalog: parts.catalog,
             principal: parts.principal,
+            target: parts.target,
             settings,
             utf8: false,
             lexing_changed: None,
@@ -189,6 +198,7 @@ impl Session {
             answers: Answers::default(),
             copies: Copies::default(),
             copy_out: None,
+            uncertain: None,
             status: b'I',
             client_within: Within::Frames,
             target_within: Within::Frames,
@@ -241,7 +251,7 @@ impl Session {
 
     /// Whether the principal may go on.
     pub fn still_valid(&self, directory: &Directory, now_ns: i64) -> Result<(), Ended> {
-        directory.principal_still_valid(&self.principal, now_ns)
+        directory.may_still_reach(&self.principal, &self.target, now_ns)
     }
 
     /// The pen, for the end.
@@ -419,7 +429,11 @@ impl Session {
             self.lexing_changed = Some(self.answers.sent());
         }
         if !facts.setting_changes.is_empty() {
-            let in_transaction = self.status != b'I' || !self.answers.is_empty();
+            // While it skips to a Sync, the target does not even run it.
+            let in_transaction = self.status != b'I'
+                || !self.answers.is_empty()
+                || self.answers.skipping
+                || self.uncertain.is_some();
             self.settings.follow(facts, in_transaction);
         }
         if facts.opaque.contains(&EXECUTE_UNKNOWN) {

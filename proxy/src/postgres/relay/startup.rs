@@ -9,7 +9,7 @@ use bodycam_record::shown::shown_bytes;
 use tokio::net::TcpStream;
 
 use crate::identity::login::REFUSED;
-use crate::identity::{ChannelBinding, LoginRefused, Principal};
+use crate::identity::{ChannelBinding, LoginRefused, Principal, token};
 use crate::postgres::Service;
 use crate::postgres::codec::frontend::{self, Frontend, Kind};
 use crate::postgres::codec::startup::{Packet, Startup, Version, packet};
@@ -39,21 +39,24 @@ pub(super) struct Client {
 /// What became of a connection.
 pub(super) enum Outcome {
     Client(Box<Client>),
+    /// A cancel request; the client waits until its connection ends.
     Cancel {
+        socket: Socket,
         process: i32,
         key: Vec<u8>,
     },
     /// It was told why, where there was something to say.
     Refused(&'static str),
-    /// It said who it is, was not believed, and was told so.
+    /// It said who it is and is not believed; it is told so when that is recorded.
     TurnedAway(Box<TurnedAway>),
 }
 
 /// A client that said who it is.
 pub(super) struct TurnedAway {
+    socket: Socket,
     pub why: &'static str,
     pub sqlstate: &'static str,
-    /// What it was told.
+    /// What it is told.
     pub message: String,
     /// Who it says it is.
     pub claimed: String,
@@ -109,7 +112,7 @@ pub(super) async fn accept(
                 Ok(Packet::Tls | Packet::Gss) => {
                     break Step::Refuse(violation("encryption was asked for twice"));
                 }
-                Ok(Packet::Cancel { process, key }) => return Outcome::Cancel { process, key },
+                Ok(Packet::Cancel { process, key }) => return Outcome::Cancel { socket, process, key },
                 Ok(Packet::Startup(startup)) => break Step::Start(startup),
                 Ok(Packet::Unsupported(version)) => {
                     break Step::Refuse(Refusal {
@@ -304,7 +307,7 @@ fn violation(what: &str) -> Refusal {
 }
 
 fn unproven(user: &str, why: LoginRefused) -> Refusal {
-    tracing::warn!(event = "login_refused", principal = %shown_bytes(user.as_bytes()), why = %why, "a client could not prove who it is");
+    tracing::warn!(event = "login_refused", principal = %shown_bytes(&token::redact(user.as_bytes())), why = %why, "a client could not prove who it is");
     Refusal { why: why.code(), sqlstate: "28P01", message: format!("bodycam: {REFUSED}") }
 }
 
@@ -317,16 +320,24 @@ async fn turn_away(service: &Service, socket: Socket, startup: &Startup, refusal
     let database = startup.get("database").filter(|d| !d.is_empty()).or(Some(claimed));
     let database = database.and_then(|d| std::str::from_utf8(d).ok()).unwrap_or_default();
     let target = service.targets.iter().find(|t| t.config.serves(database));
-    let turned = TurnedAway {
+    Outcome::TurnedAway(Box::new(TurnedAway {
         target: target.map(|t| t.config.name.clone()).unwrap_or_default(),
         why: refusal.why,
         sqlstate: refusal.sqlstate,
-        message: refusal.message.clone(),
+        message: refusal.message,
         claimed: shown_bytes(claimed),
         client_tls: socket.is_tls(),
-    };
-    refuse(socket, refusal).await;
-    Outcome::TurnedAway(Box::new(turned))
+        socket,
+    }))
+}
+
+impl TurnedAway {
+    /// Tells the client.
+    pub async fn tell(self) {
+        let mut out = Vec::new();
+        backend::put_error(&mut out, "FATAL", self.sqlstate, &self.message, None);
+        self.socket.farewell(&out).await;
+    }
 }
 
 async fn refuse(socket: Socket, refusal: Refusal) -> Outcome {

@@ -8,7 +8,7 @@ use bodycam_record::canonical::Writer;
 use bodycam_record::digest::SUITE;
 use bodycam_record::envelope::SCHEMA_VERSION;
 use bodycam_record::value::Type;
-use bodycam_record::{Digest, Envelope, Event, Family, KindTable, SessionId};
+use bodycam_record::{Digest, Envelope, Event, Family, Fingerprint, KindTable, SessionId};
 use thiserror::Error;
 
 use super::cells::{Cells, Columns, list_range};
@@ -118,6 +118,7 @@ pub struct Decoder {
     content_no: Cells,
     content: Cells,
     hash: Cells,
+    fingerprint: Option<Cells>,
     body: BodyDecoder,
 }
 
@@ -141,8 +142,14 @@ impl Decoder {
             content_no: columns.need("content_no", Type::Int)?,
             content: columns.need("content", Type::Digest)?,
             hash: columns.need("hash", Type::Digest)?,
+            fingerprint: columns.get("fingerprint", Type::Id16)?,
             body: BodyDecoder::new(family, &columns)?,
         })
+    }
+
+    /// The statement fingerprint in row `row`, where the table has them; read without decoding the body.
+    pub fn fingerprint(&self, row: usize) -> Option<Fingerprint> {
+        self.fingerprint.as_ref()?.id16(row)
     }
 
     /// The event in row `row`.

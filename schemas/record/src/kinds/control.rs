@@ -21,7 +21,7 @@ kind! {
 kind! {
     /// A limit was reached.
     ControlLimit = 31 "control.limit" v 1 in Control {
-        /// Which limit: `statement-bytes`, `kept-aside`, `sessions`, `idle`, `stored-rows`, `stored-bytes`, `head-bytes`, `head-fields`, `url-bytes`, `refused-logins`.
+        /// Which limit: `statement-bytes`, `kept-aside`, `sessions`, `names`, `kept-facts`, `idle`, `stored-rows`, `stored-bytes`, `head-bytes`, `head-fields`, `url-bytes`, `refused-logins`.
         limit_name: String,
         /// Its value.
         limit_value: i64,

@@ -73,6 +73,8 @@ kind! {
         fingerprint: Option<Id16>,
         /// Main relation of the statement.
         main_relation: Option<String>,
+        /// Relations that the target says the columns come from although the statement's own lists do not name them, `schema.name` as the catalog spells them: the statement meant something else than its text told.
+        relations_seen: Vec<String>,
         /// How it ended: `complete`, `error`, `suspended`, `empty`, `skipped` (the target never ran it), `cut` (the portal or the session ended first), `rolled-back` (after `complete`: the commit at Sync failed).
         outcome: String,
         /// SQLSTATE of the error.

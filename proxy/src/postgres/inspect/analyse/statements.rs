@@ -547,14 +547,81 @@ fn names_and_settings_are_followed() {
         "select set_config('a.b', 'c', true)",
         "select card_of(1)",
         "do 'x'",
+        "update pg_settings set setting = 'x' where name = 'search_path'",
+        "explain analyze update pg_catalog.pg_settings set setting = 'x'",
+        "insert into nowhere values (1)",
     ] {
         assert_eq!(facts(sql).setting_changes, [SettingChange::Unknown], "{sql}");
     }
     for sql in ["reset all", "set role bob", "set session authorization bob"] {
         assert_eq!(facts(sql).setting_changes, [SettingChange::Role], "{sql}");
     }
-    for sql in ["set work_mem = 1", "select 1", "begin", "show search_path"] {
+    for sql in [
+        "set work_mem = 1",
+        "select 1",
+        "begin",
+        "show search_path",
+        "insert into orders values (1)",
+        "select * from pg_settings",
+        "select * from nowhere",
+        "create temp table t (id int)",
+    ] {
         assert_eq!(facts(sql).setting_changes, [], "{sql}");
+    }
+}
+
+#[test]
+fn what_runs_functions_unseen_can_change_settings() {
+    use super::super::catalog::code::HiddenCode;
+    let catalog = || {
+        shop().with_code(HiddenCode {
+            written: [10].into(),
+            read: [15].into(),
+            types: ["dom".into()].into(),
+            operators: ["@@@".into()].into(),
+            ddl: false,
+        })
+    };
+    let changes = |sql: &str, own_code: bool| {
+        let settings = Settings { own_code, ..Settings::initial("bob") };
+        !analyse(sql, &settings, &catalog(), &key(), 256 * 1024).setting_changes.is_empty()
+    };
+    for (sql, unseen) in [
+        ("insert into customers values (1)", true),
+        ("with w as (update customers set id = 1 returning id) select * from w", true),
+        ("copy customers from stdin", true),
+        ("truncate customers", true),
+        ("prepare p as delete from customers", true),
+        ("select * from customers", false),
+        ("copy customers to stdout", false),
+        ("insert into orders select * from customers", false),
+        ("select * from big_spenders", true),
+        ("select 1::dom", true),
+        ("select 1::int", false),
+        ("select 1 @@@ 2", true),
+        ("select 1 + 2", false),
+        ("create index on customers (id)", false),
+        ("insert into pg_temp.t values (1)", false),
+    ] {
+        assert_eq!(changes(sql, false), unseen, "{sql}");
+    }
+    for (sql, unseen) in [
+        ("insert into orders values (1)", true),
+        ("insert into pg_temp.t values (1)", true),
+        ("select * from pg_temp.v", true),
+        ("select * from orders", false),
+    ] {
+        assert_eq!(changes(sql, true), unseen, "after code of its own: {sql}");
+    }
+    for sql in
+        ["create view v as select 1", "alter table orders alter note set default 'x'", "select card_of(1)"]
+    {
+        assert!(facts(sql).attaches_code, "{sql}");
+    }
+    for sql in
+        ["create temp table t (id int)", "insert into orders values (1)", "create index on orders (id)"]
+    {
+        assert!(!facts(sql).attaches_code, "{sql}");
     }
 }
 

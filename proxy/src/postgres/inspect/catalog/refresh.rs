@@ -13,6 +13,7 @@ use bodycam_record::shown;
 use tokio::time::Instant;
 use tokio_postgres::{Client, Config, NoTls};
 
+use super::code::HiddenCode;
 use super::{CatalogSnapshot, Relation, SharedCatalog};
 use crate::postgres::upstream::UpstreamError;
 
@@ -31,46 +32,59 @@ const IDLE_READINGS: u32 = 10;
 /// Databases that are read at the same time.
 const MAX_DATABASES: usize = 256;
 
+// What is asked here names everything by its schema, operators and types as well: whoever may create in a schema of the
+// search path could put a function of their own behind `=`. So `IN` and `<>` are left out, whose operators cannot be
+// named in full. The session's path is pinned besides.
+
 const RELATIONS: &str = "
-    SELECT c.oid, n.nspname::text, c.relname::text, c.relkind::text, c.reltuples::float8, p.inhparent
+    SELECT c.oid, n.nspname::pg_catalog.text, c.relname::pg_catalog.text, c.relkind::pg_catalog.text,
+           c.reltuples::pg_catalog.float8, p.inhparent
     FROM pg_catalog.pg_class c
-    JOIN pg_catalog.pg_namespace n ON n.oid = c.relnamespace
-    LEFT JOIN pg_catalog.pg_inherits p ON p.inhrelid = c.oid AND c.relispartition
-    WHERE c.relkind IN ('r', 'p', 'v', 'm', 'f', 'S') AND n.nspname !~ '^pg_(toast|temp_)'
+    JOIN pg_catalog.pg_namespace n ON n.oid OPERATOR(pg_catalog.=) c.relnamespace
+    LEFT JOIN pg_catalog.pg_inherits p ON p.inhrelid OPERATOR(pg_catalog.=) c.oid AND c.relispartition
+    WHERE c.relkind OPERATOR(pg_catalog.=) ANY ('{r,p,v,m,f,S}'::pg_catalog.\"char\"[])
+      AND n.nspname OPERATOR(pg_catalog.!~) '^pg_(toast|temp_)'
     ORDER BY c.oid";
 
 const COLUMNS: &str = "
-    SELECT a.attrelid, a.attnum, a.attname::text
+    SELECT a.attrelid, a.attnum, a.attname::pg_catalog.text
     FROM pg_catalog.pg_attribute a
-    JOIN pg_catalog.pg_class c ON c.oid = a.attrelid
-    JOIN pg_catalog.pg_namespace n ON n.oid = c.relnamespace
-    WHERE a.attnum > 0 AND NOT a.attisdropped AND c.relkind IN ('r', 'p', 'v', 'm', 'f')
-      AND n.nspname !~ '^pg_(toast|temp_)'
+    JOIN pg_catalog.pg_class c ON c.oid OPERATOR(pg_catalog.=) a.attrelid
+    JOIN pg_catalog.pg_namespace n ON n.oid OPERATOR(pg_catalog.=) c.relnamespace
+    WHERE a.attnum OPERATOR(pg_catalog.>) 0 AND NOT a.attisdropped
+      AND c.relkind OPERATOR(pg_catalog.=) ANY ('{r,p,v,m,f}'::pg_catalog.\"char\"[])
+      AND n.nspname OPERATOR(pg_catalog.!~) '^pg_(toast|temp_)'
     ORDER BY a.attrelid, a.attnum";
 
 const FUNCTIONS: &str = "
-    SELECT DISTINCT n.nspname::text, p.proname::text
-    FROM pg_catalog.pg_proc p JOIN pg_catalog.pg_namespace n ON n.oid = p.pronamespace
-    WHERE n.nspname !~ '^pg_temp_'
+    SELECT DISTINCT n.nspname::pg_catalog.text, p.proname::pg_catalog.text
+    FROM pg_catalog.pg_proc p
+    JOIN pg_catalog.pg_namespace n ON n.oid OPERATOR(pg_catalog.=) p.pronamespace
+    WHERE n.nspname OPERATOR(pg_catalog.!~) '^pg_temp_'
     ORDER BY 1, 2";
 
 /// What views read, but for those of the system.
 const VIEWS: &str = "
     SELECT DISTINCT r.ev_class, d.refobjid
     FROM pg_catalog.pg_rewrite r
-    JOIN pg_catalog.pg_depend d ON d.objid = r.oid
-     AND d.classid = 'pg_catalog.pg_rewrite'::regclass AND d.refclassid = 'pg_catalog.pg_class'::regclass
-    WHERE r.ev_type = '1' AND d.refobjid <> r.ev_class AND r.ev_class >= 16384
+    JOIN pg_catalog.pg_depend d ON d.objid OPERATOR(pg_catalog.=) r.oid
+     AND d.classid OPERATOR(pg_catalog.=) 'pg_catalog.pg_rewrite'::pg_catalog.regclass
+     AND d.refclassid OPERATOR(pg_catalog.=) 'pg_catalog.pg_class'::pg_catalog.regclass
+    WHERE r.ev_type OPERATOR(pg_catalog.=) '1' AND d.refobjid OPERATOR(pg_catalog.<>) r.ev_class
+      AND r.ev_class OPERATOR(pg_catalog.>=) 16384::pg_catalog.oid
     ORDER BY 1, 2";
 
 /// Schemas, types, indexes and extensions: statements name them, too.
 const NAMES: &str = "
-    SELECT nspname::text FROM pg_catalog.pg_namespace
-    UNION SELECT t.typname::text FROM pg_catalog.pg_type t JOIN pg_catalog.pg_namespace n ON n.oid = t.typnamespace
-          WHERE t.typname !~ '^_' AND n.nspname !~ '^pg_(toast|temp_)'
-    UNION SELECT c.relname::text FROM pg_catalog.pg_class c JOIN pg_catalog.pg_namespace n ON n.oid = c.relnamespace
-          WHERE c.relkind IN ('i', 'I') AND n.nspname !~ '^pg_(toast|temp_)'
-    UNION SELECT extname::text FROM pg_catalog.pg_extension";
+    SELECT nspname::pg_catalog.text FROM pg_catalog.pg_namespace
+    UNION SELECT t.typname::pg_catalog.text FROM pg_catalog.pg_type t
+          JOIN pg_catalog.pg_namespace n ON n.oid OPERATOR(pg_catalog.=) t.typnamespace
+          WHERE t.typname OPERATOR(pg_catalog.!~) '^_' AND n.nspname OPERATOR(pg_catalog.!~) '^pg_(toast|temp_)'
+    UNION SELECT c.relname::pg_catalog.text FROM pg_catalog.pg_class c
+          JOIN pg_catalog.pg_namespace n ON n.oid OPERATOR(pg_catalog.=) c.relnamespace
+          WHERE c.relkind OPERATOR(pg_catalog.=) ANY ('{i,I}'::pg_catalog.\"char\"[])
+            AND n.nspname OPERATOR(pg_catalog.!~) '^pg_(toast|temp_)'
+    UNION SELECT extname::pg_catalog.text FROM pg_catalog.pg_extension";
 
 /// A side connection: the client, and what moves its bytes (tokio-postgres's `Connection`).
 pub struct SideConnection {
@@ -270,7 +284,8 @@ pub async fn refresh(client: &Client) -> Result<CatalogSnapshot, tokio_postgres:
     for row in client.query(VIEWS, &[]).await? {
         views.push((row.try_get(0)?, row.try_get(1)?));
     }
-    Ok(CatalogSnapshot::new(relations, functions, names).with_views(&views))
+    let code = HiddenCode::read(client).await?;
+    Ok(CatalogSnapshot::new(relations, functions, names).with_views(&views).with_code(code))
 }
 
 /// A partitioned table has the rows of its leaves, whether it was analysed itself or not.

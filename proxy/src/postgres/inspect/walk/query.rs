@@ -288,6 +288,7 @@ impl Walk<'_> {
     fn target(&mut self, relation: Option<&pg::RangeVar>, reads: bool) {
         let Some(relation) = relation else { return };
         let (found, mut item) = self.base_item(relation);
+        self.changed.extend(found.iter().cloned());
         self.written.extend(found);
         item.open = reads;
         self.enter(vec![item]);

@@ -1,0 +1,61 @@
+//! What a hostile argument, environment variable or path can do to the terminal of whoever runs a command: nothing.
+
+use std::process::Output;
+
+use crate::support::stack::bodycam;
+
+/// Writes to the clipboard (OSC 52), renames the window, and turns the text round.
+const HOSTILE: [&str; 3] =
+    ["\u{1b}]52;c;eA==\u{7}", "\u{9b}31m\u{9d}0;x\u{9c}", "a\u{202e}b\nbodycam: all is well"];
+
+fn assert_safe(what: &str, output: &Output) {
+    let said = [output.stdout.clone(), output.stderr.clone()].concat();
+    let text = String::from_utf8(said).unwrap();
+    assert!(!text.is_empty(), "{what}: it says something");
+    let hostile = text.chars().find(|c| *c != '\n' && bodycam_record::shown::is_hostile(*c));
+    assert_eq!(hostile, None, "{what}: {text:?}");
+    assert!(!text.lines().any(|line| line == "bodycam: all is well"), "{what}: {text:?}");
+}
+
+#[test]
+fn what_a_command_repeats_of_its_arguments_does_nothing_to_a_terminal() {
+    for hostile in HOSTILE {
+        let cases: [&[&str]; 7] = [
+            &[hostile],
+            &["query", "--format", hostile, "x"],
+            &["query", hostile, "--lake", "/nowhere"],
+            &["query", "x", "--lake", hostile],
+            &["verify", "--lake", hostile],
+            &["config", "check", "--config", hostile],
+            &["verify", "--as-of", hostile, "--lake", "/"],
+        ];
+        for arguments in cases {
+            // As on a terminal.
+            let output = bodycam().env_remove("NO_COLOR").env("CLICOLOR_FORCE", "1").args(arguments).output();
+            let output = output.unwrap();
+            assert!(!output.status.success(), "{arguments:?}");
+            assert_safe(&format!("{arguments:?}"), &output);
+        }
+        let mut command = bodycam();
+        let output = command.env("BODYCAM_CONFIG", hostile).args(["verify", "--help"]).output().unwrap();
+        assert_safe("--help with a variable", &output);
+    }
+    let output =
+        bodycam().env_remove("NO_COLOR").env("CLICOLOR_FORCE", "1").arg("--nothing").output().unwrap();
+    let said = String::from_utf8(output.stderr).unwrap();
+    assert!(said.contains("\u{1b}["), "colours stay where nothing speaks against them: {said:?}");
+}
+
+#[test]
+fn the_path_of_a_usable_configuration_does_nothing_to_a_terminal() {
+    let readme = std::fs::read_to_string(concat!(env!("CARGO_MANIFEST_DIR"), "/README.md")).unwrap();
+    let toml = readme.split_once("```toml\n").unwrap().1.split_once("```").unwrap().0;
+    for hostile in ["\u{1b}]0;x\u{7}.toml", "a\u{202e}b.toml"] {
+        let dir = tempfile::tempdir().unwrap();
+        let path = dir.path().join(hostile);
+        std::fs::write(&path, toml).unwrap();
+        let output = bodycam().args(["config", "check", "--config"]).arg(&path).output().unwrap();
+        assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
+        assert_safe(hostile, &output);
+    }
+}
