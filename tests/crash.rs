@@ -85,6 +85,7 @@ fn kills(fewest: u64) -> u64 {
 }
 
 /// Kills parts at random moments; the broker, where there is one, as often as the others.
+#[expect(clippy::explicit_write, reason = "libtest keeps what eprintln! writes when a test passes")]
 fn crash(kills: u64, stack: &Stack, mut broker: Option<&mut Broker>) {
     let seed = setting("BODYCAM_CRASH_SEED", u64::from(std::process::id()));
     // Written past libtest, which keeps what `eprintln!` writes to itself when a test passes: a run can be repeated
