@@ -17,7 +17,7 @@ use crate::support::broker::Broker;
 use crate::support::stack::{Process, Stack, get};
 
 const CLIENTS: u64 = 8;
-/// Kills of a run in CI.
+/// Kills of a run in CI; half as many where a broker is killed, too.
 const FEWEST_KILLS: u64 = 20;
 
 /// SplitMix64 (Steele, Lea, Flood 2014): small, seedable, good enough to choose moments.
@@ -65,7 +65,7 @@ async fn client(client: u64, port: u16, token: String, stop: Arc<AtomicBool>) ->
 
 #[test]
 fn after_kills_of_gateway_and_recorder_clients_table_and_lake_agree() {
-    crash(FEWEST_KILLS, &Stack::new(""), None);
+    crash(kills(FEWEST_KILLS), &Stack::new(""), None);
 }
 
 #[test]
@@ -73,15 +73,21 @@ fn after_kills_of_gateway_recorder_and_broker_clients_table_and_lake_agree() {
     let Some(mut broker) = Broker::start(None) else { return };
     let kafka =
         format!("[kafka]\nbrokers = [\"{}\"]\npartitions = 3\ndrain_seconds = 120\n", broker.address());
-    crash(FEWEST_KILLS / 2, &Stack::new(&kafka), Some(&mut broker));
+    crash(kills(FEWEST_KILLS / 2), &Stack::new(&kafka), Some(&mut broker));
+}
+
+/// How many kills; in CI at least `fewest`.
+fn kills(fewest: u64) -> u64 {
+    let kills = setting("BODYCAM_CRASH_KILLS", fewest);
+    let ci = std::env::var_os("CI").is_some_and(|v| !v.is_empty());
+    assert!(kills >= fewest || !ci, "{kills} kills say too little: at least {fewest} in CI");
+    kills
 }
 
 /// Kills parts at random moments; the broker, where there is one, as often as the others.
-fn crash(fewest: u64, stack: &Stack, mut broker: Option<&mut Broker>) {
-    let kills = setting("BODYCAM_CRASH_KILLS", fewest);
+#[expect(clippy::explicit_write, reason = "libtest keeps what eprintln! writes when a test passes")]
+fn crash(kills: u64, stack: &Stack, mut broker: Option<&mut Broker>) {
     let seed = setting("BODYCAM_CRASH_SEED", u64::from(std::process::id()));
-    let ci = std::env::var_os("CI").is_some_and(|v| !v.is_empty());
-    assert!(kills >= fewest || !ci, "{kills} kills say too little: at least {fewest} in CI");
     // Written past libtest, which keeps what `eprintln!` writes to itself when a test passes: a run can be repeated
     // only by its seed.
     writeln!(std::io::stderr(), "crash test: BODYCAM_CRASH_SEED={seed} BODYCAM_CRASH_KILLS={kills}").unwrap();

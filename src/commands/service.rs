@@ -408,29 +408,29 @@ impl Starter<'_> {
         let tenant = crate::tenant_key::load(&config.gateway.tenant_key, false)?;
         let options = super::detect::options(config, &config.lake.url, Some(tenant))?;
         let metrics = Arc::clone(&options.metrics);
+        let every = Duration::from_secs(config.detect.interval_seconds);
         let topic =
             config.kafka()?.map(|kafka| bodycam_bus::kafka::FindingsTopic::open(&kafka)).transpose()?;
         let topic = topic.map(Arc::new);
-        let every = Duration::from_secs(config.detect.interval_seconds);
         let (stop, stopped) = watch::channel(false);
         let part = self.spawn("detection", stop, async move {
             loop {
                 let (options, metrics) = (options.clone(), Arc::clone(&options.metrics));
-                let (mut inner, mut outer, topic) = (stopped.clone(), stopped.clone(), topic.clone());
+                let (mut inner, mut outer) = (stopped.clone(), stopped.clone());
+                let topic = topic.clone();
                 let watching = tokio::spawn(async move {
                     let shutdown = async move { drop(inner.wait_for(|stop| *stop).await) };
                     // Who reads along wants the line; who collects logs wants all of it.
                     let reads_along = std::io::IsTerminal::is_terminal(&std::io::stderr());
                     let mut told = |news: &News| {
-                        let json = news.to_json();
                         match reads_along {
                             true => tracing::warn!(event = "finding", "{}", super::detect::line(news)),
                             false => {
-                                tracing::warn!(event = "finding", finding = %json, "{}", super::detect::line(news));
+                                tracing::warn!(event = "finding", finding = %news.to_json(), "{}", super::detect::line(news));
                             }
                         }
                         if let Some(topic) = &topic
-                            && let Err(error) = topic.send(&news.id().to_string(), &json)
+                            && let Err(error) = topic.send(&news.id().to_string(), &news.to_json())
                         {
                             tracing::error!(event = "finding_not_sent", finding = %news.id(), error = %error, "the lake has it, the topic may not");
                         }
