@@ -31,6 +31,7 @@ python: prerequisites
 
 .PHONY: test
 test: python ## unit, property and end-to-end tests against real servers
+	@deploy/prerequisites.sh java mvn
 	cargo build --workspace --all-targets
 	cargo test --workspace --no-fail-fast
 	$(MAKE) --no-print-directory fuzz-smoke
@@ -38,6 +39,7 @@ test: python ## unit, property and end-to-end tests against real servers
 .PHONY: suite
 MODULE ?=
 suite: python ## the end-to-end tests alone, or one module of them: make suite MODULE=crash
+	@deploy/prerequisites.sh java mvn
 	cargo test --workspace --test suite -- $(MODULE)
 
 .PHONY: lint

@@ -8,9 +8,9 @@ export PATH="$PATH:/usr/sbin:/sbin"
 
 declare -A PACKAGE=(
     [cc]=build-essential [c++]=g++ [make]=make [git]=git [curl]=curl [tmux]=tmux [python3]=python3 [pkg-config]=pkg-config
-    [psql]=postgresql-client [java]=default-jre-headless [mvn]=maven [kill]=procps [unshare]=util-linux [mount]=mount
+    [psql]=postgresql-client [kill]=procps [unshare]=util-linux [mount]=mount
 )
-declare -A ON_REQUEST=([pgbouncer]=pgbouncer [chrt]=util-linux [kcat]=kcat)
+declare -A ON_REQUEST=([pgbouncer]=pgbouncer [chrt]=util-linux [kcat]=kcat [java]=default-jre-headless [mvn]=maven)
 missing=()
 # Not `command -v`: a builtin of this shell (kill) is no program that a test can start.
 for program in "$@"; do
