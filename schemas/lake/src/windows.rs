@@ -2,7 +2,7 @@
 //!
 //! Nothing here lists a directory. Records are found through the put-if-absent list `windows/index/<k>.json`;
 //! its entries have no gaps, so its end is found by asking for names, and every
-//! [`COMPLETE_EVERY`](crate::window::COMPLETE_EVERY)th repeats all before it. A record is written before its entry: one that an entry does not name yet is found by
+//! [`COMPLETE_EVERY`]th repeats all before it. A record is written before its entry: one that an entry does not name yet is found by
 //! asking for the name after the newest known, or by the next evaluation, which collides with it.
 
 use std::collections::{BTreeMap, BTreeSet};
