@@ -193,3 +193,67 @@ fn egress_is_recorded_beside_sql_and_refusals_are_told() {
     assert_eq!((requests("allow"), requests("deny")), (1, 1));
     assert_eq!(stack.verify().0, 4);
 }
+
+/// Files of a table in the lake.
+fn files(stack: &Stack, table: &str) -> usize {
+    fn parquet(dir: &std::path::Path) -> usize {
+        let entries = std::fs::read_dir(dir).into_iter().flatten().map(|entry| entry.unwrap().path());
+        entries
+            .map(|path| {
+                if path.is_dir() {
+                    parquet(&path)
+                } else {
+                    usize::from(path.extension().is_some_and(|e| e == "parquet"))
+                }
+            })
+            .sum()
+    }
+    parquet(&stack.path("lake").join(table))
+}
+
+#[test]
+fn compaction_changes_no_answer_of_query_and_verify() {
+    let stack = Stack::new("");
+    let config = std::fs::read_to_string(stack.path("bodycam.toml")).unwrap();
+    let compact = |seconds: u32| {
+        let every = format!("flush_seconds = 1\ncompact_seconds = {seconds}\ncompact_grace_seconds = 1");
+        let changed = config.replace("flush_seconds = 1", &every);
+        assert_ne!(changed, config);
+        std::fs::write(stack.path("bodycam.toml"), changed).unwrap();
+    };
+    compact(0);
+    let (gateway, recorder) = (stack.start("gateway"), stack.start("recorder"));
+    let token = stack.token("robot");
+    for n in 0..6 {
+        let sql = format!("SELECT {n}, repeat('x', {n} * 1000); SELECT count(*) FROM pg_class");
+        assert!(stack.psql("robot", &token, &sql).status.success());
+        // Each in a flush of its own.
+        std::thread::sleep(Duration::from_millis(1300));
+    }
+    assert!(gateway.terminate().success(), "{}", stack.log("gateway"));
+    assert!(recorder.terminate().success(), "{}", stack.log("recorder"));
+    let answers = || {
+        let (code, mut report) = stack.verify();
+        // How many files and commits hold the record is what compaction changes.
+        let checked = report["checked"].as_object_mut().unwrap();
+        checked
+            .retain(|what, _| !matches!(what.as_str(), "streams" | "files" | "commits" | "bytes" | "rows"));
+        let tables = ["sessions", "events", "statements", "results", "findings"].map(|table| {
+            let sql = format!("SELECT * FROM {table} ORDER BY 1, 2, 3, 4");
+            let output = stack.run(&["query", &sql, "--format", "json"]);
+            assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
+            String::from_utf8(output.stdout).unwrap()
+        });
+        (code, report, tables)
+    };
+    let (before, small) = (answers(), files(&stack, "tables/sql"));
+    assert!(small >= 6 && before.0 == 4, "{small} files, {:#}", before.1);
+    compact(1);
+    let recorder = stack.start("recorder");
+    stack.wait_for("compaction", Duration::from_secs(60), || files(&stack, "tables/sql") < small);
+    assert!(recorder.terminate().success(), "{}", stack.log("recorder"));
+    let after = answers();
+    assert_eq!(after.0, before.0);
+    assert_eq!(after.1, before.1);
+    assert_eq!(after.2, before.2);
+}
