@@ -274,18 +274,28 @@ fn without_userinfo(text: &[u8]) -> Vec<u8> {
         _ => starts.push(0),
     }
     let (mut out, mut copied) = (Vec::with_capacity(text.len()), 0);
-    for start in starts.into_iter() {
+    // Where the word ends that a start lies in, and its last `@`: looked for once a word, however many starts it has.
+    let (mut word_end, mut last_at) = (0, None);
+    for start in starts {
         if start < copied {
             continue;
         }
-        let rest = text.get(start..).unwrap_or_default();
-        let word = rest.iter().position(|b| b.is_ascii_whitespace() || matches!(b, b'<' | b'>' | b'"'));
-        let rest = rest.get(..word.unwrap_or(rest.len())).unwrap_or_default();
+        if start >= word_end {
+            let rest = text.get(start..).unwrap_or_default();
+            let word = rest.iter().position(|b| b.is_ascii_whitespace() || matches!(b, b'<' | b'>' | b'"'));
+            word_end = start + word.unwrap_or(rest.len());
+            let word = text.get(start..word_end).unwrap_or_default();
+            last_at = word.iter().rposition(|b| *b == b'@').map(|at| start + at);
+        }
+        let rest = text.get(start..word_end).unwrap_or_default();
         let end = rest.iter().position(|b| matches!(b, b'/' | b'?' | b'#' | b'\\')).unwrap_or(rest.len());
         let authority = rest.get(..end).unwrap_or_default();
         // A password may hold what ends an authority: then what stands before it is no host and port.
-        let searched = if is_host_and_port(authority) { authority } else { rest };
-        if let Some(at) = searched.iter().rposition(|b| *b == b'@').filter(|at| *at > 0) {
+        let at = match is_host_and_port(authority) {
+            true => authority.iter().rposition(|b| *b == b'@'),
+            false => last_at.and_then(|at| at.checked_sub(start)),
+        };
+        if let Some(at) = at.filter(|at| *at > 0) {
             out.extend_from_slice(text.get(copied..start).unwrap_or_default());
             out.extend_from_slice(&removed(at));
             copied = start + at;

@@ -428,7 +428,7 @@ impl<'a> Relay<'a> {
 impl Watch {
     /// When to look again.
     fn next(&self) -> Instant {
-        let idle = self.idle.map(|idle| self.last_heard + idle.min(self.every));
+        let idle = self.idle.map(|idle| self.last_heard + idle);
         let soon = Instant::now() + Duration::from_millis(10);
         [idle, self.drain_until].into_iter().flatten().fold(self.recheck, Instant::min).max(soon)
     }

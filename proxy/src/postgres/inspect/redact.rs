@@ -133,6 +133,7 @@ mod tests {
             "DO $$ BEGIN PERFORM crypt('s3cret', gen_salt('bf')); END $$",
             "SELECT 'bcam_abcdefghij234567_s3cret'",
             "SET application_name = bcam_abcdefghij234567_s3cret",
+            "SELECT 1 AS U&\"bcam_abcdefghij234567_s3cret\"",
             "SELECT 1 AS \"bcam_abcdefghij234567_s3cret\" -- bcam_abcdefghij234567_s3cret",
         ] {
             assert!(pg_query::parse(sql, 0).is_ok(), "{sql}");

@@ -319,8 +319,8 @@ impl Session {
         self.settings.made_temporary(&facts.temporary);
         self.settings.own_code |= facts.attaches_code || facts.may_define_names();
         let renames = facts.setting_changes.iter().any(|c| !matches!(c, SettingChange::Lexing));
-        if facts.may_define_names() || renames || !facts.temporary.is_empty() {
-            // A new path or a temporary relation gives prepared statements another meaning, too. What it runs can prepare, deallocate, open and close by any name.
+        if facts.may_define_names() || facts.attaches_code || renames || !facts.temporary.is_empty() {
+            // A new path, a temporary relation or a trigger gives prepared statements another meaning, too. What it runs can prepare, deallocate, open and close by any name.
             self.names.doubt();
         }
     }
@@ -391,7 +391,8 @@ impl Session {
         }
         let statement = self.statement_named(statement_name).flatten();
         let facts = match &statement {
-            Some(s) if !statement_name.is_empty() && s.epoch < self.names.epoch() => doubted(&s.facts),
+            // The target plans it anew under another path, the unnamed one as well.
+            Some(s) if s.epoch < self.names.epoch() => doubted(&s.facts),
             Some(statement) => Arc::clone(&statement.facts),
             None => unknown("execute"),
         };

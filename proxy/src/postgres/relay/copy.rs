@@ -23,6 +23,8 @@ pub(super) enum CopyEnd {
 
 /// Bytes that a chunk costs the spool beside its content, roughly: they count towards what a session may store.
 const CHUNK_FRAME: i64 = 64;
+/// Bytes of room that a stream keeps between two chunks.
+const KEPT: usize = 16 << 10;
 /// Streams of data on their way to the target.
 const MAX_WAITING: usize = 64;
 
@@ -238,6 +240,7 @@ impl Session {
         let put = self.pen.put(&mut content, ContentKind::CopyData, &stream.pending);
         stream.content = Some(content);
         stream.pending.clear();
+        stream.pending.shrink_to(KEPT);
         // A chunk of a few bytes costs the spool its frame as well.
         self.stored_bytes += CHUNK_FRAME;
         self.dirty = true;

@@ -104,20 +104,26 @@ impl Session {
         let part = part.get(..left).unwrap_or(part);
         let n = part.len();
         let left = left - n;
-        match &mut as_what {
-            Passing::Row { stored } => self.row_part(part, 0, *stored)?,
-            Passing::CopyOut | Passing::CopyIn => {
-                self.copy_out_data(part, 0)?;
-            }
+        let done = match &mut as_what {
+            Passing::Row { stored } => self.row_part(part, 0, *stored),
+            Passing::CopyOut | Passing::CopyIn => self.copy_out_data(part, 0).map(drop).map_err(End::from),
             Passing::Message(message) => {
                 message.hasher.update(part);
                 let room = WHOLE.saturating_sub(message.beginning.len());
                 message.beginning.extend_from_slice(part.get(..room).unwrap_or(part));
-                if left == 0 {
-                    let digest = Digest(*message.hasher.finalize().as_bytes());
-                    self.long_message(message.kind, &message.beginning, message.whole, digest)?;
+                match left {
+                    0 => {
+                        let digest = Digest(*message.hasher.finalize().as_bytes());
+                        self.long_message(message.kind, &message.beginning, message.whole, digest)
+                    }
+                    _ => Ok(()),
                 }
             }
+        };
+        if let Err(end) = done {
+            // Its beginning has left: nothing of the gateway's own may follow.
+            self.target_within = Within::Passing { left, as_what };
+            return Err(end);
         }
         pipe.pass(n);
         if left > 0 {

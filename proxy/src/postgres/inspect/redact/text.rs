@@ -5,7 +5,7 @@ use std::borrow::Cow;
 use std::cell::RefCell;
 use std::collections::BTreeSet;
 
-use super::super::lexer::{Kind, Lexer, Token, value_of};
+use super::super::lexer::{Kind, Lexer, Token, name_of, value_of};
 use super::names::{builds_secret, is_secret_text, may_hold_secret, names_secret};
 use super::positions::{
     assigned_secrets, follows_secret_name, grouped_secrets, inserted_secrets, joined_secrets, merged_secrets,
@@ -87,7 +87,8 @@ impl Redaction<'_> {
             if !token.kind.is_string() {
                 // `PASSWORD hunter2`, mistyped.
                 let bare = matches!(token.kind, Kind::Word | Kind::Number | Kind::Quoted);
-                if bare && tokens::is_in(text(token).as_bytes()) {
+                let named = bare || token.kind == Kind::UnicodeQuoted;
+                if named && tokens::is_in(name_of(token.kind, text(token)).as_bytes()) {
                     edit.replace(token, "\"***\"");
                 } else if bare && !self.parses && before.last().is_some_and(|b| names_secret(b, text(b))) {
                     edit.replace(token, REPLACED);
