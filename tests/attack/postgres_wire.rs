@@ -574,6 +574,39 @@ fn call(function: u32, values: &[&str]) -> Vec<u8> {
 }
 
 #[test]
+fn the_unnamed_statement_is_not_taken_for_what_it_was_under_another_path_or_before_a_trigger() {
+    let gateway = gateway(|_| ());
+    let database = shop();
+    shared().sql(
+        &database,
+        "CREATE SCHEMA decoy; CREATE TABLE decoy.customers (id text); GRANT USAGE, CREATE ON SCHEMA decoy TO app;
+         GRANT SELECT ON decoy.customers TO app;
+         CREATE FUNCTION fire() RETURNS trigger LANGUAGE plpgsql AS
+         $$ BEGIN PERFORM set_config('search_path', 'decoy', false); RETURN new; END $$",
+    );
+    let mut wire = Wire::log_in(gateway.port, "ada", &gateway.token("ada"), &database);
+    wire.ask(&[parse("", "SELECT id FROM customers"), sync()].concat());
+    let path = "SET search_path = decoy, public";
+    wire.ask(&[parse("s", path), bind("p", "s", &[]), execute("p", 0), sync()].concat());
+    wire.ask(&[bind("", "", &[]), execute("", 0), sync()].concat());
+    wire.query("CREATE TABLE decoy.own (id int)");
+    wire.ask(&[parse("i", "INSERT INTO decoy.own VALUES (1)"), sync()].concat());
+    wire.query("CREATE TRIGGER t BEFORE INSERT ON decoy.own FOR EACH ROW EXECUTE FUNCTION public.fire()");
+    wire.ask(&[bind("", "i", &[]), execute("", 0), sync()].concat());
+    drop(wire);
+    gateway.wait_closed();
+    let doubtful = |kind: &str| {
+        let statements = gateway.statements();
+        let (_, last, _) = statements
+            .iter()
+            .rfind(|(_, s, _)| s.form == "extended" && s.statement_kind == kind)
+            .unwrap_or_else(|| panic!("{:?}", gateway.story()));
+        last.opaque.contains(&"execute-unknown".to_owned())
+    };
+    assert!(doubtful("select") && doubtful("insert"), "{:?}", gateway.statements());
+}
+
+#[test]
 fn no_change_of_the_search_path_behind_the_gateway_hides_what_is_read() {
     let gateway = gateway(|_| ());
     let database = shop();
