@@ -221,18 +221,8 @@ fn a_watch_tells_of_what_lands_while_it_runs_and_ends_at_sigterm() {
 
 /// The window records of a lake of this name.
 fn records(stack: &Stack, lake: &str) -> Vec<std::path::PathBuf> {
-    let mut found = Vec::new();
-    let mut folders = vec![stack.path(lake).join("windows")];
-    while let Some(folder) = folders.pop() {
-        for entry in std::fs::read_dir(folder).into_iter().flatten() {
-            let path = entry.unwrap().path();
-            match path.is_dir() {
-                true if !path.ends_with("index") => folders.push(path),
-                true => {}
-                false => found.push(path),
-            }
-        }
-    }
+    let mut found = stack.files_below(&format!("{lake}/windows"));
+    found.retain(|path| !path.iter().any(|folder| folder == "index"));
     found
 }
 

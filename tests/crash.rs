@@ -122,7 +122,18 @@ fn crash(kills: u64, stack: &Stack, mut broker: Option<&mut Broker>) {
         std::thread::sleep(Duration::from_millis(random.below(300)));
         running.insert(part, stack.start(part));
     }
-    std::thread::sleep(Duration::from_millis(500));
+    // A recorder that is killed again and again may not have come to compact anything yet.
+    let compacted = || {
+        runtime.block_on(async {
+            let store = Store::open(stack.path("lake").to_str().unwrap()).unwrap();
+            let lake = Lake::open(store).await;
+            lake.is_ok_and(|lake| lake.state().all_files().any(|f| f.path.contains("/compaction-")))
+        })
+    };
+    // Over Kafka it has less time to work: the group waits for the one that was killed.
+    let over_kafka = broker.is_some();
+    let patience = Duration::from_secs(if over_kafka { 180 } else { 60 });
+    stack.wait_for("a compaction", patience, compacted);
     stop.store(true, Ordering::SeqCst);
     let acknowledged: BTreeSet<i64> = runtime.block_on(async {
         let mut all = BTreeSet::new();
@@ -132,8 +143,6 @@ fn crash(kills: u64, stack: &Stack, mut broker: Option<&mut Broker>) {
         all
     });
     assert!(running.remove("gateway").unwrap().terminate().success(), "{}", stack.log("gateway"));
-    // There a recorder has less time to work: the group waits for the one that was killed.
-    let over_kafka = broker.is_some();
     if over_kafka {
         // Killed moments ago, it has its partitions when the group has noticed that. What it has it stores to the end.
         stack.wait_for("the partitions of the recorder", Duration::from_secs(120), || {
@@ -181,11 +190,7 @@ fn crash(kills: u64, stack: &Stack, mut broker: Option<&mut Broker>) {
             assert!(rows > 0 || table == Table::Events(Family::Control), "no rows of {}", table.name());
             assert_eq!(repeated, 0, "seed {seed}: rows of {} stand twice in the lake", table.name());
         }
-        let compacted = lake.state().all_files().any(|f| f.path.contains("/compaction-"));
-        if !over_kafka {
-            assert!(compacted, "nothing was compacted: {}", stack.log("recorder"));
-            assert!(store.exists("snapshots/newest.json").await.unwrap(), "no snapshot was written");
-        }
+        assert!(store.exists("snapshots/newest.json").await.unwrap(), "no snapshot was written");
         let walked = Lake::open_from_commits(store).await.unwrap();
         let paths = |lake: &Lake| lake.state().all_files().map(|f| f.path.clone()).collect::<Vec<_>>();
         assert_eq!(paths(&lake), paths(&walked), "the snapshot is not what the commits say");

@@ -196,19 +196,8 @@ fn egress_is_recorded_beside_sql_and_refusals_are_told() {
 
 /// Files of a table in the lake.
 fn files(stack: &Stack, table: &str) -> usize {
-    fn parquet(dir: &std::path::Path) -> usize {
-        let entries = std::fs::read_dir(dir).into_iter().flatten().map(|entry| entry.unwrap().path());
-        entries
-            .map(|path| {
-                if path.is_dir() {
-                    parquet(&path)
-                } else {
-                    usize::from(path.extension().is_some_and(|e| e == "parquet"))
-                }
-            })
-            .sum()
-    }
-    parquet(&stack.path("lake").join(table))
+    let files = stack.files_below(&format!("lake/{table}"));
+    files.iter().filter(|path| path.extension().is_some_and(|e| e == "parquet")).count()
 }
 
 #[test]

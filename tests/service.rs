@@ -123,15 +123,61 @@ fn silent_connections_do_not_hold_up_a_stop() {
     drop(silent);
 }
 
-/// A shell that may mount, in a mount namespace of its own.
-fn namespace() -> Command {
-    let mut command = Command::new("unshare");
-    command.args(["--mount", "--propagation", "private"]);
-    if std::fs::metadata("/proc/self").unwrap().uid() != 0 {
-        command.args(["--user", "--map-root-user"]);
+/// Mounts a small disk at `directory`. In a mount namespace of its own, which nobody else sees; where there is none to
+/// be had (the root is no mount point, as in a chroot) for all to see until the test ends, which takes root.
+struct SmallDisk {
+    directory: PathBuf,
+    namespace: Option<Command>,
+}
+
+impl SmallDisk {
+    const SIZE: &str = "size=24m";
+
+    fn at(directory: PathBuf) -> Self {
+        let root = std::fs::metadata("/proc/self").unwrap().uid() == 0;
+        let own = || {
+            let mut command = Command::new("unshare");
+            command.args(["--mount", "--propagation", "private"]);
+            if !root {
+                command.args(["--user", "--map-root-user"]);
+            }
+            command
+        };
+        let namespace = own().arg("true").output().is_ok_and(|o| o.status.success()).then(own);
+        if namespace.is_none() {
+            let mounted = Command::new("mount")
+                .args(["-t", "tmpfs", "-o", Self::SIZE, "tmpfs"])
+                .arg(&directory)
+                .output();
+            let mounted = mounted.unwrap();
+            assert!(
+                mounted.status.success(),
+                "a full disk needs root, or the right to make a user namespace: {}",
+                String::from_utf8_lossy(&mounted.stderr)
+            );
+        }
+        Self { directory, namespace }
     }
-    command.args(["--", "sh", "-c"]);
-    command
+
+    /// `bodycam`, with the small disk where its spool lies.
+    fn bodycam(&mut self) -> Command {
+        let Some(mut command) = self.namespace.take() else { return bodycam() };
+        let mount = format!(
+            "mount -t tmpfs -o {} tmpfs '{}' && exec \"$0\" \"$@\"",
+            Self::SIZE,
+            self.directory.display()
+        );
+        command.args(["--", "sh", "-c"]).arg(mount).arg(bodycam().get_program());
+        command.env_remove("BODYCAM_CONFIG").env_remove("BODYCAM_LAKE");
+        command
+    }
+}
+
+impl Drop for SmallDisk {
+    fn drop(&mut self) {
+        // In a namespace of its own nothing of it is seen here, and it is gone with the last process.
+        let _ = Command::new("umount").arg("-l").arg(&self.directory).output();
+    }
 }
 
 #[test]
@@ -145,10 +191,8 @@ fn a_full_disk_holds_traffic_and_then_closes_and_nothing_is_let_through() {
     std::fs::create_dir(stack.path("spool")).unwrap();
     // The spool alone lies on a small disk.
     let spool = stack.path("spool");
-    let mount = format!("mount -t tmpfs -o size=24m tmpfs '{}' && exec \"$0\" \"$@\"", spool.display());
-    let mut small = namespace();
-    small.arg(mount).arg(bodycam().get_program()).env_remove("BODYCAM_CONFIG").env_remove("BODYCAM_LAKE");
-    let up = stack.start_by(small, "up");
+    let mut disk = SmallDisk::at(spool.clone());
+    let up = stack.start_by(disk.bodycam(), "up");
     let filler = PathBuf::from(format!("/proc/{}/root{}/filler", up.child.id(), spool.display()));
     let token = stack.token("robot");
     let mut psql = Command::new("psql")

@@ -62,6 +62,8 @@ pub struct State {
     pub suspend: bool,
     /// Whether everything is drawn anew.
     pub redraw: bool,
+    /// What to hand to the terminal's clipboard.
+    pub copy: Option<String>,
     /// Where to go in the session that was opened at the start, once it was read.
     pub at_start: Option<Goto>,
     /// When ctrl-c was pressed last.
@@ -154,6 +156,7 @@ impl State {
             quit: false,
             suspend: false,
             redraw: false,
+            copy: None,
             at_start: None,
             interrupted_ns: None,
             generation: 0,

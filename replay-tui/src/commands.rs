@@ -5,7 +5,7 @@ use std::collections::BTreeMap;
 use crate::app::{Cmd, State};
 use crate::error::ReplayError;
 use crate::key::Key;
-use crate::update::{evidence, lists, navigate, overlays, playback, prompts};
+use crate::update::{copy, evidence, lists, navigate, overlays, playback, prompts};
 
 /// Where a command can be given.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
@@ -102,12 +102,18 @@ commands! {
     "next-hit" "next hit of the search" ["n"] LISTS, None, lists::next_hit;
     "previous-hit" "previous hit of the search" ["N"] LISTS, None, lists::previous_hit;
 
+    "copy-line" "copy this line" ["y y"] LISTS, None, copy::line;
+    "copy-link" "copy a link to this place" ["y p"] LISTS, None, copy::link;
+    "copy-statement" "copy the statement, binds in place" ["y s"] &[Session, Detail], None, copy::statement;
+    "copy-json" "copy the event as JSON" ["y j"] &[Session, Detail], None, copy::json;
+
     "open-session" "open the session" ["enter"] &[Sessions], None, navigate::open_selected;
     "sort" "sort by the next column" ["s"] &[Sessions], None, lists::sort;
     "reverse" "reverse the order" ["S"] &[Sessions], None, lists::reverse;
     "only-principal" "add this principal to the filter" ["+"] &[Sessions], None, lists::only_principal;
     "without-principal" "take this principal out with the filter" ["!"] &[Sessions], None, lists::without_principal;
 
+"sort-findings" "highest severity first, or newest first" ["s"] &[Findings], None, lists::sort_findings;
     "open-evidence" "go to the first evidence event" ["enter"] &[Findings], None, evidence::open;
 
     "play" "play or pause" ["space"] &[Session, Detail], None, playback::play;

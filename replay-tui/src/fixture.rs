@@ -132,13 +132,15 @@ pub fn tenant() -> TenantKey {
 /// A finding about a session with one or more evidence events.
 pub fn finding(recording: &Recording, rule: &str, evidence: &[i64]) -> FindingRow {
     let session = recording.session().to_string();
+    // What is most severe is not the newest.
+    let (severity, start_ns) = if rule == "EXF-001" { ("medium", T0 + 1800 * SECOND) } else { ("high", T0) };
     FindingRow {
         id: Id16([evidence.len() as u8; 16]),
         rule: rule.into(),
         rule_version: "1.0".into(),
-        severity: "high".into(),
-        window_start_ns: T0,
-        window_end_ns: T0 + 3600 * SECOND,
+        severity: severity.into(),
+        window_start_ns: start_ns,
+        window_end_ns: start_ns + 3600 * SECOND,
         principal_ref: Some(recording.row.principal_ref),
         target: Some(recording.row.target.clone()),
         session_ids: vec![session.clone()],

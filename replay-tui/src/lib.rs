@@ -8,6 +8,7 @@
 
 pub mod app;
 pub mod chain;
+mod clipboard;
 pub mod commands;
 pub mod config;
 pub mod detail;

@@ -18,6 +18,7 @@ use ratatui::backend::CrosstermBackend;
 use ratatui::layout::{Position, Rect};
 
 use crate::app::{Cmd, Msg, Screen, Start, State};
+use crate::clipboard;
 use crate::commands::Keymap;
 use crate::config::ReplayConfig;
 use crate::error::ReplayError;
@@ -151,6 +152,9 @@ fn event_loop(
         for msg in messages {
             let commands: Vec<Cmd> = update(state, msg);
             commands.into_iter().for_each(|c| workers.give(c));
+        }
+        if let Some(text) = state.copy.take() {
+            clipboard::put(&text)?;
         }
         if std::mem::take(&mut state.suspend) {
             suspend(state, screen, workers)?;

@@ -36,7 +36,7 @@ pub trait Source: Send + Sync {
     fn bare_events(&self, session: SessionId, from: i64, to: i64) -> Result<Vec<EventItem>, ReplayError>;
     /// A content of a session.
     fn content(&self, session: SessionId, no: i64) -> Result<Content, ReplayError>;
-    /// All findings, newest first, each in its highest revision.
+    /// All findings, highest severity first and then newest, each in its highest revision.
     fn findings(&self) -> Result<Vec<Finding>, ReplayError>;
 }
 

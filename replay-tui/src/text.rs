@@ -19,6 +19,7 @@ pub use events::{EventsOptions, events};
 pub(crate) use findings::FIELDS as FINDING_FIELDS;
 pub use findings::findings;
 pub use keys::keys;
+pub(crate) use replay::event_json;
 pub use replay::{ReplayFormat, ReplayText, replay};
 pub use screen::{Screen, screen};
 pub(crate) use sessions::SESSIONS_ONLY;

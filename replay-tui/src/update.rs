@@ -11,6 +11,7 @@ use crate::matcher::Matcher;
 use crate::source::{EvidenceBySeq, SessionItem, attach};
 use crate::text::SESSIONS_ONLY;
 
+pub mod copy;
 pub mod evidence;
 pub mod lists;
 pub mod navigate;
@@ -76,8 +77,9 @@ pub fn update(state: &mut State, msg: Msg) -> Vec<Cmd> {
         }
         Msg::Matched { generation, seqs, scanned, done } => matched(state, generation, seqs, scanned, done),
         Msg::Findings { generation, findings } if generation == state.findings.generation => {
+            let chosen = lists::chosen_finding(state);
             state.findings.all = Arc::new(findings);
-            lists::show_findings(state);
+            lists::show_findings(state, chosen);
             add_evidence(state);
             with_findings(state)
         }

@@ -7,7 +7,7 @@ use bodycam_proxy::postgres::codec::startup::Version;
 use bodycam_proxy::postgres::{ClientAuth, ClientTls};
 use bodycam_record::ContentKind;
 
-use crate::support::gateway::{Gateway, MEMORY, Setup};
+use crate::support::gateway::{Gateway, MEMORY, Recorded, Setup};
 use crate::support::postgres::{DIRECT, shared};
 use crate::support::wire::{Wire, bind, close, describe, execute, line, message, parse, query, sync};
 
@@ -574,6 +574,39 @@ fn call(function: u32, values: &[&str]) -> Vec<u8> {
 }
 
 #[test]
+fn the_unnamed_statement_is_not_taken_for_what_it_was_under_another_path_or_before_a_trigger() {
+    let gateway = gateway(|_| ());
+    let database = shop();
+    shared().sql(
+        &database,
+        "CREATE SCHEMA decoy; CREATE TABLE decoy.customers (id text); GRANT USAGE, CREATE ON SCHEMA decoy TO app;
+         GRANT SELECT ON decoy.customers TO app;
+         CREATE FUNCTION fire() RETURNS trigger LANGUAGE plpgsql AS
+         $$ BEGIN PERFORM set_config('search_path', 'decoy', false); RETURN new; END $$",
+    );
+    let mut wire = Wire::log_in(gateway.port, "ada", &gateway.token("ada"), &database);
+    wire.ask(&[parse("", "SELECT id FROM customers"), sync()].concat());
+    let path = "SET search_path = decoy, public";
+    wire.ask(&[parse("s", path), bind("p", "s", &[]), execute("p", 0), sync()].concat());
+    wire.ask(&[bind("", "", &[]), execute("", 0), sync()].concat());
+    wire.query("CREATE TABLE decoy.own (id int)");
+    wire.ask(&[parse("i", "INSERT INTO decoy.own VALUES (1)"), sync()].concat());
+    wire.query("CREATE TRIGGER t BEFORE INSERT ON decoy.own FOR EACH ROW EXECUTE FUNCTION public.fire()");
+    wire.ask(&[bind("", "i", &[]), execute("", 0), sync()].concat());
+    drop(wire);
+    gateway.wait_closed();
+    let doubtful = |kind: &str| {
+        let statements = gateway.statements();
+        let (_, last, _) = statements
+            .iter()
+            .rfind(|(_, s, _)| s.form == "extended" && s.statement_kind == kind)
+            .unwrap_or_else(|| panic!("{:?}", gateway.story()));
+        last.opaque.contains(&"execute-unknown".to_owned())
+    };
+    assert!(doubtful("select") && doubtful("insert"), "{:?}", gateway.statements());
+}
+
+#[test]
 fn no_change_of_the_search_path_behind_the_gateway_hides_what_is_read() {
     let gateway = gateway(|_| ());
     let database = shop();
@@ -709,6 +742,59 @@ fn no_change_of_the_search_path_behind_the_gateway_hides_what_is_read() {
     assert_eq!(wire.query("SELECT id FROM customers"), "T D(canary) C(SELECT 1) ZI");
     drop(wire);
     assert_rows_belong_to_their_statements(&gateway, "a SET that is rolled back");
+}
+
+#[test]
+fn a_trigger_that_somebody_else_attaches_is_seen_by_what_was_prepared_before() {
+    let gateway = gateway(|_| ());
+    let token = gateway.token("ada");
+    let run = |name: &str| [bind("", name, &[]), execute("", 0), sync()].concat();
+    let prepared = [
+        parse("later", "INSERT INTO public.later VALUES (1)"),
+        parse("quiet", "INSERT INTO public.quiet VALUES (1)"),
+        // Read anew under other settings it could be another statement.
+        parse("doubted", r"INSERT INTO public.later VALUES (E'\x31'::int)"),
+        sync(),
+    ];
+    for attack in ["later", "doubted", "sql"] {
+        let database = shop();
+        shared().sql(
+        &database,
+        "CREATE SCHEMA decoy; CREATE TABLE decoy.customers (id text); GRANT USAGE, CREATE ON SCHEMA decoy TO app;
+         GRANT SELECT ON decoy.customers TO app;
+         CREATE TABLE public.quiet (id int); CREATE TABLE public.later (id int); GRANT ALL ON public.quiet, public.later TO app;
+         CREATE FUNCTION fire() RETURNS trigger LANGUAGE plpgsql AS
+         $$ BEGIN PERFORM set_config('search_path', 'public', false); RETURN new; END $$",
+    );
+        let mut wire = Wire::log_in(gateway.port, "ada", &token, &database);
+        assert_eq!(wire.query("SET search_path = decoy"), "C(SET) ZI");
+        wire.ask(&prepared.concat());
+        wire.query("PREPARE sql AS INSERT INTO public.later VALUES (2)");
+        shared().sql(
+            &database,
+            "CREATE TRIGGER t BEFORE INSERT ON later FOR EACH ROW EXECUTE FUNCTION public.fire()",
+        );
+        // A relation that the gateway does not know makes it read the catalog, and wait for it.
+        let mut other = Wire::log_in(gateway.port, "ada", &token, &database);
+        other.query(&format!("CREATE TABLE decoy.fresh_{attack} (id int)"));
+        other.query(&format!("SELECT * FROM decoy.fresh_{attack}"));
+        drop(other);
+        wire.ask(&run("quiet"));
+        // What runs nothing unseen is as certain as before.
+        let certain = format!("SELECT id AS {attack} FROM customers");
+        assert_eq!(wire.query(&certain), "T C(SELECT 0) ZI");
+        let statements = gateway.statements();
+        let told = |(r, ..): &&(Recorded, _, _)| r.text(ContentKind::SqlText).as_deref() == Some(&certain);
+        let (_, told, _) = statements.iter().find(told).unwrap();
+        assert_eq!(told.relations_read, ["decoy.customers"], "{attack}: {:?}", told.opaque);
+        match attack {
+            "sql" => wire.query("EXECUTE sql"),
+            name => wire.ask(&run(name)),
+        };
+        assert_eq!(wire.query("SELECT id FROM customers"), "T D(canary) C(SELECT 1) ZI", "{attack}");
+        drop(wire);
+        assert_rows_belong_to_their_statements(&gateway, attack);
+    }
 }
 
 #[test]

@@ -86,6 +86,19 @@ impl Tmux {
         }
     }
 
+    /// Waits until the terminal was handed something that holds `part`.
+    fn clipboard_holds(&self, part: &str) {
+        let deadline = Instant::now() + PATIENCE;
+        loop {
+            let held = String::from_utf8_lossy(&self.tmux(&["show-buffer"]).stdout).into_owned();
+            if held.contains(part) {
+                return;
+            }
+            assert!(Instant::now() < deadline, "'{part}' was not copied:\n{held}");
+            std::thread::sleep(Duration::from_millis(50));
+        }
+    }
+
     /// Gives the terminal this many columns and rows.
     fn resize(&self, width: &str, height: &str) {
         assert!(self.tmux(&["resize-window", "-x", width, "-y", height]).status.success());
@@ -139,6 +152,20 @@ fn an_analyst_finds_a_bulk_pull_replays_it_and_follows_it_to_where_it_left() {
         "person0@example.org",
         "300 of 48,200 rows stored, truncated",
     ]);
+
+    // What is copied arrives in the terminal's clipboard.
+    assert!(terminal.tmux(&["set", "-g", "set-clipboard", "on"]).status.success());
+    let pull = company.bulk.session();
+    for (keys, copied) in [
+        ("yp", format!("bodycam://session/{pull}#3")),
+        ("yy", format!("{pull}#3")),
+        ("ys", "region = $1←'EU'".to_owned()),
+        ("yj", format!("\"session\":\"{pull}\"")),
+    ] {
+        terminal.text(keys);
+        terminal.shows(&["sent to the terminal's clipboard"]);
+        terminal.clipboard_holds(&copied);
+    }
 
     // Playing moves the cursor by itself, to the end.
     terminal.text("++");

@@ -9,8 +9,7 @@ use std::sync::Arc;
 use std::sync::mpsc;
 use std::time::{Duration, Instant};
 
-use bodycam_bus::spool::SpoolBus;
-use bodycam_bus::{Bus, Record, SpoolConfig};
+use bodycam_bus::{Record, SpoolConfig};
 use bodycam_proxy::admission::Admission;
 use bodycam_proxy::clock::Clock;
 use bodycam_proxy::http::{HttpConfig, Service};
@@ -24,6 +23,8 @@ use bodycam_record::kinds::Body;
 use bodycam_record::kinds::http::{HttpRequest, HttpResponse, HttpTunnelClosed, HttpTunnelOpened};
 use bodycam_record::{ContentKind, Digest, SessionId, TenantKey};
 use tokio::sync::watch;
+
+use super::spool::records;
 
 const TENANT: [u8; 32] = [7; 32];
 /// Longest wait for anything a test waits for.
@@ -210,25 +211,15 @@ impl Egress {
     pub fn events(&self) -> Vec<Seen> {
         let tenant = TenantKey::new(TENANT);
         let spool = SpoolConfig { dir: self.dir.path().join("spool"), ..SpoolConfig::default() };
-        let bus = SpoolBus::new(&spool);
         let (mut keys, mut chunks, mut events) = (BTreeMap::new(), Vec::new(), Vec::new());
-        for stream in bus.streams().unwrap() {
-            let mut subscription = bus.subscribe(&stream, 0).unwrap();
-            loop {
-                let batch = subscription.poll(1 << 20).unwrap();
-                if batch.is_empty() {
-                    break;
+        for record in records(&spool) {
+            match record {
+                Record::Event(event) => events.push(*event),
+                Record::Chunk(chunk) => chunks.push(chunk),
+                Record::Key { session, wrapped } => {
+                    keys.insert(session, tenant.unwrap(session, &wrapped).unwrap());
                 }
-                for (_, record) in batch {
-                    match record {
-                        Record::Event(event) => events.push(*event),
-                        Record::Chunk(chunk) => chunks.push(chunk),
-                        Record::Key { session, wrapped } => {
-                            keys.insert(session, tenant.unwrap(session, &wrapped).unwrap());
-                        }
-                        _ => {}
-                    }
-                }
+                _ => {}
             }
         }
         let mut seen: Vec<Seen> = events

@@ -6,8 +6,7 @@ use std::process::Command;
 use std::sync::{Arc, Mutex};
 use std::time::{Duration, Instant};
 
-use bodycam_bus::spool::SpoolBus;
-use bodycam_bus::{Bus, Record, SpoolConfig};
+use bodycam_bus::{Record, SpoolConfig};
 use bodycam_proxy::clock::Clock;
 use bodycam_proxy::gateway::{Gateway as Running, GatewayConfig, Service};
 use bodycam_proxy::identity::{Directory, PrincipalConfig, Roster, token};
@@ -21,6 +20,7 @@ use bodycam_record::kinds::sql::{SqlResult, SqlStatement};
 use bodycam_record::{ContentKind, Digest, Event, SealedChunk, SessionId, TenantKey};
 
 use super::postgres::{Cluster, ROLE, ROLE_PASSWORD, free_port};
+use super::spool::records;
 
 /// What a gateway is made of; a test changes what it wants different.
 pub struct Setup {
@@ -216,47 +216,25 @@ impl Gateway {
 
     /// How many pieces of content are in the spool.
     pub fn chunks(&self) -> usize {
-        let bus = SpoolBus::new(&self.spool);
-        let mut chunks = 0;
-        for stream in bus.streams().unwrap() {
-            let mut subscription = bus.subscribe(&stream, 0).unwrap();
-            loop {
-                let batch = subscription.poll(1 << 20).unwrap();
-                if batch.is_empty() {
-                    break;
-                }
-                chunks += batch.iter().filter(|(_, record)| matches!(record, Record::Chunk(_))).count();
-            }
-        }
-        chunks
+        records(&self.spool).iter().filter(|record| matches!(record, Record::Chunk(_))).count()
     }
 
     /// Everything recorded so far, session after session, in the order in which they were opened. Every chain
     /// is checked.
     pub fn events(&self) -> Vec<Recorded> {
         let tenant = TenantKey::new(KEY);
-        let bus = SpoolBus::new(&self.spool);
         let (mut events, mut keys) = (Vec::new(), HashMap::new());
         let mut chunks: HashMap<(SessionId, i64), Vec<SealedChunk>> = HashMap::new();
-        for stream in bus.streams().unwrap() {
-            let mut subscription = bus.subscribe(&stream, 0).unwrap();
-            loop {
-                let batch = subscription.poll(1 << 20).unwrap();
-                if batch.is_empty() {
-                    break;
+        for record in records(&self.spool) {
+            match record {
+                Record::Event(event) => events.push(*event),
+                Record::Key { session, wrapped } => {
+                    keys.insert(session, tenant.unwrap(session, &wrapped).unwrap());
                 }
-                for (_, record) in batch {
-                    match record {
-                        Record::Event(event) => events.push(*event),
-                        Record::Key { session, wrapped } => {
-                            keys.insert(session, tenant.unwrap(session, &wrapped).unwrap());
-                        }
-                        Record::Chunk(chunk) => {
-                            chunks.entry((chunk.session, chunk.content_no)).or_default().push(chunk);
-                        }
-                        _ => {}
-                    }
+                Record::Chunk(chunk) => {
+                    chunks.entry((chunk.session, chunk.content_no)).or_default().push(chunk);
                 }
+                _ => {}
             }
         }
         let mut order: Vec<SessionId> = Vec::new();

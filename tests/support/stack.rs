@@ -133,6 +133,19 @@ recorder_listen = "{recorder_admin}"
         self.dir.path().join(name)
     }
 
+    /// Every file below a folder of the directory; none when there is no such folder.
+    pub fn files_below(&self, folder: &str) -> Vec<PathBuf> {
+        let (mut found, mut folders) = (Vec::new(), vec![self.path(folder)]);
+        while let Some(folder) = folders.pop() {
+            for entry in std::fs::read_dir(folder).into_iter().flatten() {
+                // What is compacted or collected meanwhile may go away.
+                let Ok(path) = entry.map(|entry| entry.path()) else { continue };
+                if path.is_dir() { folders.push(path) } else { found.push(path) }
+            }
+        }
+        found
+    }
+
     /// Starts `bodycam SUBCOMMAND` and waits until it is ready.
     pub fn start(&self, subcommand: &str) -> Process {
         self.start_by(bodycam(), subcommand)

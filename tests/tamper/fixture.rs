@@ -3,8 +3,8 @@
 use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::sync::{Arc, LazyLock};
 
-use bodycam_bus::spool::SpoolBus;
-use bodycam_bus::{Bus, Record, SpoolConfig};
+use crate::support::spool::records;
+use bodycam_bus::{Record, SpoolConfig};
 use bodycam_lake::columns::sessions::{self, SessionRow};
 use bodycam_lake::columns::templates::{self, TemplateRow};
 use bodycam_lake::columns::{self, Table};
@@ -262,7 +262,6 @@ fn plain(kind: &str) -> Body {
 }
 
 fn read(dir: &std::path::Path) -> Recording {
-    let bus = SpoolBus::new(&SpoolConfig { dir: dir.to_owned(), ..SpoolConfig::default() });
     let mut out = Recording {
         events: vec![],
         chunks: vec![],
@@ -271,26 +270,15 @@ fn read(dir: &std::path::Path) -> Recording {
         names: vec![],
         texts: vec![],
     };
-    for stream in bus.streams().unwrap() {
-        let mut subscription = bus.subscribe(&stream, 0).unwrap();
-        loop {
-            let batch = subscription.poll(1 << 20).unwrap();
-            if batch.is_empty() {
-                break;
-            }
-            for (_, record) in batch {
-                match record {
-                    Record::Event(event) => out.events.push(*event),
-                    Record::Chunk(chunk) => out.chunks.push(chunk),
-                    Record::Ledger(record) => out.ledger.push(*record),
-                    Record::Key { session, wrapped } => out.keys.push((session, wrapped)),
-                    Record::Name { principal_ref, wrapped } => out.names.push((principal_ref, wrapped)),
-                    Record::Template { fingerprint, text } => {
-                        out.texts.push(TemplateRow { fingerprint, text });
-                    }
-                    Record::State(_) => {}
-                }
-            }
+    for record in records(&SpoolConfig { dir: dir.to_owned(), ..SpoolConfig::default() }) {
+        match record {
+            Record::Event(event) => out.events.push(*event),
+            Record::Chunk(chunk) => out.chunks.push(chunk),
+            Record::Ledger(record) => out.ledger.push(*record),
+            Record::Key { session, wrapped } => out.keys.push((session, wrapped)),
+            Record::Name { principal_ref, wrapped } => out.names.push((principal_ref, wrapped)),
+            Record::Template { fingerprint, text } => out.texts.push(TemplateRow { fingerprint, text }),
+            Record::State(_) => {}
         }
     }
     out

@@ -46,6 +46,8 @@ pub struct FindingList {
     pub shown: Vec<usize>,
     /// What is chosen.
     pub position: Position,
+    /// Whether the newest come first, whatever their severity.
+    pub newest_first: bool,
     /// The filter in force.
     pub filter: String,
     /// The search in force.

@@ -2,6 +2,7 @@
 //!
 //! Calls block on a runtime of their own, so that they work from any thread, inside another runtime or not.
 
+use std::cmp::Reverse;
 use std::collections::{BTreeMap, HashMap};
 use std::future::Future;
 use std::sync::{Arc, Mutex, PoisonError, RwLock};
@@ -13,6 +14,7 @@ use bodycam_lake::windows::Windows;
 use bodycam_lake::{ContentReader, Filter, Lake, LakeError, Store, View};
 use bodycam_record::content::Commitment;
 use bodycam_record::kinds::Body;
+use bodycam_record::rule::Severity;
 use bodycam_record::{
     Chunk, ContentKind, Fingerprint, PrincipalRef, SealedChunk, SessionId, SessionKey, TenantKey,
 };
@@ -243,7 +245,7 @@ impl Inner {
         Ok(names)
     }
 
-    /// All findings, newest window first, each in its highest revision.
+    /// All findings, highest severity first and then newest window, each in its highest revision.
     async fn findings(&self) -> Result<Arc<Vec<FindingRow>>, ReplayError> {
         let view = self.view();
         let mut windows = self.windows.lock().await;
@@ -258,7 +260,7 @@ impl Inner {
             return Ok(rows.clone());
         }
         let mut rows = view.findings(windows).await?;
-        rows.sort_by_key(|r| (std::cmp::Reverse(r.window_end_ns), r.id));
+        rows.sort_by_key(|r| (Reverse(Severity::named(&r.severity)), Reverse(r.window_end_ns), r.id));
         let rows = Arc::new(rows);
         *lock(&self.findings) = Some((at, rows.clone()));
         Ok(rows)

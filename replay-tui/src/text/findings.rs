@@ -95,7 +95,7 @@ fn number(n: Option<i64>) -> Shown {
     Shown::of(&n.map(units::count).unwrap_or_default())
 }
 
-/// Prints the findings that pass the filter, newest window first.
+/// Prints the findings that pass the filter, highest severity first and then newest window.
 pub fn findings(
     source: &dyn Source,
     options: &ListOptions,

@@ -296,32 +296,38 @@ impl Teller<'_> {
         content: Option<&Content>,
         out: &mut dyn Write,
     ) -> Result<(), ReplayError> {
-        let envelope = &item.event.envelope;
-        let mut object = Map::new();
-        object.insert("session".into(), json!(envelope.session));
-        object.insert("seq".into(), json!(envelope.seq));
-        object.insert("at".into(), json!(units::instant(envelope.ts_wall_ns)));
-        object.insert("offset_ms".into(), json!(at_ns / 1_000_000));
-        object.insert("kind".into(), json!(item.kind()));
-        object.insert("parent_seq".into(), json!(envelope.parent_seq));
-        object.insert("hash".into(), json!(item.event.hash));
-        if let Some(body) = &item.body {
-            let fields = body.table().fields.iter().zip(body.values());
-            let fields: Map<_, _> = fields.map(|(f, v)| (f.name.to_owned(), field_json(v))).collect();
-            object.insert("body".into(), Value::Object(fields));
-        }
-        if let Some(found) = self.evidence.get(&envelope.seq) {
-            let rules: Vec<_> = found.iter().map(|(rule, _)| rule.as_str()).collect();
-            object.insert("findings".into(), json!(rules));
-        }
-        if let Some(template) = &item.template {
-            object.insert("template".into(), json!(template));
-        }
+        let mut object = event_json(item, at_ns, &self.evidence);
         if let Some(content) = content {
             object.insert("content".into(), content_json(item, content));
         }
         json_line(out, &Value::Object(object))
     }
+}
+
+/// An event as JSON, without its content. `at_ns` counts from the session's start.
+pub(crate) fn event_json(item: &EventItem, at_ns: i64, evidence: &EvidenceBySeq) -> Map<String, Value> {
+    let envelope = &item.event.envelope;
+    let mut object = Map::new();
+    object.insert("session".into(), json!(envelope.session));
+    object.insert("seq".into(), json!(envelope.seq));
+    object.insert("at".into(), json!(units::instant(envelope.ts_wall_ns)));
+    object.insert("offset_ms".into(), json!(at_ns / 1_000_000));
+    object.insert("kind".into(), json!(item.kind()));
+    object.insert("parent_seq".into(), json!(envelope.parent_seq));
+    object.insert("hash".into(), json!(item.event.hash));
+    if let Some(body) = &item.body {
+        let fields = body.table().fields.iter().zip(body.values());
+        let fields: Map<_, _> = fields.map(|(f, v)| (f.name.to_owned(), field_json(v))).collect();
+        object.insert("body".into(), Value::Object(fields));
+    }
+    if let Some(found) = evidence.get(&envelope.seq) {
+        let rules: Vec<_> = found.iter().map(|(rule, _)| rule.as_str()).collect();
+        object.insert("findings".into(), json!(rules));
+    }
+    if let Some(template) = &item.template {
+        object.insert("template".into(), json!(template));
+    }
+    object
 }
 
 fn statement_head(b: &bodycam_record::kinds::sql::SqlStatement, ascii: bool) -> String {

@@ -2,6 +2,8 @@
 
 use std::sync::Arc;
 
+use bodycam_record::Id16;
+
 use crate::app::{Cmd, MatchRequest, Matches, Pane, Position, Screen, SortBy, State};
 use crate::commands::Args;
 use crate::layout::{detail_height, list_height};
@@ -168,8 +170,8 @@ pub(crate) fn sessions_shown(state: &mut State, shown: Vec<u32>) {
     list.chosen = None;
 }
 
-/// Filters the findings again.
-pub(crate) fn show_findings(state: &mut State) {
+/// Filters and orders the findings again; the `chosen` one stays so.
+pub(crate) fn show_findings(state: &mut State, chosen: Option<Id16>) {
     let height = list_height(state);
     let known = Some((crate::text::FINDING_FIELDS, "findings"));
     let matcher =
@@ -177,7 +179,29 @@ pub(crate) fn show_findings(state: &mut State) {
     let list = &mut state.findings;
     let shown = list.all.iter().enumerate().filter(|(_, f)| matcher.matches(*f)).map(|(i, _)| i);
     list.shown = shown.collect();
-    list.position.select(list.position.selected, list.shown.len(), height);
+    if list.newest_first {
+        // Stable: of the same window the highest severity stays first.
+        list.shown.sort_by_key(|i| list.all.get(*i).map(|f| std::cmp::Reverse(f.row.window_end_ns)));
+    }
+    let is_chosen = |i: &usize| chosen.is_some() && list.all.get(*i).map(|f| f.row.id) == chosen;
+    let row = list.shown.iter().position(is_chosen);
+    // At the top of the list new findings come into view; elsewhere what is chosen stays chosen.
+    let selected = if list.position.selected == 0 { 0 } else { row.unwrap_or(list.position.selected) };
+    list.position.select(selected, list.shown.len(), height);
+}
+
+/// The id of the chosen finding.
+pub(crate) fn chosen_finding(state: &State) -> Option<Id16> {
+    state.selected_finding().map(|f| f.row.id)
+}
+
+pub fn sort_findings(state: &mut State, _: &Args) -> Vec<Cmd> {
+    state.findings.newest_first = !state.findings.newest_first;
+    let order = if state.findings.newest_first { "newest first" } else { "highest severity first" };
+    state.say(order);
+    let chosen = chosen_finding(state);
+    show_findings(state, chosen);
+    Vec::new()
 }
 
 pub fn only_principal(state: &mut State, _: &Args) -> Vec<Cmd> {
@@ -209,7 +233,8 @@ pub(crate) fn apply_filter(state: &mut State, text: &str) -> Vec<Cmd> {
         }
         Screen::Findings => {
             state.findings.filter = text.to_owned();
-            show_findings(state);
+            let chosen = chosen_finding(state);
+            show_findings(state, chosen);
             Vec::new()
         }
         Screen::Session => {

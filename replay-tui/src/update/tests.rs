@@ -363,3 +363,51 @@ fn clicks_choose_rows_and_places_on_the_timeline() {
     s.stage.tell(Msg::Click(100, 20));
     assert_eq!(s.stage.state.session.as_ref().unwrap().pane, Pane::Detail);
 }
+
+#[test]
+fn what_is_copied_is_what_is_chosen() {
+    let mut s = CompanyStage::new(SIZE);
+    let copied = |s: &mut CompanyStage, keys: &str| {
+        s.stage.keys(keys);
+        s.stage.state.copy.take()
+    };
+    let bulk = s.company.bulk.session();
+    assert_eq!(copied(&mut s, "G y p").unwrap(), format!("bodycam://session/{bulk}"));
+    assert!(copied(&mut s, "y y").unwrap().ends_with(&bulk.to_string()));
+    assert_eq!(copied(&mut s, "enter y s"), None, "the opening has no statement");
+    assert!(s.stage.state.status.as_ref().unwrap().text.as_str().contains("nothing of this kind"));
+    assert_eq!(copied(&mut s, "} y p").unwrap(), format!("bodycam://session/{bulk}#3"));
+    let statement = copied(&mut s, "y s").unwrap();
+    assert!(statement.contains("region = $1←'EU'") && statement.contains('\n'), "{statement}");
+    let event: serde_json::Value = serde_json::from_str(&copied(&mut s, "y j").unwrap()).unwrap();
+    assert_eq!(event["seq"], 3);
+    assert_eq!(event["findings"], serde_json::json!(["EXF-001"]));
+    // A link leads back to where it was taken.
+    s.stage.keys("g s :");
+    s.stage.type_text(&format!("open bodycam://session/{bulk}#3"));
+    s.stage.keys("enter");
+    assert_eq!(seq(&s), Some(3));
+}
+
+#[test]
+fn findings_stand_in_the_order_of_their_severity_or_of_their_time() {
+    let mut s = CompanyStage::new(SIZE);
+    s.stage.keys("g f");
+    let order = |s: &CompanyStage| -> Vec<(String, i64)> {
+        let list = &s.stage.state.findings;
+        let row = |i: &usize| (list.all[*i].row.severity.clone(), list.all[*i].row.window_end_ns);
+        list.shown.iter().map(row).collect()
+    };
+    let rank = |severity: &str| bodycam_record::rule::Severity::named(severity);
+    let by_severity = order(&s);
+    assert!(by_severity.is_sorted_by(|a, b| (rank(&a.0), a.1) >= (rank(&b.0), b.1)), "{by_severity:?}");
+    assert!(by_severity[0].0 != by_severity.last().unwrap().0, "the fixture has several");
+    let last = s.stage.state.findings.shown.len() - 1;
+    s.stage.keys("G");
+    let chosen = s.stage.state.selected_finding().unwrap().row.id;
+    s.stage.keys("s");
+    assert!(order(&s).is_sorted_by(|a, b| a.1 >= b.1));
+    assert_eq!(s.stage.state.selected_finding().unwrap().row.id, chosen, "of {last}");
+    s.stage.keys("s");
+    assert_eq!(order(&s), by_severity);
+}

@@ -24,6 +24,8 @@ static GENERATIONS: AtomicU64 = AtomicU64::new(0);
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct CatalogSnapshot {
     generation: u64,
+    /// The generation of the first snapshot under which statements meant what they mean under this one.
+    meaning: u64,
     relations: Vec<Relation>,
     by_name: HashMap<Box<str>, Vec<usize>>,
     by_oid: HashMap<u32, usize>,
@@ -112,7 +114,7 @@ impl CatalogSnapshot {
         names: impl IntoIterator<Item = String>,
     ) -> Self {
         let generation = GENERATIONS.fetch_add(1, Ordering::Relaxed) + 1;
-        let mut new = Self { generation, ..Self::default() };
+        let mut new = Self { generation, meaning: generation, ..Self::default() };
         let temporary = |schema: &str| schema.starts_with("pg_temp_") || schema.starts_with("pg_toast");
         for relation in relations.into_iter().filter(|r| !temporary(&r.schema)) {
             let at = new.relations.len();
@@ -171,6 +173,12 @@ impl CatalogSnapshot {
     /// Which snapshot this is: 0 for the empty catalog, another number for each one read, of any database.
     pub fn generation(&self) -> u64 {
         self.generation
+    }
+
+    /// What changes when a statement may mean something else than before: other relations, views, functions or
+    /// code, but not other estimates.
+    pub fn meaning(&self) -> u64 {
+        self.meaning
     }
 
     /// The relation of an OID, for result columns.
@@ -240,6 +248,17 @@ impl CatalogSnapshot {
             && self.functions == other.functions
             && self.known == other.known
     }
+
+    fn same_meaning(&self, other: &Self) -> bool {
+        let same = |(a, b): (&Relation, &Relation)| {
+            (a.oid, &a.schema, &a.name, a.kind, &a.columns) == (b.oid, &b.schema, &b.name, b.kind, &b.columns)
+        };
+        self.relations.len() == other.relations.len()
+            && self.relations.iter().zip(&other.relations).all(same)
+            && self.views == other.views
+            && self.code == other.code
+            && self.functions == other.functions
+    }
 }
 
 /// The schemas in the order of a look-up: `pg_catalog` comes first unless the path names it.
@@ -296,12 +315,15 @@ impl SharedCatalog {
     }
 
     /// Puts what was read in place if it differs. Says whether it did.
-    pub fn put(&self, read: CatalogSnapshot) -> bool {
+    pub fn put(&self, mut read: CatalogSnapshot) -> bool {
         let mut changed = false;
         self.0.latest.send_modify(|latest| {
             latest.tried = true;
             changed = latest.snapshot.generation == 0 || !latest.snapshot.same_content(&read);
             if changed {
+                if latest.snapshot.generation != 0 && latest.snapshot.same_meaning(&read) {
+                    read.meaning = latest.snapshot.meaning;
+                }
                 latest.snapshot = Arc::new(read);
             }
         });

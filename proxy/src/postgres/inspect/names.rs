@@ -23,6 +23,7 @@ pub struct SessionNames {
     statements: Names,
     cursors: Names,
     epoch: u64,
+    meaning: u64,
 }
 
 #[derive(Debug, Default)]
@@ -36,6 +37,9 @@ struct Entry {
     facts: Arc<Facts>,
     /// When it was defined.
     epoch: u64,
+    /// Under which [`meaning`](super::CatalogSnapshot::meaning) of the catalog. A cursor is planned once; nothing
+    /// that changes later changes what it reads.
+    meaning: Option<u64>,
     /// Whether it outlives its transaction.
     holds: bool,
 }
@@ -52,24 +56,39 @@ impl SessionNames {
         self.epoch += 1;
     }
 
+    /// Statements are sent under this [`meaning`](super::CatalogSnapshot::meaning) of the catalog from now on: what
+    /// was prepared under another is planned anew, and not certain.
+    pub fn catalog_means(&mut self, meaning: u64) {
+        self.meaning = meaning;
+    }
+
+    /// What the catalog meant when the last statement was analysed.
+    pub fn meaning(&self) -> u64 {
+        self.meaning
+    }
+
     /// A Parse message is sent that defines the statement `name` (not the unnamed one).
     pub fn prepared(&mut self, name: &str, facts: &Arc<Facts>) {
-        self.statements.define(name, Entry { facts: facts.clone(), epoch: self.epoch, holds: false });
+        let (facts, epoch, meaning) = (facts.clone(), self.epoch, Some(self.meaning));
+        self.statements.define(name, Entry { facts, epoch, meaning, holds: false });
     }
 
     /// A Bind message is sent that makes the portal `name` (not the unnamed one).
     pub fn bound(&mut self, name: &str, facts: &Arc<Facts>) {
-        self.cursors.define(name, Entry { facts: facts.clone(), epoch: self.epoch, holds: false });
+        let (facts, epoch) = (facts.clone(), self.epoch);
+        self.cursors.define(name, Entry { facts, epoch, meaning: None, holds: false });
     }
 
-    /// The target has made `name`, sent in `epoch`, stand for this statement and nothing else.
-    pub fn is_statement(&mut self, name: &str, facts: &Arc<Facts>, epoch: u64) {
-        self.statements.replace(name, Entry { facts: facts.clone(), epoch, holds: false });
+    /// The target has made `name`, sent in `epoch` under this `meaning` of the catalog, stand for this statement
+    /// and nothing else.
+    pub fn is_statement(&mut self, name: &str, facts: &Arc<Facts>, epoch: u64, meaning: u64) {
+        let (facts, meaning) = (facts.clone(), Some(meaning));
+        self.statements.replace(name, Entry { facts, epoch, meaning, holds: false });
     }
 
     /// The target has made `name`, sent in `epoch`, stand for this query and nothing else.
     pub fn is_cursor(&mut self, name: &str, facts: &Arc<Facts>, epoch: u64, holds: bool) {
-        self.cursors.replace(name, Entry { facts: facts.clone(), epoch, holds });
+        self.cursors.replace(name, Entry { facts: facts.clone(), epoch, meaning: None, holds });
     }
 
     /// The target has forgotten the statement `name`; all without one.
@@ -104,7 +123,8 @@ impl SessionNames {
                     continue;
                 }
                 Reference::Declares(name, inner, holds) => {
-                    let entry = Entry { facts: inner.clone(), epoch: self.epoch, holds: *holds };
+                    let (facts, epoch) = (inner.clone(), self.epoch);
+                    let entry = Entry { facts, epoch, meaning: None, holds: *holds };
                     self.cursors.define(name, entry);
                     continue;
                 }
@@ -114,7 +134,9 @@ impl SessionNames {
             match used {
                 Some(used) => {
                     whole = whole.using(&used.facts);
-                    all_known &= used.epoch == self.epoch && !used.facts.opaque.contains(&EXECUTE_UNKNOWN);
+                    all_known &= used.epoch == self.epoch
+                        && used.meaning.is_none_or(|meaning| meaning == self.meaning)
+                        && !used.facts.opaque.contains(&EXECUTE_UNKNOWN);
                 }
                 None => all_known = false,
             }
@@ -133,8 +155,8 @@ impl Names {
             true => before.facts.clone(),
             false => Arc::new(before.facts.using(&entry.facts)),
         };
-        let (epoch, holds) = (before.epoch, before.holds || entry.holds);
-        self.replace(name, Entry { facts, epoch, holds });
+        let (epoch, meaning, holds) = (before.epoch, before.meaning, before.holds || entry.holds);
+        self.replace(name, Entry { facts, epoch, meaning, holds });
     }
 
     /// A name without an entry is unknown, so that leaving one out hides nothing.
@@ -192,7 +214,7 @@ mod tests {
         names.follow(&with(Reference::Prepares("p".to_owned(), colours.clone())));
         let execute = with(Reference::Executes("p".to_owned()));
         assert_eq!(names.follow(&execute).relations_read, ["public.colours", "public.customers"]);
-        names.is_statement("p", &colours, 0);
+        names.is_statement("p", &colours, 0, 0);
         assert_eq!(names.follow(&execute).relations_read, ["public.colours"]);
         names.closed_statement(Some("p"));
         assert_eq!(names.follow(&execute).opaque, [EXECUTE_UNKNOWN]);
@@ -209,7 +231,7 @@ mod tests {
         let execute = with(Reference::Executes("99".into()));
         assert_eq!(names.follow(&execute).opaque, [EXECUTE_UNKNOWN]);
         names.closed_statement(Some("0"));
-        names.is_statement("99", &reading("public.customers"), 0);
+        names.is_statement("99", &reading("public.customers"), 0, 0);
         assert_eq!(names.follow(&execute).relations_read, ["public.customers"]);
         names.closed_statement(None);
         assert_eq!(names.statements.bytes, 0);
@@ -223,14 +245,30 @@ mod tests {
         let mut names = SessionNames::default();
         let (execute, fetch) = (with(Reference::Executes("p".into())), with(Reference::Fetches("c".into())));
         let facts = reading("public.customers");
-        names.is_statement("p", &facts, 0);
+        names.is_statement("p", &facts, 0, 0);
         names.is_cursor("c", &facts, 0, false);
         names.doubt();
         for using in [&execute, &fetch] {
             let used = names.follow(using);
             assert_eq!((used.relations_read.len(), used.opaque.as_slice()), (1, &[EXECUTE_UNKNOWN][..]));
         }
-        names.is_statement("p", &facts, names.epoch());
+        names.is_statement("p", &facts, names.epoch(), names.meaning());
+        assert!(names.follow(&execute).opaque.is_empty());
+    }
+
+    #[test]
+    fn a_catalog_that_means_something_else_makes_statements_uncertain_and_cursors_not() {
+        let mut names = SessionNames::default();
+        let (execute, fetch) = (with(Reference::Executes("p".into())), with(Reference::Fetches("c".into())));
+        let facts = reading("public.customers");
+        names.catalog_means(3);
+        names.prepared("p", &facts);
+        names.bound("c", &facts);
+        assert!(names.follow(&execute).opaque.is_empty());
+        names.catalog_means(4);
+        assert_eq!(names.follow(&execute).opaque, [EXECUTE_UNKNOWN]);
+        assert!(names.follow(&fetch).opaque.is_empty());
+        names.is_statement("p", &facts, 0, 4);
         assert!(names.follow(&execute).opaque.is_empty());
     }
 

@@ -8,7 +8,7 @@ use super::answers::{MAX_OWED, Owed, Refusal, Running};
 use super::copy::CopyEnd;
 use super::end::End;
 use super::pipe::Pipe;
-use super::record::{Arguments, Draft, Ending, Portal, Recorded, Statement, Text};
+use super::record::{Arguments, Draft, Ending, Meaning, Portal, Recorded, Statement, Text};
 use super::session::{MAX_NAMES, Passing, Session, Within};
 use super::slots::Latest;
 use super::spill::{HELD, Spill};
@@ -201,12 +201,15 @@ impl Session {
             Kind::Bind => {
                 let bind = frontend::bind(body).map_err(client_error)?;
                 let Some(statement) = self.statement_named(bind.statement) else { return Ok(false) };
-                if statement.as_ref().is_some_and(|s| self.must_wait_for_names_of(&s.facts)) {
+                if statement.as_ref().is_some_and(|s| self.must_wait_for_names_of(&s.facts())) {
                     return Ok(false);
+                }
+                if let Some(statement) = &statement {
+                    self.judge_anew(statement).await?;
                 }
                 let types = statement.as_ref().map(|s| s.types.borrow().clone()).unwrap_or_default();
                 let secret = match statement {
-                    Some(statement) => statement.facts.secret_parameters.clone(),
+                    Some(statement) => statement.facts().secret_parameters.clone(),
                     None => SecretParameters::All,
                 };
                 let arguments = self.arguments(&types, &secret, bind.formats, &bind.values);
@@ -358,19 +361,23 @@ impl Session {
         let (facts, charge) = self.keep(facts)?;
         let statement = Rc::new(Statement {
             text,
-            facts,
+            meant: RefCell::new(Meaning {
+                facts: Arc::clone(&facts),
+                generation: self.generation,
+                catalog: self.names.meaning(),
+                _charge: charge,
+            }),
             types: RefCell::new(types),
             columns: RefCell::default(),
             described: Cell::default(),
             recorded: RefCell::default(),
             epoch: self.names.epoch(),
-            _charge: charge,
         });
         if refusal.is_some() {
             self.record_parse(name, &statement, true)?;
         } else {
             if !name.is_empty() {
-                self.names.prepared(&String::from_utf8_lossy(name), &statement.facts);
+                self.names.prepared(&String::from_utf8_lossy(name), &facts);
             }
             self.unrecorded.push((name.into(), Rc::clone(&statement)));
         }
@@ -392,14 +399,18 @@ impl Session {
         let statement = self.statement_named(statement_name).flatten();
         let facts = match &statement {
             // The target plans it anew under another path, the unnamed one as well.
-            Some(s) if s.epoch < self.names.epoch() => doubted(&s.facts),
-            Some(statement) => Arc::clone(&statement.facts),
+            Some(s) if s.epoch < self.names.epoch() => doubted(&s.facts()),
+            // Likewise under another catalog.
+            Some(s) if s.meant.borrow().catalog != self.names.meaning() => doubted(&s.facts()),
+            Some(statement) => statement.facts(),
             None => unknown("execute"),
         };
-        let certain = statement.as_ref().is_some_and(|s| Arc::ptr_eq(&s.facts, &facts));
+        let judged = |facts: &Arc<Facts>| {
+            statement.as_ref().is_some_and(|s| Arc::ptr_eq(&s.meant.borrow().facts, facts))
+        };
+        let certain = judged(&facts);
         let facts = if facts.references.is_empty() { facts } else { self.names.follow(&facts) };
-        let own = statement.as_ref().is_none_or(|s| !Arc::ptr_eq(&s.facts, &facts));
-        let (facts, charge) = if own {
+        let (facts, charge) = if !judged(&facts) {
             let (facts, charge) = self.keep(facts)?;
             (facts, Some(charge))
         } else {
@@ -594,7 +605,7 @@ impl Session {
     ) -> Result<(), RecordingError> {
         let recorded = self.statement(Draft {
             form: "parse",
-            facts: Arc::clone(&statement.facts),
+            facts: statement.facts(),
             text: Some(&statement.text),
             statement_name: name,
             refused,

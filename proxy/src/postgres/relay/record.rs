@@ -35,7 +35,8 @@ const MAX_KEPT: usize = 16 << 20;
 #[derive(Debug)]
 pub(super) struct Statement {
     pub text: Text,
-    pub facts: Arc<Facts>,
+    /// What it means.
+    pub meant: RefCell<Meaning>,
     /// Parameter types, of Parse and then of the target.
     pub types: RefCell<Vec<u32>>,
     /// As described; the formats are not known yet.
@@ -46,8 +47,25 @@ pub(super) struct Statement {
     pub recorded: RefCell<Option<Rc<Recorded>>>,
     /// [`SessionNames::epoch`](crate::postgres::inspect::SessionNames::epoch) when it was sent.
     pub epoch: u64,
-    /// What its facts count.
+}
+
+/// What a prepared statement was found to mean.
+#[derive(Debug)]
+pub(super) struct Meaning {
+    pub facts: Arc<Facts>,
+    /// Generation of the catalog that said so.
+    pub generation: u64,
+    /// [`meaning`](crate::postgres::inspect::CatalogSnapshot::meaning) of that catalog.
+    pub catalog: u64,
+    /// What the facts count.
     pub _charge: Charge,
+}
+
+impl Statement {
+    /// What it means.
+    pub fn facts(&self) -> Arc<Facts> {
+        Arc::clone(&self.meant.borrow().facts)
+    }
 }
 
 /// A portal.
@@ -74,6 +92,8 @@ pub(super) struct Recorded {
     pub verdict: &'static str,
     /// As [`Statement::epoch`].
     pub epoch: u64,
+    /// As [`Meaning::catalog`].
+    pub meaning: u64,
     /// Results so far.
     pub results: Cell<i64>,
     pub executed: Cell<bool>,
@@ -91,6 +111,14 @@ pub(super) struct Text {
     digest: Digest,
     /// Correlation id in a comment, as text and under the tenant key.
     correlation: Option<(String, Id16)>,
+}
+
+impl Text {
+    /// The statement as it was sent; none when what is kept is not that.
+    pub fn as_sent(&self) -> Option<&str> {
+        let kept = self.kept.as_ref().filter(|kept| !self.cut && count(kept.bytes.len()) == self.bytes)?;
+        std::str::from_utf8(&kept.bytes).ok()
+    }
 }
 
 /// Bytes that are kept, and count.
@@ -350,6 +378,7 @@ impl Session {
             correlation,
             verdict,
             epoch: self.names.epoch(),
+            meaning: self.names.meaning(),
             results: Cell::new(0),
             executed: Cell::new(false),
             finished: Cell::new(false),

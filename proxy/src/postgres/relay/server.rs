@@ -1,5 +1,6 @@
 //! What the target sends: matched with what it owes, counted, digested and recorded before it goes on.
 
+use std::cell::RefCell;
 use std::rc::Rc;
 use std::sync::Arc;
 
@@ -236,7 +237,8 @@ impl Session {
                         self.statements.settle(&name, true);
                         if !name.is_empty() {
                             let name = String::from_utf8_lossy(&name);
-                            self.names.is_statement(&name, &statement.facts, statement.epoch);
+                            let meaning = statement.meant.borrow().catalog;
+                            self.names.is_statement(&name, &statement.facts(), statement.epoch, meaning);
                         }
                     }
                 }
@@ -426,16 +428,21 @@ impl Session {
                     let (inner, charge) = self.keep(Arc::clone(inner))?;
                     let statement = super::record::Statement {
                         text,
-                        facts: Arc::clone(&inner),
+                        meant: RefCell::new(super::record::Meaning {
+                            facts: Arc::clone(&inner),
+                            // Its text is that of PREPARE: it is not judged by itself again.
+                            generation: 0,
+                            catalog: recorded.meaning,
+                            _charge: charge,
+                        }),
                         types: Default::default(),
                         columns: Default::default(),
                         described: Default::default(),
                         recorded: Default::default(),
                         epoch: recorded.epoch,
-                        _charge: charge,
                     };
                     self.statements.set(name.as_bytes(), Some(Rc::new(statement)));
-                    self.names.is_statement(name, &inner, recorded.epoch);
+                    self.names.is_statement(name, &inner, recorded.epoch, recorded.meaning);
                 }
                 Reference::Prepares(name, _) | Reference::Deallocates(Some(name)) => {
                     self.statements.set(name.as_bytes(), None);

@@ -16,7 +16,7 @@ use bodycam_record::{ContentKind, Id16};
 use super::answers::{Answers, Owed};
 use super::copy::{Copies, CopyOut};
 use super::end::End;
-use super::record::{Charge, Current, Ending, Portal, Recorded, Statement, count};
+use super::record::{Charge, Current, Ending, Meaning, Portal, Recorded, Statement, count};
 use super::slots::Slots;
 use super::spill::quota::Quota;
 use super::spill::{Spill, Store};
@@ -25,8 +25,8 @@ use crate::identity::{Directory, Ended, Principal};
 use crate::postgres::codec::backend;
 use crate::postgres::inspect::facts::EXECUTE_UNKNOWN;
 use crate::postgres::inspect::{
-    Facts, Inspector, Reference, SearchPath, SecretParameters, SessionNames, Settings, SharedCatalog,
-    redact_secrets, without_literals,
+    CatalogSnapshot, Facts, Inspector, Reference, SearchPath, SecretParameters, SessionNames, Settings,
+    SharedCatalog, redact_secrets, without_literals,
 };
 use crate::recording::{RecordingConfig, RecordingError, SessionPen};
 
@@ -111,6 +111,8 @@ pub(super) struct Session {
     pub(super) quota: Quota,
     pub(super) inspector: Inspector,
     pub(super) catalog: SharedCatalog,
+    /// Generation of the catalog under which the last text was analysed.
+    pub(super) generation: u64,
     pub(super) principal: Principal,
     target: Arc<str>,
 
@@ -182,6 +184,7 @@ impl Session {
             quota: parts.quota,
             inspector: parts.inspector,
             catalog: parts.catalog,
+            generation: 0,
             principal: parts.principal,
             target: parts.target,
             settings,
@@ -343,6 +346,30 @@ impl Session {
         Ok(())
     }
 
+    /// What a prepared statement means now: the target plans it anew when its catalog has changed, and so its text
+    /// is judged anew. Where only another text is at hand, [`Session::bind`] doubts it.
+    pub(super) async fn judge_anew(&mut self, statement: &Statement) -> Result<(), End> {
+        let catalog = self.catalog.current();
+        self.names.catalog_means(catalog.meaning());
+        let before = statement.meant.borrow().generation;
+        if before == catalog.generation() || before == 0 {
+            return Ok(());
+        }
+        let facts = statement.facts();
+        let whole = facts.redacted.is_none() && facts.references.is_empty() && facts.fingerprint.is_some();
+        let text = statement.text.as_sent().filter(|text| {
+            // Its constants were read when it was prepared, under settings of that time.
+            whole && !text.contains('\\') && (self.utf8 || text.is_ascii())
+        });
+        if let Some(text) = text {
+            let facts = self.inspect_with(text, &catalog).await;
+            let (facts, charge) = self.keep(facts)?;
+            let (generation, catalog) = (catalog.generation(), catalog.meaning());
+            *statement.meant.borrow_mut() = Meaning { facts, generation, catalog, _charge: charge };
+        }
+        Ok(())
+    }
+
     /// The facts of a text, with those of the names that it uses; none when what it means depends on an
     /// answer on its way.
     pub(super) async fn analyse(&mut self, text: &[u8]) -> Option<Arc<Facts>> {
@@ -417,9 +444,15 @@ impl Session {
         wanted && !self.catalog_changed
     }
 
-    async fn inspect(&self, text: &str) -> Arc<Facts> {
+    async fn inspect(&mut self, text: &str) -> Arc<Facts> {
         let catalog = self.catalog.current();
-        self.inspector.analyse(text, &self.settings, &catalog, self.principal.principal_ref).await
+        self.names.catalog_means(catalog.meaning());
+        self.generation = catalog.generation();
+        self.inspect_with(text, &catalog).await
+    }
+
+    async fn inspect_with(&self, text: &str, catalog: &Arc<CatalogSnapshot>) -> Arc<Facts> {
+        self.inspector.analyse(text, &self.settings, catalog, self.principal.principal_ref).await
     }
 
     /// Follows a statement that is sent on into the settings.

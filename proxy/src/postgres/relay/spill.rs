@@ -195,7 +195,7 @@ impl Session {
                 // Its values were read one by one: where any is a secret, none is kept.
                 let secret = match kind {
                     Kind::Bind => match self.statement_named(name(1)).flatten() {
-                        Some(statement) => statement.facts.secret_parameters.clone(),
+                        Some(statement) => statement.facts().secret_parameters.clone(),
                         None => SecretParameters::All,
                     },
                     _ => secret_arguments(reader.oid),
