@@ -37,13 +37,13 @@ struct Partition {
     rewind: Option<Rewind>,
 }
 
-/// Where to read again from.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+/// Where to read again from; the lesser of two serves both.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
 pub(super) enum Rewind {
-    /// An offset.
-    To(i64),
     /// The first message that the partition has.
     Start,
+    /// An offset.
+    To(i64),
 }
 
 /// Records with their positions, and the position after them; none when there are none.
@@ -139,12 +139,16 @@ impl Demux {
         self.partitions.get(&place)?.rewind
     }
 
-    /// The partition is read again, from `offset`.
-    pub fn rewound(&mut self, place: Place, offset: i64, whole: bool) {
-        if let Some(partition) = self.partitions.get_mut(&place) {
-            (partition.read_to, partition.rewind) = (offset, None);
-            partition.whole |= whole;
+    /// The partition is read again, from `offset`, as `served` wanted. What was wanted meanwhile is still to be served.
+    pub fn rewound(&mut self, place: Place, served: Rewind, offset: i64, whole: bool) {
+        let Some(partition) = self.partitions.get_mut(&place) else { return };
+        partition.read_to = offset;
+        partition.whole |= whole;
+        if partition.rewind == Some(served) {
+            partition.rewind = None;
         }
+        // What nobody reads yet comes again, and possibly what lay before it.
+        self.feeds.retain(|_, feed| feed.place != place || feed.subscription != 0);
     }
 
     /// Takes a message.
@@ -219,18 +223,25 @@ impl Demux {
         feed.tried = target;
         feed.partial = None;
         if let Some(partition) = self.partitions.get_mut(&place) {
-            partition.rewind = Some(match target {
-                Tried::Start => Rewind::Start,
-                _ => Rewind::To(floor),
-            });
+            let wanted = match (target, floor) {
+                (Tried::Unreleased, Some(floor)) => Rewind::To(floor),
+                _ => Rewind::Start,
+            };
+            // Another stream may wait for one already.
+            partition.rewind = Some(partition.rewind.map_or(wanted, |pending| pending.min(wanted)));
         }
     }
 
-    /// Offset before which everything of the partition is released.
-    pub fn floor(&self, place: Place) -> i64 {
-        let read_to = self.partitions.get(&place).map_or(0, |p| p.read_to);
+    /// Offset before which everything of the partition is released; none when it is to be read again from its start.
+    pub fn floor(&self, place: Place) -> Option<i64> {
+        let partition = self.partitions.get(&place)?;
+        let limit = match partition.rewind {
+            Some(Rewind::Start) => return None,
+            Some(Rewind::To(offset)) => partition.read_to.min(offset),
+            None => partition.read_to,
+        };
         let of_place = self.feeds.values().filter(|f| f.place == place);
-        of_place.filter_map(Feed::floor).min().map_or(read_to, |floor| floor.min(read_to))
+        Some(of_place.filter_map(Feed::floor).min().map_or(limit, |floor| floor.min(limit)))
     }
 
     /// The streams that are known.
@@ -266,6 +277,9 @@ impl Demux {
             }
             feed.start = from;
             feed.next = feed.next.max(from);
+            if feed.partial.as_ref().is_some_and(|begun| begun.position < feed.next) {
+                feed.partial = None;
+            }
             return Ok(number);
         }
         let target = match feed.unreleased.is_empty() {

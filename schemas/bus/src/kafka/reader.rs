@@ -443,7 +443,7 @@ impl Poller {
             Rewind::To(offset) => offset.max(low),
         };
         self.consumer.seek(&name, place.1, Offset::Offset(offset), REQUEST)?;
-        lock(&self.shared.demux).rewound(place, offset, offset <= low);
+        lock(&self.shared.demux).rewound(place, rewind, offset, offset <= low);
         tracing::info!(
             event = "kafka_reading_again",
             topic = place.0.suffix(),
@@ -483,7 +483,7 @@ impl Poller {
         {
             let demux = lock(&self.shared.demux);
             for place in demux.places() {
-                let floor = demux.floor(place);
+                let Some(floor) = demux.floor(place) else { continue };
                 if self.committed.insert(place, floor) == Some(floor) {
                     continue;
                 }

@@ -63,7 +63,7 @@ impl Log {
                     Rewind::Start => low,
                     Rewind::To(offset) => offset.max(low),
                 };
-                self.demux.rewound(PLACE, self.at, self.at <= low);
+                self.demux.rewound(PLACE, rewind, self.at, self.at <= low);
             }
             let Some((offset, value)) = self.messages.iter().find(|(offset, _)| *offset >= self.at) else {
                 break;
@@ -134,7 +134,7 @@ fn a_new_reader_in_the_same_process_begins_at_what_is_not_released() {
     let old = log.demux.subscribe(&id("gw/0"), PLACE, 0).unwrap();
     assert_eq!(log.take("gw/0", old).unwrap(), range(0..40));
     log.demux.release(&id("gw/0"), 18);
-    assert_eq!(log.demux.floor(PLACE), 4, "message 4 holds 16 to 19");
+    assert_eq!(log.demux.floor(PLACE), Some(4), "message 4 holds 16 to 19");
     let new = log.demux.subscribe(&id("gw/0"), PLACE, 18).unwrap();
     assert_eq!(log.demux.rewind(PLACE), Some(Rewind::To(4)));
     log.read();
@@ -142,10 +142,86 @@ fn a_new_reader_in_the_same_process_begins_at_what_is_not_released() {
     assert!(matches!(log.take("gw/0", old), Err(BusError::Revoked { .. })));
     // Even what was released is read again for who asks.
     log.demux.release(&id("gw/0"), 40);
-    assert_eq!(log.demux.floor(PLACE), 10);
+    assert_eq!(log.demux.floor(PLACE), Some(10));
     let again = log.demux.subscribe(&id("gw/0"), PLACE, 3).unwrap();
     log.read();
     assert_eq!(log.take("gw/0", again).unwrap(), range(3..40));
+}
+
+#[test]
+fn what_several_streams_want_read_again_is_all_read_again() {
+    let two = || {
+        let mut log = Log::new();
+        log.send("gw/0", ORIGIN, 0, 0..40, 4);
+        log.send("gw/1", ORIGIN, 0, 0..40, 4);
+        log
+    };
+    // One wants the start, and then the other what it had: whoever asks last does not decide.
+    let mut log = two();
+    log.assign(12);
+    log.read();
+    let one = log.demux.subscribe(&id("gw/1"), PLACE, 8).unwrap();
+    assert_eq!(log.take("gw/1", one).unwrap(), range(8..40));
+    let zero = log.demux.subscribe(&id("gw/0"), PLACE, 39).unwrap();
+    let one = log.demux.subscribe(&id("gw/1"), PLACE, 8).unwrap();
+    assert_eq!((log.demux.rewind(PLACE), log.demux.floor(PLACE)), (Some(Rewind::Start), None));
+    log.read();
+    assert_eq!(log.take("gw/0", zero).unwrap(), range(39..40));
+    assert_eq!(log.take("gw/1", one).unwrap(), range(8..40));
+    // Both want what they had, the first from further back.
+    let mut log = two();
+    log.assign(0);
+    log.read();
+    for name in ["gw/0", "gw/1"] {
+        let number = log.demux.subscribe(&id(name), PLACE, 0).unwrap();
+        log.take(name, number).unwrap();
+        log.demux.release(&id(name), 8);
+    }
+    let numbers = ["gw/0", "gw/1"].map(|name| log.demux.subscribe(&id(name), PLACE, 8).unwrap());
+    assert_eq!((log.demux.rewind(PLACE), log.demux.floor(PLACE)), (Some(Rewind::To(2)), Some(2)));
+    log.read();
+    for (name, number) in ["gw/0", "gw/1"].into_iter().zip(numbers) {
+        assert_eq!(log.take(name, number).unwrap(), range(8..40), "{name}");
+    }
+}
+
+#[test]
+fn a_wish_that_comes_while_another_is_served_is_served_next() {
+    let mut log = Log::new();
+    log.send("gw/0", ORIGIN, 0, 0..40, 4);
+    log.send("gw/1", ORIGIN, 0, 0..40, 4);
+    log.assign(12);
+    log.read();
+    let one = log.demux.subscribe(&id("gw/1"), PLACE, 8).unwrap();
+    log.take("gw/1", one).unwrap();
+    log.demux.subscribe(&id("gw/1"), PLACE, 8).unwrap();
+    let served = log.demux.rewind(PLACE).unwrap();
+    assert_eq!(served, Rewind::To(12));
+    // The thread seeks; meanwhile a reader wants more.
+    let zero = log.demux.subscribe(&id("gw/0"), PLACE, 39).unwrap();
+    log.at = 12;
+    log.demux.rewound(PLACE, served, 12, false);
+    assert_eq!(log.demux.rewind(PLACE), Some(Rewind::Start));
+    log.read();
+    assert_eq!(log.take("gw/0", zero).unwrap(), range(39..40));
+}
+
+#[test]
+fn a_stream_seen_behind_an_offset_is_not_cut_because_another_had_the_start_read() {
+    let mut log = Log::new();
+    log.send("gw/0", ORIGIN, 0, 0..40, 4);
+    log.send("gw/1", ORIGIN, 0, 0..40, 4);
+    log.assign(12);
+    log.read();
+    let zero = log.demux.subscribe(&id("gw/0"), PLACE, 39).unwrap();
+    let wanted = log.demux.rewind(PLACE).unwrap();
+    log.at = 0;
+    log.demux.rewound(PLACE, wanted, 0, true);
+    // It was seen from 8 on; what lies before is on its way.
+    let one = log.demux.subscribe(&id("gw/1"), PLACE, 3).unwrap();
+    log.read();
+    assert_eq!(log.take("gw/1", one).unwrap(), range(3..40));
+    assert_eq!(log.take("gw/0", zero).unwrap(), range(39..40));
 }
 
 #[test]
@@ -180,7 +256,7 @@ fn a_gap_is_an_error_that_names_it_after_everything_was_read_again() {
     log.read();
     let error = log.take("gw/0", number).unwrap_err();
     assert!(matches!(error, BusError::Truncated { first: 24, wanted: 20, .. }), "{error}");
-    assert!(log.demux.floor(PLACE) <= 5, "the offset does not go past what is missing");
+    assert!(log.demux.floor(PLACE).unwrap() <= 5, "the offset does not go past what is missing");
 }
 
 #[test]
@@ -227,9 +303,9 @@ fn a_record_in_pieces_comes_whole_and_its_first_piece_holds_the_offset() {
     log.read();
     let (records, after) = log.demux.take(&id("gw/0"), number, 1).unwrap();
     assert!(records == [(0, big)] && after == Some(1));
-    assert_eq!(log.demux.floor(PLACE), 2);
+    assert_eq!(log.demux.floor(PLACE), Some(2));
     log.demux.release(&id("gw/0"), 1);
-    assert_eq!(log.demux.floor(PLACE), 5);
+    assert_eq!(log.demux.floor(PLACE), Some(5));
     // The first piece is gone: the record is.
     log.messages.drain(..3);
     log.assign(3);
