@@ -18,7 +18,7 @@ use bodycam_record::Id16;
 use segment::Segment;
 
 use crate::mark::Ends;
-use crate::{Bus, BusError, Progress, Scope, SpoolConfig, StreamId};
+use crate::{Bus, BusError, Held, Progress, Scope, SpoolConfig, StreamId};
 
 mod repair;
 mod segment;
@@ -28,6 +28,8 @@ mod usage;
 mod writer;
 
 pub use repair::LostPositions;
+#[cfg(feature = "kafka")]
+pub(crate) use segment::MAX_RECORD;
 pub use tail::SpoolSubscription;
 pub use writer::{LaneWriter, Settling, Spool};
 
@@ -101,6 +103,11 @@ impl Bus for SpoolBus {
     type Subscription = SpoolSubscription;
     type Mark = Ends;
 
+    fn holds(&self, _: BTreeMap<StreamId, Held>) -> Result<(), BusError> {
+        // What was released stands in the spool itself.
+        Ok(())
+    }
+
     fn streams(&self) -> Result<Vec<StreamId>, BusError> {
         let mut streams = Vec::new();
         for producer in segment::subdirectories(&self.dir)? {
@@ -114,6 +121,10 @@ impl Bus for SpoolBus {
 
     fn subscribe(&self, stream: &StreamId, from: i64) -> Result<SpoolSubscription, BusError> {
         SpoolSubscription::open(self.lane_dir(stream), stream.clone(), from)
+    }
+
+    fn park(&self, _: &StreamId) -> Result<(), BusError> {
+        Ok(())
     }
 
     fn release(&self, stream: &StreamId, to: i64) -> Result<(), BusError> {

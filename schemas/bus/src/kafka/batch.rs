@@ -9,6 +9,7 @@ use prost::Message;
 use prost::encoding::{WireType, encode_key, encode_varint};
 
 use crate::StreamId;
+use crate::spool::MAX_RECORD;
 use crate::wire::proto;
 
 /// Bytes of records in a batch. A sealed chunk of 256 KiB fits; a larger record goes in pieces.
@@ -107,23 +108,33 @@ impl Batcher {
 }
 
 impl Incoming {
-    /// The batch that a value holds; why it is none, if so.
+    /// The batch that a value holds; why it is none, if so. Nothing is taken that no gateway would send: a batch that
+    /// accounts for more positions than its records reach would hide those that come after it.
     pub fn decode(value: &[u8]) -> Result<Self, String> {
         let batch = proto::Batch::decode(value).map_err(|e| e.to_string())?;
         let stream = batch.stream.parse::<StreamId>().map_err(|e| e.to_string())?;
         let origin = Id16::try_from(batch.origin.as_slice()).map_err(|_| "its origin has not 16 bytes")?;
-        let (from, to) = (batch.from, batch.to);
-        let mut after = from;
-        let mut entries = Vec::with_capacity(batch.entries.len());
-        for entry in batch.entries {
-            if entry.position < after || entry.position > to || from < 0 {
-                return Err(format!("position {} does not belong in {from}..{to}", entry.position));
-            }
-            after = if entry.more { entry.position } else { entry.position + 1 };
-            let at = usize::try_from(entry.at).map_err(|_| "a piece has no place")?;
-            entries.push(Entry { position: entry.position, at, more: entry.more, bytes: entry.record });
+        let (from, to, count) = (batch.from, batch.to, batch.entries.len());
+        if from < 0 || count == 0 || count > BATCH_RECORDS {
+            return Err(format!("it begins at position {from} and has {count} records"));
         }
-        if after > to {
+        let mut after = from;
+        let mut entries = Vec::with_capacity(count);
+        for (n, entry) in batch.entries.into_iter().enumerate() {
+            let position = entry.position;
+            let next = position.checked_add(1).filter(|_| position >= after && position <= to);
+            let Some(next) = next else {
+                return Err(format!("position {position} does not belong in {from}..{to}"));
+            };
+            let at = usize::try_from(entry.at).map_err(|_| "a piece has no place")?;
+            let end = at.checked_add(entry.record.len()).filter(|end| *end <= MAX_RECORD);
+            if end.is_none() || (at > 0 && n > 0) || (entry.more && n + 1 < count) {
+                return Err(format!("a piece of the record at {position} is where none can be"));
+            }
+            after = if entry.more { position } else { next };
+            entries.push(Entry { position, at, more: entry.more, bytes: entry.record });
+        }
+        if after != to {
             return Err(format!("its records end at {after}, it says {to}"));
         }
         Ok(Self { stream, origin, from, to, entries })
@@ -224,6 +235,27 @@ mod tests {
         assert!(with(&|b| b.to = 3).is_err());
         assert!(with(&|b| b.entries.swap(0, 1)).is_err());
         assert!(with(&|b| b.entries[0].at = -1).is_err());
+        // Positions that no record accounts for, and numbers at the edge of what there is.
+        assert!(with(&|b| b.to = 5).is_err());
+        assert!(with(&|b| b.to = i64::MAX).is_err());
+        assert!(with(&|b| b.entries.clear()).is_err());
+        assert!(with(&|b| (b.from, b.to, b.entries) = (5, 9, Vec::new())).is_err());
+        assert!(with(&|b| b.from = -1).is_err());
+        assert!(
+            with(&|b| (b.entries[1].position, b.to) = (i64::MAX, i64::MAX)).is_err(),
+            "no position comes after it"
+        );
+        // Pieces: only the first record can be the rest of one, only the last the beginning, and none is endless.
+        assert!(with(&|b| b.entries[1].at = 4).is_err());
+        assert!(with(&|b| b.entries[0].more = true).is_err());
+        assert!(with(&|b| b.entries[0].at = (16 << 20) - 2).is_err());
+        assert!(with(&|b| b.entries[0].at = i64::MAX).is_err());
+        assert!(with(&|b| b.entries[0].at = 4).is_ok());
+        let many: Vec<_> = (0..5_000).map(|n| (n, encoded(1))).collect();
+        assert!(batches(&many, 0).iter().all(|o| Incoming::decode(&o.value).is_ok()));
+        let mut batch = proto::Batch::decode(good.as_slice()).unwrap();
+        batch.entries = vec![proto::Entry { more: true, position: 2, ..Default::default() }; 5_000];
+        assert!(Incoming::decode(&batch.encode_to_vec()).is_err(), "more records than a batch can have");
         for cut in 0..good.len() {
             let _ = Incoming::decode(&good[..cut]);
         }

@@ -15,7 +15,7 @@ pub(super) const MAGIC: &[u8; 8] = b"BCSPOOL1";
 /// Bytes before a record's kind byte.
 pub(super) const HEADER: usize = 8;
 /// Longest record, kind byte included: a 256 KiB chunk with room to spare.
-pub(super) const MAX_RECORD: usize = 16 << 20;
+pub(crate) const MAX_RECORD: usize = 16 << 20;
 /// Kind byte of a protobuf record.
 pub(super) const KIND_PROTOBUF: u8 = 1;
 /// Kind byte of a skip: the positions from here to the i64 LE that it holds are lost; it has none itself.
