@@ -71,8 +71,10 @@ fn after_kills_of_gateway_and_recorder_clients_table_and_lake_agree() {
 #[test]
 fn after_kills_of_gateway_recorder_and_broker_clients_table_and_lake_agree() {
     let Some(mut broker) = Broker::start(None) else { return };
-    let kafka =
-        format!("[kafka]\nbrokers = [\"{}\"]\npartitions = 3\ndrain_seconds = 120\n", broker.address());
+    let kafka = format!(
+        "[kafka]\nbrokers = [\"{}\"]\npartitions = 3\nreplicas = 1\nmin_insync_replicas = 1\ndrain_seconds = 120\n",
+        broker.address()
+    );
     crash(kills(FEWEST_KILLS / 2), &Stack::new(&kafka), Some(&mut broker));
 }
 

@@ -7,7 +7,10 @@ use crate::support::broker::Broker;
 use crate::support::stack::{Stack, get};
 
 fn section(broker: &Broker) -> String {
-    format!("[kafka]\nbrokers = [\"{}\"]\npartitions = 3\ndrain_seconds = 30\n", broker.address())
+    format!(
+        "[kafka]\nbrokers = [\"{}\"]\npartitions = 3\nreplicas = 1\nmin_insync_replicas = 1\ndrain_seconds = 30\n",
+        broker.address()
+    )
 }
 
 fn count(stack: &Stack, sql: &str) -> i64 {

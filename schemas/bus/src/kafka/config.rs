@@ -27,9 +27,13 @@ pub struct KafkaConfig {
     /// recorders as there are partitions can share the work. Must be what the topics have.
     #[serde(default = "partitions")]
     pub partitions: i32,
-    /// Replicas of topics that are made here; -1 leaves it to the broker.
+    /// Replicas that each topic must have, and is made with; -1 leaves it to the brokers.
     #[serde(default = "replicas")]
     pub replicas: i32,
+    /// Brokers that must have a record before the spool gives it up (`min.insync.replicas` of the topics, at least). 1 says
+    /// that one broker's disk may be the only copy.
+    #[serde(default = "min_insync_replicas")]
+    pub min_insync_replicas: i32,
     /// Whether topics that are missing are made. Otherwise a missing topic is refused with its settings.
     #[serde(default = "yes")]
     pub create_topics: bool,
@@ -105,7 +109,11 @@ fn partitions() -> i32 {
 }
 
 fn replicas() -> i32 {
-    -1
+    3
+}
+
+fn min_insync_replicas() -> i32 {
+    2
 }
 
 fn outage() -> u64 {
@@ -138,6 +146,7 @@ impl KafkaConfig {
             topic_prefix: prefix(),
             partitions: partitions(),
             replicas: replicas(),
+            min_insync_replicas: min_insync_replicas(),
             create_topics: yes(),
             outage_hours: outage(),
             group: group(),
@@ -198,6 +207,13 @@ impl KafkaConfig {
         }
         if self.replicas != -1 && !(1..=100).contains(&self.replicas) {
             return fault("replicas", "must be 1 to 100, or -1 for what the broker says".to_owned());
+        }
+        if !(1..=100).contains(&self.min_insync_replicas) {
+            return fault("min_insync_replicas", "must be 1 to 100".to_owned());
+        }
+        if self.replicas != -1 && self.min_insync_replicas > self.replicas {
+            let problem = format!("must be at most kafka.replicas, which is {}", self.replicas);
+            return fault("min_insync_replicas", problem);
         }
         if !(1..=MAX_OUTAGE).contains(&self.outage_hours) {
             return fault("outage_hours", format!("must be 1 to {MAX_OUTAGE}"));
@@ -284,6 +300,8 @@ mod tests {
             (KafkaConfig { group: String::new(), ..good.clone() }, "group"),
             (KafkaConfig { partitions: 0, ..good.clone() }, "partitions"),
             (KafkaConfig { replicas: 0, ..good.clone() }, "replicas"),
+            (KafkaConfig { min_insync_replicas: 0, ..good.clone() }, "min_insync_replicas"),
+            (KafkaConfig { replicas: 1, ..good.clone() }, "min_insync_replicas"),
             (KafkaConfig { outage_hours: 0, ..good.clone() }, "outage_hours"),
             (KafkaConfig { drain_seconds: 9999, ..good.clone() }, "drain_seconds"),
             (KafkaConfig { tls: tls(Some("c"), None), ..good.clone() }, "tls.key"),
