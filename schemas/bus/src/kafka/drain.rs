@@ -19,7 +19,8 @@ use rdkafka::message::DeliveryResult;
 use rdkafka::producer::{BaseProducer, BaseRecord, Producer, ProducerContext};
 
 use super::batch::{Batcher, Outgoing};
-use super::{Away, Kafka, Unready, prepare};
+use super::topics::preparing;
+use super::{Away, Kafka, Unready};
 use crate::mark::Ends;
 use crate::spool::{SpoolBus, SpoolSubscription};
 use crate::stream::LEDGER_LANE;
@@ -92,6 +93,7 @@ impl Drain {
             generation: 0,
             discovered: None,
             measured: None,
+            oldest: BTreeMap::new(),
             kafka,
         };
         let thread = std::thread::Builder::new()
@@ -218,6 +220,8 @@ struct Worker {
     generation: u64,
     discovered: Option<Instant>,
     measured: Option<Instant>,
+    /// Of lanes that are not being sent: the first position that is not acknowledged, and the time of its record.
+    oldest: BTreeMap<StreamId, (i64, i64)>,
 }
 
 /// A lane being sent.
@@ -318,7 +322,7 @@ impl Worker {
 
     /// Sends until it is told to stop, or fails.
     fn drain(&mut self, word: &mpsc::Sender<Result<(), Unready>>) -> Result<(), BusError> {
-        let prepared = prepare(&self.kafka);
+        let Some(prepared) = self.prepare() else { return Ok(()) };
         // Nobody listens any more when this is not the first try.
         let _ = word.send(prepared.clone());
         prepared?;
@@ -344,6 +348,22 @@ impl Worker {
             }
             if over || (stopping && clean) {
                 return Ok(());
+            }
+        }
+    }
+
+    /// Has the topics made or checked; none when it is told to stop, and its time is over, before brokers have answered.
+    fn prepare(&mut self) -> Option<Result<(), Unready>> {
+        let answer = preparing(&self.kafka);
+        loop {
+            match answer.recv_timeout(IDLE) {
+                Ok(prepared) => return Some(prepared),
+                Err(RecvTimeoutError::Disconnected) => {
+                    let why = "the thread that asks them ended".to_owned();
+                    return Some(Err(Unready::Unreachable(why)));
+                }
+                Err(RecvTimeoutError::Timeout) if self.is_over() => return None,
+                Err(RecvTimeoutError::Timeout) => self.measure(),
             }
         }
     }
@@ -486,14 +506,13 @@ impl Worker {
                 let clear = known.is_some_and(|lane| lane.dry && lane.is_clear());
                 let end = if clear { acked } else { self.bus.end(&stream)? };
                 let records = u64::try_from(end.saturating_sub(acked)).unwrap_or(0);
-                let oldest_ns = match known {
-                    Some(lane) => lane.oldest_ns,
-                    // Nothing is being sent: the age goes on from what was seen last.
-                    None => lock(&self.shared.lanes).get(&stream).and_then(|lag| lag.oldest_ns),
-                };
-                let lag = match records {
-                    0 => Lag::default(),
-                    _ => Lag { records, bytes: held, oldest_ns },
+                let lag = match (records, known) {
+                    (0, _) => Lag::default(),
+                    (_, Some(lane)) => Lag { records, bytes: held, oldest_ns: lane.oldest_ns },
+                    (_, None) => {
+                        let oldest_ns = Some(oldest(&self.bus, &mut self.oldest, &stream, acked)?);
+                        Lag { records, bytes: held, oldest_ns }
+                    }
                 };
                 lags.insert(stream, lag);
             }
@@ -588,6 +607,23 @@ fn client(kafka: &Kafka) -> Result<BaseProducer<Deliveries>, BusError> {
         .set("queue.buffering.max.kbytes", "65536");
     BaseProducer::from_config_and_context(&client, Deliveries::default())
         .map_err(|e| BusError::Refused(format!("the client cannot be made: {e}")))
+}
+
+/// Wall time of the first record of a lane from `acked` on that tells one, as the spool has it; else of when it was
+/// first seen to wait.
+fn oldest(
+    bus: &SpoolBus,
+    known: &mut BTreeMap<StreamId, (i64, i64)>,
+    stream: &StreamId,
+    acked: i64,
+) -> Result<i64, BusError> {
+    if let Some((_, ns)) = known.get(stream).filter(|(at, _)| *at == acked) {
+        return Ok(*ns);
+    }
+    let records = bus.subscribe(stream, acked)?.poll_encoded(READ_BYTES)?;
+    let ns = records.iter().find_map(|(_, record)| wall_ns(record)).unwrap_or_else(now_ns);
+    known.insert(stream.clone(), (acked, ns));
+    Ok(ns)
 }
 
 /// Wall time of an encoded record, where it has one.

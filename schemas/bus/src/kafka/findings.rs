@@ -16,13 +16,12 @@ use rdkafka::producer::{BaseProducer, BaseRecord, Producer, ProducerContext};
 use super::{Kafka, Topic};
 use crate::BusError;
 
-/// How long what is on its way may take at the end.
-const LAST: Duration = Duration::from_secs(10);
-
 /// Sends findings.
 pub struct FindingsTopic {
     name: String,
     producer: BaseProducer<Failures>,
+    /// How long what is on its way may take at the end.
+    patience: Duration,
 }
 
 #[derive(Default)]
@@ -51,7 +50,8 @@ impl FindingsTopic {
         client.set("enable.idempotence", "true").set("acks", "all").set("message.timeout.ms", "0");
         let producer = BaseProducer::from_config_and_context(&client, Failures::default())
             .map_err(|e| BusError::Refused(format!("the client cannot be made: {e}")))?;
-        Ok(Self { name: kafka.topic(Topic::Findings), producer })
+        let patience = Duration::from_secs(kafka.config().drain_seconds);
+        Ok(Self { name: kafka.topic(Topic::Findings), producer, patience })
     }
 
     /// Sends a finding under its id: all revisions of one go to one partition, in order.
@@ -68,7 +68,7 @@ impl FindingsTopic {
 
 impl Drop for FindingsTopic {
     fn drop(&mut self) {
-        if let Err(error) = self.producer.flush(LAST) {
+        if let Err(error) = self.producer.flush(self.patience) {
             tracing::warn!(event = "findings_not_sent", error = %error, "the last findings may not be on the topic; the lake has them");
         }
     }
