@@ -4,7 +4,8 @@
 //! segments when Kafka has acknowledged them. A recorder reads [`KafkaBus`]. Streams and positions are those of the
 //! spool: a message carries consecutive records of one stream ([`batch`]), and the reader drops what came again and
 //! refuses what leaves a gap, by position. So the topic is at-least-once, what is read is exactly-once, and the
-//! offsets that the consumer group commits are only where to begin to read (docs/adr/0009).
+//! offsets that the consumer group commits are only where to begin to read, if the lake is shown to hold what lies
+//! before them ([`claim`], docs/adr/0009).
 //!
 //! All streams of a producer go to one partition number, the same in each topic: a recorder that has a partition
 //! has a producer whole, its ledger and what the ledger speaks of.
@@ -20,6 +21,7 @@ use crate::StreamId;
 use crate::stream::{KEYS_LANE, LEDGER_LANE};
 
 mod batch;
+mod claim;
 pub mod config;
 mod demux;
 mod drain;

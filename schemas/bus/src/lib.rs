@@ -7,6 +7,7 @@
 
 pub mod config;
 pub mod error;
+pub mod held;
 #[cfg(feature = "kafka")]
 pub mod kafka;
 pub mod mark;
@@ -18,6 +19,7 @@ mod wire;
 
 pub use config::{Durability, SpoolConfig, SpoolConfigError};
 pub use error::BusError;
+pub use held::Held;
 pub use mark::{Progress, Scope};
 pub use record::Record;
 pub use stream::StreamId;
@@ -57,11 +59,19 @@ pub trait Bus {
     /// The bus at a moment.
     type Mark: Send;
 
+    /// Says what the lake holds: of every stream when a reader begins, of one when that goes on as a new generation. A
+    /// bus that can begin to read elsewhere than at the start gives nothing before it knows.
+    fn holds(&self, held: BTreeMap<StreamId, Held>) -> Result<(), BusError>;
+
     /// The streams that exist now.
     fn streams(&self) -> Result<Vec<StreamId>, BusError>;
 
     /// Reads `stream` from position `from` on. A stream whose first kept record lies behind `from` is refused.
     fn subscribe(&self, stream: &StreamId, from: i64) -> Result<Self::Subscription, BusError>;
+
+    /// Says that nobody is going to read the stream until it is subscribed to again: what it has stays where it is, and
+    /// holds up nothing else.
+    fn park(&self, stream: &StreamId) -> Result<(), BusError>;
 
     /// Makes every record before `to` durable where it is. A lake commit comes after it: else a power cut could
     /// take back what the lake holds, and its positions would be given out again.

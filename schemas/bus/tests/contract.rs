@@ -7,7 +7,9 @@ use std::collections::BTreeMap;
 use std::time::{Duration, Instant};
 
 use bodycam_bus::spool::{LaneWriter, Spool, SpoolBus};
-use bodycam_bus::{Bus, BusError, Progress, Publisher, Record, Scope, SpoolConfig, StreamId, Subscription};
+use bodycam_bus::{
+    Bus, BusError, Held, Progress, Publisher, Record, Scope, SpoolConfig, StreamId, Subscription,
+};
 use bodycam_record::Id16;
 
 #[path = "../../../tests/support/broker.rs"]

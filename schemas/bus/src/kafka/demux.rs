@@ -1,30 +1,39 @@
 //! What comes from partitions, sorted into streams: by position, each record once, no gap passed over.
 //!
 //! Pure: the reader's thread feeds it, subscriptions take from it. Where to read is decided here, too: an offset that
-//! the group has committed is a place to begin, and when a reader wants what lies before it, the partition is read
-//! again from where the oldest unreleased message lies, and then from its start, before the stream counts as cut.
+//! the group has committed is a place to begin when the lake is shown to hold what lies before it ([`Claim`]), and
+//! when a reader wants what lies before, the partition is read again from where the oldest unreleased message lies,
+//! and then from its start, before the stream counts as cut.
 
-use std::collections::{BTreeMap, VecDeque};
+use std::collections::{BTreeMap, BTreeSet, VecDeque};
 
 use bodycam_record::Id16;
 
 use super::Place;
 use super::batch::Incoming;
-use crate::{BusError, Record, StreamId};
+use super::claim::{self, Claim, Seen};
+use crate::{BusError, Held, Record, StreamId};
 
-/// Bytes of a partition that wait for their readers; beyond it no more is read from it.
-pub(super) const WAITING_BYTES: usize = 24 << 20;
+/// Bytes of all partitions that wait for their readers: each has an equal share, beyond which no more is read from it
+/// (a message more, at most). Fixed shares, so that a ledger never fills the room of the streams that it waits for.
+pub(super) const WAITING_BYTES: usize = 64 << 20;
 
 /// The streams of the partitions that are read.
 #[derive(Debug, Default)]
 pub(super) struct Demux {
     partitions: BTreeMap<Place, Partition>,
     feeds: BTreeMap<StreamId, Feed>,
+    /// What the lake holds; none before it has been said.
+    held: Option<BTreeMap<StreamId, Held>>,
+    /// Streams that nobody is going to read.
+    parked: BTreeSet<StreamId>,
     subscriptions: u64,
     /// Messages that were no batches of ours.
     pub foreign: u64,
     /// Records dropped because they came again.
     pub repeated: u64,
+    /// Messages taken.
+    pub messages: u64,
 }
 
 #[derive(Debug)]
@@ -35,6 +44,12 @@ struct Partition {
     whole: bool,
     /// Where it is to be read again from, before anything else is taken.
     rewind: Option<Rewind>,
+    /// Digest of the message at `read_to`, when it is one that must be there for what is claimed to hold.
+    expected: Option<u32>,
+    /// What the lake was shown to hold before the place where reading began.
+    claimed: claim::Streams,
+    /// The messages that were read last.
+    seen: Seen,
 }
 
 /// Where to read again from; the lesser of two serves both.
@@ -64,6 +79,8 @@ struct Feed {
     partial: Option<Partial>,
     /// Given out and not released: offset of a message, and the position that releases it.
     unreleased: VecDeque<(i64, i64)>,
+    /// Everything before it rests in the lake.
+    released: i64,
     /// Why it does not go on, and at which message.
     failed: Option<(Failure, i64)>,
     /// Number of its subscription; 0 for none.
@@ -90,9 +107,20 @@ enum Tried {
 
 #[derive(Debug, Clone, PartialEq, Eq)]
 enum Failure {
-    Truncated { first: i64, wanted: i64 },
-    Recreated { known: Id16, found: Id16 },
-    Undecodable { position: i64, source: bodycam_record::canonical::DecodeError },
+    /// Its reader is gone.
+    Left,
+    Truncated {
+        first: i64,
+        wanted: i64,
+    },
+    Recreated {
+        known: Id16,
+        found: Id16,
+    },
+    Undecodable {
+        position: i64,
+        source: bodycam_record::canonical::DecodeError,
+    },
 }
 
 #[derive(Debug)]
@@ -106,9 +134,28 @@ struct Item {
 }
 
 impl Demux {
-    /// A partition is this reader's from now on, and is read from `offset`.
-    pub fn assigned(&mut self, place: Place, offset: i64, whole: bool) {
-        let partition = Partition { read_to: offset, whole, rewind: None };
+    /// The lake holds this. What was said before of other streams stays.
+    pub fn holds(&mut self, held: BTreeMap<StreamId, Held>) {
+        self.held.get_or_insert_default().extend(held);
+    }
+
+    /// What the lake holds; none before it has been said.
+    pub fn held(&self) -> Option<&BTreeMap<StreamId, Held>> {
+        self.held.as_ref()
+    }
+
+    /// A partition is this reader's from now on, and is read from `offset`: its first message, or the last one before
+    /// an offset with a claim that the lake holds.
+    pub fn assigned(&mut self, place: Place, offset: i64, claim: Option<Claim>) {
+        let (expected, claimed) = claim.map(|claim| (Some(claim.last), claim.streams)).unwrap_or_default();
+        let partition = Partition {
+            read_to: offset,
+            whole: expected.is_none(),
+            rewind: None,
+            expected,
+            claimed,
+            seen: Seen::default(),
+        };
         self.partitions.insert(place, partition);
     }
 
@@ -123,15 +170,19 @@ impl Demux {
         self.partitions.keys().copied()
     }
 
-    /// Bytes that wait for readers of all partitions.
+    /// Bytes that wait for readers of all partitions, beginnings of records among them.
     pub fn waiting(&self) -> usize {
-        self.feeds.values().map(|feed| feed.bytes).sum()
+        self.feeds.values().map(|feed| feed.bytes + feed.begun()).sum()
     }
 
     /// Whether more of a partition can be taken now.
     pub fn has_room(&self, place: Place) -> bool {
+        let share = WAITING_BYTES / self.partitions.len().max(1);
         let waiting: usize = self.feeds.values().filter(|f| f.place == place).map(|f| f.bytes).sum();
-        waiting < WAITING_BYTES
+        // Nobody can take the beginning of a record. When there are too many of them, one partition goes on alone.
+        let begun: usize = self.feeds.values().map(Feed::begun).sum();
+        let first = self.feeds.values().find(|feed| feed.partial.is_some()).map(|feed| feed.place);
+        waiting < share && (begun < WAITING_BYTES || first == Some(place))
     }
 
     /// Where the partition is to be read again from, if it is.
@@ -144,6 +195,8 @@ impl Demux {
         let Some(partition) = self.partitions.get_mut(&place) else { return };
         partition.read_to = offset;
         partition.whole |= whole;
+        partition.expected = None;
+        partition.seen.forget_from(offset);
         if partition.rewind == Some(served) {
             partition.rewind = None;
         }
@@ -152,20 +205,30 @@ impl Demux {
     }
 
     /// Takes a message.
-    pub fn message(
-        &mut self,
-        place: Place,
-        offset: i64,
-        value: &[u8],
-        expected: impl Fn(&StreamId) -> Place,
-    ) {
+    pub fn message(&mut self, place: Place, offset: i64, value: &[u8], belongs: impl Fn(&StreamId) -> Place) {
         let Some(partition) = self.partitions.get_mut(&place) else { return };
         // One that came while the partition is to be read again comes again.
-        if offset < partition.read_to || partition.rewind.is_some() {
+        if partition.rewind.is_some() {
+            return;
+        }
+        if offset < partition.read_to {
+            self.replaced(place, offset);
+            return;
+        }
+        let digest = crc32c::crc32c(value);
+        let expected = partition.expected.take();
+        if expected.is_some_and(|expected| (offset, digest) != (partition.read_to, expected)) {
+            self.replaced(place, offset);
             return;
         }
         partition.read_to = offset.saturating_add(1);
-        let batch = Incoming::decode(value).and_then(|batch| match expected(&batch.stream) == place {
+        partition.seen.push(offset, digest);
+        self.messages += 1;
+        if expected.is_some() {
+            // It lies before what is claimed.
+            return;
+        }
+        let batch = Incoming::decode(value).and_then(|batch| match belongs(&batch.stream) == place {
             true => Ok(batch),
             false => Err(format!("stream {} does not belong here", batch.stream)),
         });
@@ -186,7 +249,30 @@ impl Demux {
         }
     }
 
+    /// Nobody has sought this offset, and it lies before what was read: the topic is another one under the same name.
+    fn replaced(&mut self, place: Place, offset: i64) {
+        let Some(partition) = self.partitions.get_mut(&place) else { return };
+        tracing::error!(
+            event = "kafka_log_replaced",
+            topic = place.0.suffix(),
+            partition = place.1,
+            offset,
+            read_to = partition.read_to,
+            "the partition begins anew: the topic was deleted and made again; it is read from its start"
+        );
+        partition.rewind = Some(Rewind::Start);
+        (partition.claimed, partition.seen) = Default::default();
+        for feed in self.feeds.values_mut().filter(|feed| feed.place == place) {
+            feed.log_replaced();
+        }
+    }
+
     fn batch(&mut self, place: Place, offset: i64, batch: Incoming) {
+        let held = self.held.as_ref().and_then(|held| held.get(&batch.stream));
+        if held.is_some_and(|held| held.has_in_older(batch.origin, batch.to)) {
+            self.repeated += batch.entries.iter().filter(|entry| !entry.more).count() as u64;
+            return;
+        }
         let feed = self.feeds.entry(batch.stream.clone()).or_insert_with(|| {
             tracing::debug!(event = "kafka_stream", stream = %batch.stream, position = batch.from, offset, "a stream is on the bus");
             Feed::new(place, batch.from)
@@ -194,12 +280,18 @@ impl Demux {
         if feed.failed.is_some() {
             return;
         }
-        match feed.origin {
+        // Who reads it wants it to go on as the lake has it; who is to begin looks at what is here.
+        let wanted = held.and_then(|held| held.origin).filter(|_| feed.subscription != 0);
+        match feed.origin.or(wanted) {
             Some(known) if known != batch.origin => {
                 feed.fail(Failure::Recreated { known, found: batch.origin }, offset);
                 return;
             }
             _ => feed.origin = Some(batch.origin),
+        }
+        if self.parked.contains(&batch.stream) {
+            feed.leave(offset);
+            return;
         }
         if batch.from > feed.next {
             let whole = self.partitions.get(&place).is_some_and(|partition| partition.whole);
@@ -223,12 +315,10 @@ impl Demux {
         feed.tried = target;
         feed.partial = None;
         if let Some(partition) = self.partitions.get_mut(&place) {
-            let wanted = match (target, floor) {
+            partition.read_again(match (target, floor) {
                 (Tried::Unreleased, Some(floor)) => Rewind::To(floor),
                 _ => Rewind::Start,
-            };
-            // Another stream may wait for one already.
-            partition.rewind = Some(partition.rewind.map_or(wanted, |pending| pending.min(wanted)));
+            });
         }
     }
 
@@ -244,14 +334,33 @@ impl Demux {
         Some(of_place.filter_map(Feed::floor).min().map_or(limit, |floor| floor.min(limit)))
     }
 
+    /// An offset to commit before which everything of the partition is released, and the claim that goes with it; none
+    /// when there is none yet.
+    pub fn bookmark(&mut self, place: Place) -> Option<(i64, Claim)> {
+        let floor = self.floor(place)?;
+        let partition = self.partitions.get_mut(&place)?;
+        let (before, last) = partition.seen.last_before(floor)?;
+        let mut streams = partition.claimed.clone();
+        for (stream, feed) in self.feeds.iter().filter(|(_, f)| f.place == place && f.subscription != 0) {
+            if let Some(origin) = feed.origin {
+                streams.insert(stream.clone(), (claim::beginning(origin), feed.released));
+            }
+        }
+        Some((before.saturating_add(1), Claim { last, streams }))
+    }
+
     /// The streams that are known.
     pub fn streams(&self) -> Vec<StreamId> {
         self.feeds.keys().cloned().collect()
     }
 
-    /// The origin of a stream.
+    /// The origin of a stream; of one that begins anew, that of what comes next, once the lake holds all that was before.
     pub fn origin(&self, stream: &StreamId) -> Option<Id16> {
-        self.feeds.get(stream)?.origin
+        let feed = self.feeds.get(stream)?;
+        match feed.failed {
+            Some((Failure::Recreated { found, .. }, _)) if feed.floor_of_records().is_none() => Some(found),
+            _ => feed.origin,
+        }
     }
 
     /// A reader wants `stream` from `from` on. Gives the number of the subscription.
@@ -259,6 +368,7 @@ impl Demux {
         let Some(partition) = self.partitions.get(&place) else {
             return Err(BusError::Revoked { stream: stream.to_string() });
         };
+        self.parked.remove(stream);
         self.subscriptions += 1;
         let number = self.subscriptions;
         let whole = partition.whole;
@@ -267,9 +377,22 @@ impl Demux {
         if known && from < feed.start && whole && !feed.given {
             return Err(BusError::Truncated { stream: stream.to_string(), first: feed.start, wanted: from });
         }
+        let newest = self.held.as_ref().and_then(|held| held.get(stream)?.origin);
+        if let Some((Failure::Recreated { found, .. }, at)) = feed.failed
+            && newest == Some(found)
+        {
+            // It goes on as a new generation, from the message that showed it.
+            *feed = Feed { origin: newest, subscription: number, released: from, ..Feed::new(place, from) };
+            if let Some(partition) = self.partitions.get_mut(&place) {
+                partition.read_again(Rewind::To(at));
+            }
+            return Ok(number);
+        }
         feed.subscription = number;
         feed.tried = Tried::Nothing;
-        let cut = matches!(feed.failed, Some((Failure::Truncated { .. }, _)));
+        feed.released = from;
+        let left = matches!(feed.failed, Some((Failure::Left, _)));
+        let cut = left || matches!(feed.failed, Some((Failure::Truncated { .. }, _)));
         if known && from >= feed.start && !cut {
             while feed.queue.front().is_some_and(|item| item.position < from) {
                 drop(feed.pop_front());
@@ -284,6 +407,7 @@ impl Demux {
         }
         let target = match feed.unreleased.is_empty() {
             false => Tried::Unreleased,
+            true if left => Tried::Unreleased,
             true if known || !whole => Tried::Start,
             true => return Ok(number),
         };
@@ -293,9 +417,8 @@ impl Demux {
             feed.queue.clear();
             feed.unreleased.clear();
             (feed.bytes, feed.start, feed.next) = (0, from, from);
-            if cut {
-                feed.failed = None;
-            }
+            // It comes again.
+            feed.failed = None;
         }
         Ok(number)
     }
@@ -329,22 +452,63 @@ impl Demux {
         }
     }
 
+    /// The reader of a subscription is gone: what waits for it is forgotten, and is read again for the next one.
+    pub fn leave(&mut self, stream: &StreamId, subscription: u64) {
+        let Some(feed) = self.feeds.get_mut(stream).filter(|feed| feed.subscription == subscription) else {
+            return;
+        };
+        if feed.failed.is_some() && feed.queue.is_empty() {
+            return;
+        }
+        let read_to = self.partitions.get(&feed.place).map_or(0, |partition| partition.read_to);
+        feed.leave(read_to);
+    }
+
+    /// Nobody is going to read the stream: nothing waits for it, and the offset stays before what it has.
+    pub fn park(&mut self, stream: &StreamId) {
+        self.parked.insert(stream.clone());
+        let subscription = self.feeds.get(stream).map_or(0, |feed| feed.subscription);
+        self.leave(stream, subscription);
+    }
+
     /// Everything of `stream` before `to` rests in the lake.
     pub fn release(&mut self, stream: &StreamId, to: i64) {
         let Some(feed) = self.feeds.get_mut(stream) else { return };
+        feed.released = feed.released.max(to);
+        if let Some(held) = &mut self.held {
+            let held = held.entry(stream.clone()).or_default();
+            held.position = held.position.max(to);
+            held.origin = held.origin.or(feed.origin);
+        }
         while feed.unreleased.front().is_some_and(|(_, released_by)| *released_by <= to) {
             feed.unreleased.pop_front();
         }
     }
 
-    /// Whether everything of the streams in `scope` that lay in the partition before `end` was given out.
-    pub fn given_out(&self, place: Place, end: i64, scope: impl Fn(&StreamId) -> bool) -> bool {
+    /// Whether everything of the streams in `scope` that lay in the partition before `end` was given out. A stream that
+    /// cannot go on holds it up, unless its reader says that it is `dry`.
+    pub fn given_out(
+        &self,
+        place: Place,
+        end: i64,
+        scope: impl Fn(&StreamId) -> bool,
+        dry: impl Fn(&StreamId) -> bool,
+    ) -> bool {
         // A partition that is someone else's now gives nothing more here.
         let Some(partition) = self.partitions.get(&place) else { return true };
         let waits = |(stream, feed): (&StreamId, &Feed)| {
-            feed.place == place && scope(stream) && feed.queue.front().is_some_and(|item| item.offset < end)
+            let failed = feed.failed.as_ref().is_some_and(|(_, offset)| *offset < end) && !dry(stream);
+            let waiting = feed.queue.front().is_some_and(|item| item.offset < end);
+            feed.place == place && scope(stream) && (failed || waiting)
         };
         partition.rewind.is_none() && partition.read_to >= end && !self.feeds.iter().any(waits)
+    }
+}
+
+impl Partition {
+    /// Wants it read again, besides what is wanted already.
+    fn read_again(&mut self, wanted: Rewind) {
+        self.rewind = Some(self.rewind.map_or(wanted, |pending| pending.min(wanted)));
     }
 }
 
@@ -359,6 +523,7 @@ impl Feed {
             bytes: 0,
             partial: None,
             unreleased: VecDeque::new(),
+            released: 0,
             failed: None,
             subscription: 0,
             given: false,
@@ -369,6 +534,15 @@ impl Feed {
     fn fail(&mut self, failure: Failure, offset: i64) {
         self.partial = None;
         self.failed = Some((failure, offset));
+    }
+
+    /// Nobody reads it now: what waits is read again for who comes next, from `read_to` at the latest.
+    fn leave(&mut self, read_to: i64) {
+        let at = self.floor().map_or(read_to, |floor| floor.min(read_to));
+        self.queue.clear();
+        self.bytes = 0;
+        self.given = true;
+        self.fail(Failure::Left, at);
     }
 
     /// What to read again for records that lie before the message at `offset`; nothing when all was read.
@@ -425,6 +599,22 @@ impl Feed {
         self.next = self.next.max(batch.to);
     }
 
+    /// Offsets of before mean nothing now, and there is nothing to look back to.
+    fn log_replaced(&mut self) {
+        self.tried = Tried::Start;
+        self.partial = None;
+        self.unreleased.clear();
+        self.queue.iter_mut().for_each(|item| item.offset = 0);
+        if let Some((_, offset)) = &mut self.failed {
+            *offset = 0;
+        }
+    }
+
+    /// Bytes of a record whose end has not come.
+    fn begun(&self) -> usize {
+        self.partial.as_ref().map_or(0, |begun| begun.bytes.len())
+    }
+
     fn pop_front(&mut self) -> Option<Item> {
         let item = self.queue.pop_front()?;
         self.bytes -= item.bytes;
@@ -433,11 +623,16 @@ impl Feed {
 
     /// Offset of the first message that is not released.
     fn floor(&self) -> Option<i64> {
+        let failed = self.failed.as_ref().map(|(_, offset)| *offset);
+        [self.floor_of_records(), failed].into_iter().flatten().min()
+    }
+
+    /// Offset of the first message with a record that was taken and is not released.
+    fn floor_of_records(&self) -> Option<i64> {
         let given = self.unreleased.front().map(|(offset, _)| *offset);
         let waiting = self.queue.front().map(|item| item.offset);
         let partial = self.partial.as_ref().map(|begun| begun.offset);
-        let failed = self.failed.as_ref().map(|(_, offset)| *offset);
-        [given, waiting, partial, failed].into_iter().flatten().min()
+        [given, waiting, partial].into_iter().flatten().min()
     }
 }
 
@@ -445,6 +640,7 @@ impl Failure {
     fn error(&self, stream: &StreamId) -> BusError {
         let stream = stream.to_string();
         match self.clone() {
+            Failure::Left => BusError::Revoked { stream },
             Failure::Truncated { first, wanted } => BusError::Truncated { stream, first, wanted },
             Failure::Recreated { known, found } => {
                 BusError::Recreated { stream, known: known.to_string(), found: found.to_string() }

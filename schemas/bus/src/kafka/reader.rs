@@ -1,8 +1,8 @@
 //! The reading end: a member of the consumer group, on a thread of its own.
 //!
 //! The thread polls, sorts what comes into streams ([`super::demux`]) and commits offsets before which everything
-//! rests in the lake. Nothing depends on them: what is wanted is said by positions, and an offset that is too high or
-//! too low costs a second look, never a record.
+//! rests in the lake, each with a claim that says so ([`super::claim`]). Nothing depends on them: what is wanted is said
+//! by positions, and an offset that is too high or too low costs a second look, never a record.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::atomic::{AtomicBool, Ordering};
@@ -19,10 +19,14 @@ use rdkafka::error::KafkaError;
 use rdkafka::message::BorrowedMessage;
 use rdkafka::{Message, Offset, TopicPartitionList};
 
+use super::claim::Claim;
 use super::demux::{Demux, Rewind};
 use super::{Away, Kafka, Place, Topic, prepare};
-use crate::{Bus, BusError, Progress, Record, Scope, StreamId, Subscription};
+use crate::{Bus, BusError, Held, Progress, Record, Scope, StreamId, Subscription};
 
+/// Bytes that the library fetches ahead, of all partitions; of one, at least and at most.
+const FETCHED: usize = 32 << 20;
+const FETCHED_OF_ONE: (usize, usize) = (64 << 10, 4 << 20);
 /// How long to wait when no partition had anything.
 const IDLE: Duration = Duration::from_millis(10);
 /// How long to wait at the end of a stream before looking again.
@@ -137,6 +141,12 @@ impl KafkaMetrics {
         for (name, kind, help, value) in [
             ("partitions", "gauge", "Partitions that this recorder reads.", partitions),
             ("waiting_bytes", "gauge", "Bytes read from Kafka and not taken yet.", demux.waiting() as u64),
+            (
+                "messages_total",
+                "counter",
+                "Messages read from Kafka, those that came again with them.",
+                demux.messages,
+            ),
             ("repeated_total", "counter", "Records that came again and were passed over.", demux.repeated),
             ("foreign_total", "counter", "Messages that no gateway sends.", demux.foreign),
         ] {
@@ -164,6 +174,11 @@ impl Bus for KafkaBus {
     type Subscription = KafkaSubscription;
     type Mark = KafkaMark;
 
+    fn holds(&self, held: BTreeMap<StreamId, Held>) -> Result<(), BusError> {
+        lock(&self.handle.shared.demux).holds(held);
+        Ok(())
+    }
+
     fn streams(&self) -> Result<Vec<StreamId>, BusError> {
         Ok(lock(&self.handle.shared.demux).streams())
     }
@@ -173,6 +188,11 @@ impl Bus for KafkaBus {
         let place = shared.kafka.place(stream);
         let number = lock(&shared.demux).subscribe(stream, place, from)?;
         Ok(KafkaSubscription { shared, stream: stream.clone(), number, position: from })
+    }
+
+    fn park(&self, stream: &StreamId) -> Result<(), BusError> {
+        lock(&self.handle.shared.demux).park(stream);
+        Ok(())
     }
 
     fn settle(&self, _: &StreamId, _: i64) -> Result<(), BusError> {
@@ -213,7 +233,8 @@ impl Bus for KafkaBus {
         let scope = mark.scope.scope();
         // What was given out is what the reader says that it has.
         let taken = |stream: &StreamId| !scope.holds(stream) || progress.contains_key(stream);
-        Ok(ends.iter().all(|(place, end)| demux.given_out(*place, *end, |stream| scope.holds(stream)))
+        let dry = |stream: &StreamId| progress.get(stream).is_some_and(|progress| progress.dry);
+        Ok(ends.iter().all(|(place, end)| demux.given_out(*place, *end, |stream| scope.holds(stream), dry))
             && demux.streams().iter().all(taken))
     }
 }
@@ -249,6 +270,12 @@ impl Subscription for KafkaSubscription {
 
     fn position(&self) -> i64 {
         self.position
+    }
+}
+
+impl Drop for KafkaSubscription {
+    fn drop(&mut self) {
+        lock(&self.shared.demux).leave(&self.stream, self.number);
     }
 }
 
@@ -363,22 +390,26 @@ impl Poller {
         }
     }
 
-    /// Finds out where partitions that are new here are read from. In the order of the topics, and no further than the
-    /// first that is not known: a ledger is read after what it speaks of.
+    /// Finds out where partitions that are new here are read from, once it is known what the lake holds. In the order of
+    /// the topics, and no further than the first that is not known: a ledger is read after what it speaks of.
     fn arrive(&mut self) {
+        if lock(&self.shared.demux).held().is_none() {
+            return;
+        }
         let arriving: Vec<Place> = self.arriving.iter().copied().collect();
         for place in arriving {
             match self.begin(place) {
-                Ok((offset, whole)) => {
-                    lock(&self.shared.demux).assigned(place, offset, whole);
-                    self.arriving.remove(&place);
+                Ok((offset, claim)) => {
                     tracing::info!(
                         event = "kafka_partition_assigned",
                         topic = place.0.suffix(),
                         partition = place.1,
                         offset,
+                        from_the_start = claim.is_none(),
                         "reading"
                     );
+                    lock(&self.shared.demux).assigned(place, offset, claim);
+                    self.arriving.remove(&place);
                 }
                 Err(error) => {
                     tracing::warn!(event = "kafka_partition_unknown", topic = place.0.suffix(), partition = place.1, error = %error, "trying again");
@@ -388,20 +419,25 @@ impl Poller {
         }
     }
 
-    fn begin(&self, place: Place) -> Result<(i64, bool), KafkaError> {
+    /// The start of a partition, or the message before the offset that the group has committed, if the lake holds what
+    /// is claimed with it.
+    fn begin(&self, place: Place) -> Result<(i64, Option<Claim>), KafkaError> {
         let name = self.shared.kafka.topic(place.0);
         let (low, high) = self.consumer.fetch_watermarks(&name, place.1, REQUEST)?;
         let mut wanted = TopicPartitionList::new();
         wanted.add_partition(&name, place.1);
         let committed = self.consumer.committed_offsets(wanted, REQUEST)?;
-        let committed = committed.find_partition(&name, place.1).map(|e| e.offset());
-        let offset = match committed {
-            Some(Offset::Offset(offset)) if (low..=high).contains(&offset) => offset,
-            _ => low,
-        };
+        let begun = committed.find_partition(&name, place.1).and_then(|entry| {
+            let Offset::Offset(offset) = entry.offset() else { return None };
+            let demux = lock(&self.shared.demux);
+            let claim =
+                Claim::parse(entry.metadata()).filter(|c| demux.held().is_some_and(|h| c.is_held(h)))?;
+            (low < offset && offset <= high).then_some((offset.saturating_sub(1), Some(claim)))
+        });
+        let (offset, claim) = begun.unwrap_or((low, None));
         // The library may have begun elsewhere, as with an offset of a topic that was recreated.
         self.consumer.seek(&name, place.1, Offset::Offset(offset), REQUEST)?;
-        Ok((offset, offset <= low))
+        Ok((offset, claim))
     }
 
     /// Takes what the partitions have. Gives whether there was anything.
@@ -481,15 +517,27 @@ impl Poller {
         self.commit_at = Instant::now();
         let mut offsets = TopicPartitionList::new();
         {
-            let demux = lock(&self.shared.demux);
-            for place in demux.places() {
-                let Some(floor) = demux.floor(place) else { continue };
-                if self.committed.insert(place, floor) == Some(floor) {
+            let mut demux = lock(&self.shared.demux);
+            let places: Vec<Place> = demux.places().collect();
+            for place in places {
+                let Some((offset, claim)) = demux.bookmark(place) else { continue };
+                if self.committed.insert(place, offset) == Some(offset) {
                     continue;
                 }
                 let name = self.shared.kafka.topic(place.0);
-                if let Err(error) = offsets.add_partition_offset(&name, place.1, Offset::Offset(floor)) {
+                let mut entry = offsets.add_partition(&name, place.1);
+                if let Err(error) = entry.set_offset(Offset::Offset(offset)) {
                     tracing::debug!(event = "kafka_offset_not_committed", error = %error, "an offset");
+                }
+                match claim.to_text() {
+                    Some(text) => entry.set_metadata(text),
+                    None => tracing::debug!(
+                        event = "kafka_claim_too_long",
+                        topic = place.0.suffix(),
+                        partition = place.1,
+                        streams = claim.streams.len(),
+                        "the next reader will begin at the start of the partition: use more partitions"
+                    ),
                 }
             }
         }
@@ -511,6 +559,9 @@ fn take(shared: &Shared, consumer: &BaseConsumer<Member>, message: &BorrowedMess
 
 fn consumer(kafka: &Kafka) -> Result<BaseConsumer<Member>, BusError> {
     let mut client = kafka.client();
+    // One recorder may have all partitions.
+    let partitions = Topic::OF_STREAMS.len() * usize::try_from(kafka.config().partitions).unwrap_or(1).max(1);
+    let ahead = (FETCHED / partitions).clamp(FETCHED_OF_ONE.0, FETCHED_OF_ONE.1);
     client
         .set("group.id", &kafka.config().group)
         .set("enable.auto.commit", "false")
@@ -521,7 +572,12 @@ fn consumer(kafka: &Kafka) -> Result<BaseConsumer<Member>, BusError> {
         .set("isolation.level", "read_uncommitted")
         .set("session.timeout.ms", "10000")
         .set("heartbeat.interval.ms", "3000")
-        .set("queued.max.messages.kbytes", "16384")
+        .set("queued.max.messages.kbytes", (ahead >> 10).to_string())
+        // Brokers give a message that is larger than this all the same.
+        .set("max.partition.fetch.bytes", ahead.min(1 << 20).to_string())
+        .set("fetch.max.bytes", "16777216")
+        // How soon a partition is fetched again whose queue was full.
+        .set("fetch.queue.backoff.ms", "10")
         .set("fetch.wait.max.ms", "100")
         .set("topic.metadata.refresh.interval.ms", "30000");
     let names: BTreeMap<String, Topic> =

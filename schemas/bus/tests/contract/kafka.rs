@@ -4,11 +4,15 @@ use std::sync::atomic::{AtomicU32, Ordering};
 use std::sync::{Arc, Mutex, PoisonError, Weak};
 
 use bodycam_bus::kafka::{
-    Drain, Kafka, KafkaBus, KafkaConfig, KafkaSasl, KafkaTls, SaslMechanism, Unready, prepare,
+    Drain, FindingsTopic, Kafka, KafkaBus, KafkaConfig, KafkaSasl, KafkaTls, SaslMechanism, Unready, prepare,
 };
+use bodycam_record::ledger::{Ledger, Start};
+use bodycam_record::{Digest, EpochKey, ProducerKey};
 use rdkafka::admin::{AdminClient, AdminOptions, NewTopic, TopicReplication};
 use rdkafka::client::DefaultClientContext;
 use rdkafka::config::ClientConfig;
+use rdkafka::consumer::{BaseConsumer, Consumer};
+use rdkafka::message::Message;
 use rdkafka::{Offset, TopicPartitionList};
 
 use super::broker::{Broker, Identity, USER};
@@ -49,6 +53,13 @@ impl OnKafka {
         admin(&self.address)
     }
 
+    /// A reader for a lake that holds this.
+    fn reader_for(&self, held: BTreeMap<StreamId, Held>) -> KafkaBus {
+        let bus = KafkaBus::open(self.kafka.clone()).unwrap();
+        bus.holds(held).unwrap();
+        bus
+    }
+
     fn stop(&mut self) {
         self.drain = None;
         self.gateway.kill();
@@ -63,7 +74,17 @@ impl OnKafka {
 fn config(address: &str) -> KafkaConfig {
     let n = SCENES.fetch_add(1, Ordering::SeqCst);
     let name = format!("scene-{n}");
-    KafkaConfig { topic_prefix: name.clone(), group: name, partitions: 3, ..KafkaConfig::at(&[address]) }
+    one_broker(KafkaConfig {
+        topic_prefix: name.clone(),
+        group: name,
+        partitions: 3,
+        ..KafkaConfig::at(&[address])
+    })
+}
+
+/// For a cluster of one.
+fn one_broker(config: KafkaConfig) -> KafkaConfig {
+    KafkaConfig { replicas: 1, min_insync_replicas: 1, ..config }
 }
 
 fn admin(address: &str) -> AdminClient<DefaultClientContext> {
@@ -83,7 +104,7 @@ impl Scene for OnKafka {
     }
 
     fn reader(&self) -> KafkaBus {
-        KafkaBus::open(self.kafka.clone()).unwrap()
+        self.reader_for(BTreeMap::new())
     }
 
     fn written(&mut self) {
@@ -156,9 +177,7 @@ fn an_outage_lets_the_spool_grow_and_nothing_is_lost_or_out_of_order() {
     scene.gateway.fill("ledger", 10..20);
     let metric = |name: &str| {
         let text = scene.drain.as_ref().unwrap().metrics().prometheus();
-        let line =
-            text.lines().find(|line| line.starts_with(&format!("bodycam_gateway_kafka_{name} "))).unwrap();
-        line.rsplit(' ').next().unwrap().parse::<u64>().unwrap()
+        told(&text, &format!("bodycam_gateway_kafka_{name}"))
     };
     let deadline = Instant::now() + LIMIT;
     while metric("unsent_records") < 610 || metric("oldest_unsent_seconds") < 2 {
@@ -233,6 +252,176 @@ fn a_stream_that_begins_anew_under_an_old_name_is_refused() {
     assert!(matches!(&error, BusError::Recreated { known, .. } if *known == origin.to_string()), "{error}");
 }
 
+/// A counter or gauge.
+fn told(text: &str, name: &str) -> u64 {
+    let line = text.lines().find(|line| line.starts_with(&format!("{name} ")));
+    line.unwrap_or_else(|| panic!("no {name} in\n{text}")).rsplit(' ').next().unwrap().parse().unwrap()
+}
+
+/// What a lake holds that has everything of the streams up to these positions.
+fn held(bus: &KafkaBus, positions: &[(&str, i64)]) -> BTreeMap<StreamId, Held> {
+    let of = |(name, position): &(&str, i64)| {
+        let origin = bus.origin(&stream(name)).unwrap();
+        assert!(origin.is_some(), "{name} was not seen");
+        (stream(name), Held { position: *position, origin, older: Vec::new() })
+    };
+    positions.iter().map(of).collect()
+}
+
+#[test]
+fn an_offset_spares_reading_again_and_hides_nothing_from_a_lake_that_holds_less() {
+    let Some(mut scene) = OnKafka::new() else { return };
+    // A lane that is silent from now on, and one that is not.
+    scene.gateway.fill("0", 0..100);
+    scene.gateway.fill("1", 0..100);
+    scene.written();
+    let (silent, busy) = (end(&scene.gateway, "gw/0"), end(&scene.gateway, "gw/1"));
+    let first = scene.reader();
+    for (name, to) in [("gw/0", silent), ("gw/1", busy)] {
+        let mut subscription = subscribe(&first, name, 0);
+        read_to(&mut subscription, to, 100_000);
+        first.release(&stream(name), to).unwrap();
+    }
+    let all = held(&first, &[("gw/0", silent), ("gw/1", busy)]);
+    let restored = held(&first, &[("gw/0", 40), ("gw/1", busy)]);
+    // The offset is committed at the end, too.
+    drop(first);
+    scene.gateway.fill("1", 100..120);
+    scene.written();
+    let to = end(&scene.gateway, "gw/1");
+    let messages =
+        |bus: &KafkaBus| told(&bus.metrics().prometheus(), "bodycam_recorder_kafka_messages_total");
+    let second = scene.reader_for(all);
+    let mut subscription = subscribe(&second, "gw/1", busy);
+    assert_eq!(read_to(&mut subscription, to, 100_000), expected(&scene.gateway, "gw/1", busy));
+    assert_eq!(second.streams().unwrap(), [stream("gw/1")], "what the lake holds was read again");
+    let few = messages(&second);
+    drop((subscription, second));
+    // A lake from a backup, and a fresh one: what the offset says is done is not done there.
+    for (lake, from) in [(restored, 40), (BTreeMap::new(), 0)] {
+        let bus = scene.reader_for(lake);
+        let mut subscription = subscribe(&bus, "gw/0", from);
+        assert_eq!(read_to(&mut subscription, silent, 100_000), expected(&scene.gateway, "gw/0", from));
+        assert!(messages(&bus) > few, "{} after {few}", messages(&bus));
+    }
+}
+
+#[test]
+fn a_topic_that_is_deleted_under_a_reader_and_made_again_goes_on() {
+    let Some(mut scene) = OnKafka::new() else { return };
+    scene.gateway.fill("0", 0..300);
+    scene.written();
+    let bus = scene.reader();
+    let mut subscription = subscribe(&bus, "gw/0", 0);
+    let to = end(&scene.gateway, "gw/0");
+    assert_eq!(read_to(&mut subscription, to, 100_000), expected(&scene.gateway, "gw/0", 0));
+    bus.release(&stream("gw/0"), to).unwrap();
+    drop(subscription);
+    scene.stop();
+    let topic = format!("{}.events", scene.kafka.config().topic_prefix);
+    let deleted = block_on(async { scene.admin().delete_topics(&[&topic], &AdminOptions::new()).await });
+    assert!(deleted.unwrap().iter().all(Result::is_ok));
+    // The gateway makes it again.
+    scene.start();
+    scene.gateway.fill("0", 300..400);
+    scene.written();
+    assert_eq!(
+        read_through(&bus, "gw/0", to, end(&scene.gateway, "gw/0")),
+        expected(&scene.gateway, "gw/0", to)
+    );
+}
+
+/// Where no broker is, and none comes.
+fn nowhere() -> String {
+    let listener = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
+    listener.local_addr().unwrap().to_string()
+}
+
+#[test]
+fn the_age_of_what_is_not_sent_outlives_a_restart_in_an_outage() {
+    let mut gateway = Gateway::new();
+    let hour_ago = std::time::SystemTime::now() - Duration::from_secs(3600);
+    let since = hour_ago.duration_since(std::time::UNIX_EPOCH).unwrap();
+    let start = Start {
+        config_digest: Digest([1; 32]),
+        inherited: Vec::new(),
+        simulated_clock: false,
+        software: "test".into(),
+    };
+    let (long_term, epoch) = (ProducerKey::from_seed(&[1; 32]), EpochKey::from_seed(&[2; 32]));
+    let at = i64::try_from(since.as_nanos()).unwrap();
+    let (_, record) = Ledger::start("gw", &long_term, epoch, None, start, at);
+    gateway.write("ledger", &Record::Ledger(Box::new(record)));
+    gateway.kill();
+    gateway.start();
+    let drain = Drain::start(Kafka::new(config(&nowhere()), None), &gateway.config(), "gw").unwrap();
+    let metric = |name: &str| told(&drain.metrics().prometheus(), &format!("bodycam_gateway_kafka_{name}"));
+    let deadline = Instant::now() + LIMIT;
+    while metric("unsent_records") == 0 {
+        assert!(Instant::now() < deadline, "the lag is not told");
+        std::thread::sleep(Duration::from_millis(50));
+    }
+    let age = metric("oldest_unsent_seconds");
+    assert!((3600..3700).contains(&age), "{age}");
+}
+
+#[test]
+fn a_stop_without_a_broker_takes_no_longer_than_it_may() {
+    let mut gateway = Gateway::new();
+    gateway.fill("0", 0..100);
+    // One that refuses, and one that takes connections and never answers.
+    let silent = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
+    for address in [nowhere(), silent.local_addr().unwrap().to_string()] {
+        let mut drain = Drain::start(Kafka::new(config(&address), None), &gateway.config(), "gw").unwrap();
+        let began = Instant::now();
+        let left = drain.stop(Duration::from_secs(1));
+        let took = began.elapsed();
+        assert!(took < Duration::from_secs(4), "{took:?} at {address}");
+        assert!(left >= 100, "{left}");
+    }
+}
+
+#[test]
+fn findings_reach_their_topic_in_the_order_of_their_revisions_through_an_outage() {
+    let Some(mut broker) = Broker::start(None) else { return };
+    let address = broker.address();
+    let kafka = Kafka::new(config(&address), None);
+    prepare(&kafka).unwrap();
+    let findings = FindingsTopic::open(&kafka).unwrap();
+    let finding = |n: usize| (format!("finding-{}", n % 7), format!("{{\"revision\":{n}}}"));
+    for n in 0..50 {
+        if n == 20 {
+            broker.kill();
+        }
+        let (id, json) = finding(n);
+        findings.send(&id, &json).unwrap();
+        if n == 40 {
+            broker.resume();
+        }
+    }
+    // What is on its way is waited for.
+    drop(findings);
+    let consumer: BaseConsumer = ClientConfig::new()
+        .set("bootstrap.servers", &address)
+        .set("group.id", "readers of findings")
+        .set("auto.offset.reset", "earliest")
+        .create()
+        .unwrap();
+    consumer.subscribe(&[&format!("{}.findings", kafka.config().topic_prefix)]).unwrap();
+    let mut got: BTreeMap<String, Vec<String>> = BTreeMap::new();
+    let deadline = Instant::now() + LIMIT;
+    while got.values().map(Vec::len).sum::<usize>() < 50 {
+        assert!(Instant::now() < deadline, "{got:?}");
+        if let Some(Ok(message)) = consumer.poll(Duration::from_millis(200)) {
+            let text = |bytes: Option<&[u8]>| String::from_utf8(bytes.unwrap().to_vec()).unwrap();
+            got.entry(text(message.key())).or_default().push(text(message.payload()));
+        }
+    }
+    let mut wanted: BTreeMap<String, Vec<String>> = BTreeMap::new();
+    (0..50).map(finding).for_each(|(id, json)| wanted.entry(id).or_default().push(json));
+    assert_eq!(got, wanted);
+}
+
 #[test]
 fn topics_that_would_lose_records_are_refused_and_missing_ones_are_made() {
     let Some(broker) = broker() else { return };
@@ -265,6 +454,11 @@ fn topics_that_would_lose_records_are_refused_and_missing_ones_are_made() {
             Err(BusError::Refused(_))
         ));
     }
+    // A cluster of one has no second replica: it is not taken for a safe one unless that is said.
+    let safe = KafkaConfig { replicas: 3, min_insync_replicas: 2, ..config(&address) };
+    assert!(refused(&safe).contains("kafka.replicas = 1"), "{}", refused(&safe));
+    let left_to_the_broker = KafkaConfig { replicas: -1, min_insync_replicas: 2, ..config(&address) };
+    assert!(refused(&left_to_the_broker).contains("has 1 replica(s)"), "{}", refused(&left_to_the_broker));
     let absent = KafkaConfig { create_topics: false, ..config(&address) };
     assert!(refused(&absent).contains("kafka-topics.sh --create"), "{}", refused(&absent));
 }
@@ -301,6 +495,6 @@ fn names_passwords_and_certificates_open_the_broker_and_wrong_ones_do_not() {
         at(broker.tls.to_string(), ScramSha512, Some(&strange_ca), USER.1).is_err(),
         "a strange authority"
     );
-    let unsaid = KafkaConfig::at(&[&broker.sasl.to_string()]);
+    let unsaid = one_broker(KafkaConfig::at(&[&broker.sasl.to_string()]));
     assert!(prepare(&Kafka::new(unsaid, None)).is_err(), "nobody may come without a name");
 }

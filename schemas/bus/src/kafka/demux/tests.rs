@@ -48,10 +48,12 @@ impl Log {
         }
     }
 
+    /// Reads from `offset` on: from the start, or behind a message that is shown to be the one of a claim.
     fn assign(&mut self, offset: i64) {
-        let low = self.messages.first().map_or(0, |(offset, _)| *offset);
-        self.at = offset;
-        self.demux.assigned(PLACE, offset, offset <= low);
+        let before = self.messages.iter().find(|(before, _)| *before == offset - 1);
+        let claim = before.map(|(_, value)| Claim { last: crc32c::crc32c(value), ..Claim::default() });
+        self.at = if claim.is_some() { offset - 1 } else { offset };
+        self.demux.assigned(PLACE, self.at, claim);
     }
 
     /// Reads to the end, and again from wherever that is wanted.
@@ -254,9 +256,87 @@ fn a_gap_is_an_error_that_names_it_after_everything_was_read_again() {
     log.read();
     assert_eq!(log.take("gw/0", number).unwrap(), range(0..20));
     log.read();
+    assert!(!log.demux.given_out(PLACE, 9, |_| true, |_| false), "what is missing was not given out");
+    assert!(log.demux.given_out(PLACE, 9, |_| true, |_| true));
     let error = log.take("gw/0", number).unwrap_err();
     assert!(matches!(error, BusError::Truncated { first: 24, wanted: 20, .. }), "{error}");
     assert!(log.demux.floor(PLACE).unwrap() <= 5, "the offset does not go past what is missing");
+}
+
+#[test]
+fn a_topic_that_was_made_again_is_read_from_its_start() {
+    let mut log = Log::new();
+    log.send("gw/0", ORIGIN, 0, 0..40, 4);
+    log.send("gw/1", ORIGIN, 0, 0..20, 4);
+    log.assign(0);
+    let [zero, one] = ["gw/0", "gw/1"].map(|name| log.demux.subscribe(&id(name), PLACE, 0).unwrap());
+    log.read();
+    assert_eq!(log.take("gw/0", zero).unwrap(), range(0..40));
+    assert_eq!(log.take("gw/1", one).unwrap(), range(0..20));
+    // The library finds its offset beyond the end of the new log, and goes on at what is there, not at its start.
+    log.messages.clear();
+    log.send("gw/0", ORIGIN, 38, 38..50, 4);
+    log.send("gw/1", ORIGIN, 24, 24..30, 4);
+    log.at = 2;
+    log.read();
+    assert_eq!(log.take("gw/0", zero).unwrap(), range(40..50));
+    // What went with the old topic before it was read is missing, and is named.
+    let error = log.take("gw/1", one).unwrap_err();
+    assert!(matches!(error, BusError::Truncated { first: 24, wanted: 20, .. }), "{error}");
+}
+
+#[test]
+fn an_offset_is_committed_with_what_the_lake_holds_before_it() {
+    let mut log = Log::new();
+    log.send("gw/0", ORIGIN, 0, 0..40, 4);
+    log.send("gw/1", Id16([2; 16]), 0, 0..40, 4);
+    let claim = |n: usize, streams: &[(&str, u8, i64)]| {
+        let streams = streams.iter().map(|(name, origin, to)| (id(name), ([*origin; 4], *to)));
+        Claim { last: crc32c::crc32c(&log.messages[n].1), streams: streams.collect() }
+    };
+    let claims = [
+        (10, claim(9, &[("gw/0", 1, 40), ("gw/1", 2, 0)])),
+        (12, claim(11, &[("gw/0", 1, 40), ("gw/1", 2, 9)])),
+    ];
+    log.assign(0);
+    assert_eq!(log.demux.bookmark(PLACE), None);
+    log.read();
+    assert_eq!(log.demux.bookmark(PLACE), None, "nobody has taken anything");
+    let [zero, one] = ["gw/0", "gw/1"].map(|name| log.demux.subscribe(&id(name), PLACE, 0).unwrap());
+    log.take("gw/0", zero).unwrap();
+    assert_eq!(log.demux.bookmark(PLACE), None, "nothing is released");
+    log.demux.release(&id("gw/0"), 40);
+    assert_eq!(log.demux.bookmark(PLACE).as_ref(), Some(&claims[0]));
+    log.take("gw/1", one).unwrap();
+    log.demux.release(&id("gw/1"), 9);
+    assert_eq!(log.demux.bookmark(PLACE).as_ref(), Some(&claims[1]));
+    // The next reader begins there, and claims what it was shown as long as nobody says more.
+    let mut next = Demux::default();
+    next.assigned(PLACE, 11, Some(claims[1].1.clone()));
+    let mut log = Log { demux: next, at: 11, messages: log.messages };
+    log.read();
+    assert_eq!(log.demux.streams(), [id("gw/1")], "gw/0 had nothing more");
+    let one = log.demux.subscribe(&id("gw/1"), PLACE, 9).unwrap();
+    assert_eq!(log.demux.bookmark(PLACE).as_ref(), Some(&claims[1]));
+    assert_eq!(log.take("gw/1", one).unwrap(), range(9..40));
+    log.demux.release(&id("gw/1"), 40);
+    let (offset, claim) = log.demux.bookmark(PLACE).unwrap();
+    assert_eq!((offset, claim.streams[&id("gw/0")].1, claim.streams[&id("gw/1")].1), (20, 40, 40));
+}
+
+#[test]
+fn an_offset_of_another_log_is_not_believed() {
+    let mut log = Log::new();
+    log.send("gw/0", ORIGIN, 0, 0..40, 4);
+    log.send("gw/1", ORIGIN, 0, 0..40, 4);
+    // Committed for the topic that had this name before; gw/0 has nothing behind it.
+    let claim = Claim { last: crc32c::crc32c(b"another message"), ..Claim::default() };
+    log.demux.assigned(PLACE, 14, Some(claim));
+    log.at = 14;
+    log.read();
+    assert_eq!(log.demux.streams(), [id("gw/0"), id("gw/1")]);
+    let number = log.demux.subscribe(&id("gw/0"), PLACE, 0).unwrap();
+    assert_eq!(log.take("gw/0", number).unwrap(), range(0..40));
 }
 
 #[test]
@@ -281,6 +361,123 @@ fn another_origin_under_the_same_name_is_refused() {
     log.read();
     assert_eq!(log.take("gw/0", number).unwrap(), range(0..10));
     assert!(matches!(log.take("gw/0", number), Err(BusError::Recreated { .. })));
+}
+
+#[test]
+fn reading_again_across_a_stream_that_began_anew_repeats_nothing() {
+    const ANEW: Id16 = Id16([2; 16]);
+    let held = |position| Held { position, origin: Some(ANEW), older: vec![(ORIGIN, 10)] };
+    let mut log = Log::new();
+    log.send("gw/0", ORIGIN, 0, 0..10, 4);
+    log.send("gw/0", ANEW, 0, 0..30, 4);
+    for position in [0, 7, 30] {
+        let mut log = Log { messages: log.messages.clone(), ..Log::new() };
+        log.demux.holds([(id("gw/0"), held(position))].into());
+        log.assign(0);
+        log.read();
+        assert_eq!(log.demux.origin(&id("gw/0")), Some(ANEW));
+        let number = log.demux.subscribe(&id("gw/0"), PLACE, position).unwrap();
+        log.read();
+        assert_eq!(log.take("gw/0", number).unwrap(), range(position..30));
+        assert_eq!(log.demux.repeated, 10);
+    }
+    // A gateway that goes on under the old origin, while the other one is at work, is no repeat.
+    log.send("gw/0", ORIGIN, 8, 8..14, 4);
+    log.demux.holds([(id("gw/0"), held(30))].into());
+    log.assign(0);
+    log.read();
+    let number = log.demux.subscribe(&id("gw/0"), PLACE, 30).unwrap();
+    let error = log.take("gw/0", number).unwrap_err();
+    assert!(matches!(&error, BusError::Recreated { found, .. } if *found == ORIGIN.to_string()), "{error}");
+    // Nor is another one taken for what the lake has because nothing of that was seen.
+    let mut log = Log { messages: log.messages, ..Log::new() };
+    log.demux.holds([(id("gw/0"), Held { origin: Some(Id16([3; 16])), ..Held::default() })].into());
+    log.assign(0);
+    let number = log.demux.subscribe(&id("gw/0"), PLACE, 0).unwrap();
+    log.read();
+    assert!(matches!(log.take("gw/0", number), Err(BusError::Recreated { .. })));
+    let next = held(30).followed_by(Some(ORIGIN));
+    assert_eq!(next, Held { position: 10, origin: Some(ORIGIN), older: vec![(ORIGIN, 10), (ANEW, 30)] });
+}
+
+#[test]
+fn a_stream_that_began_anew_goes_on_once_it_is_acknowledged_and_what_was_before_is_stored() {
+    const ANEW: Id16 = Id16([2; 16]);
+    let mut log = Log::new();
+    log.send("gw/0", ORIGIN, 0, 0..10, 4);
+    log.send("gw/0", ANEW, 0, 0..30, 4);
+    log.assign(0);
+    log.read();
+    let lake = Held { position: 6, origin: Some(ORIGIN), older: Vec::new() };
+    log.demux.holds([(id("gw/0"), lake.clone())].into());
+    let mut number = log.demux.subscribe(&id("gw/0"), PLACE, 6).unwrap();
+    assert_eq!(log.take("gw/0", number).unwrap(), range(6..10));
+    assert!(matches!(log.take("gw/0", number), Err(BusError::Recreated { .. })));
+    // A reader that died before it stored the end has it again.
+    assert_eq!(log.demux.origin(&id("gw/0")), Some(ORIGIN), "the end is not stored");
+    log.demux.leave(&id("gw/0"), number);
+    number = log.demux.subscribe(&id("gw/0"), PLACE, 6).unwrap();
+    log.read();
+    assert_eq!(log.take("gw/0", number).unwrap(), range(6..10));
+    log.demux.release(&id("gw/0"), 10);
+    assert_eq!(log.demux.origin(&id("gw/0")), Some(ANEW));
+    log.demux.leave(&id("gw/0"), number);
+    let next = Held { position: 10, ..lake }.followed_by(Some(ANEW));
+    assert_eq!(next, Held { position: 0, origin: Some(ANEW), older: vec![(ORIGIN, 10)] });
+    log.demux.holds([(id("gw/0"), next)].into());
+    let number = log.demux.subscribe(&id("gw/0"), PLACE, 0).unwrap();
+    log.read();
+    assert_eq!(log.take("gw/0", number).unwrap(), range(0..30));
+}
+
+#[test]
+fn what_a_reader_leaves_behind_waits_in_the_log() {
+    let mut log = Log::new();
+    log.send("gw/0", ORIGIN, 0, 0..40, 4);
+    log.send("gw/1", ORIGIN, 0, 0..8, 4);
+    log.assign(0);
+    log.read();
+    let zero = log.demux.subscribe(&id("gw/0"), PLACE, 0).unwrap();
+    let one = log.demux.subscribe(&id("gw/1"), PLACE, 0).unwrap();
+    log.take("gw/1", one).unwrap();
+    log.demux.release(&id("gw/1"), 8);
+    assert!(log.demux.waiting() > 0);
+    log.demux.leave(&id("gw/0"), zero);
+    log.demux.leave(&id("gw/1"), one);
+    log.send("gw/0", ORIGIN, 40, 40..80, 4);
+    log.read();
+    assert_eq!((log.demux.waiting(), log.demux.floor(PLACE)), (0, Some(0)));
+    let zero = log.demux.subscribe(&id("gw/0"), PLACE, 2).unwrap();
+    let one = log.demux.subscribe(&id("gw/1"), PLACE, 8).unwrap();
+    log.read();
+    assert_eq!(log.take("gw/0", zero).unwrap(), range(2..80));
+    assert_eq!(log.take("gw/1", one).unwrap(), range(8..8));
+}
+
+#[test]
+fn a_parked_stream_takes_no_room_and_its_offset_stays() {
+    let mut log = Log::new();
+    log.send("gw/1", ORIGIN, 0, 0..8, 4);
+    log.send("gw/0", ORIGIN, 0, 0..40, 4);
+    log.assign(0);
+    log.read();
+    // Never subscribed to, as one that began anew and is not acknowledged.
+    log.demux.park(&id("gw/0"));
+    let one = log.demux.subscribe(&id("gw/1"), PLACE, 0).unwrap();
+    assert_eq!(log.take("gw/1", one).unwrap(), range(0..8));
+    log.demux.release(&id("gw/1"), 8);
+    log.send("gw/0", ORIGIN, 40, 40..80, 4);
+    log.read();
+    assert_eq!((log.demux.waiting(), log.demux.floor(PLACE)), (0, Some(2)));
+    assert_eq!(log.demux.bookmark(PLACE).unwrap().0, 2);
+    // Nor does it after the partition came back.
+    log.demux.revoked(PLACE);
+    log.assign(0);
+    log.read();
+    assert_eq!((log.demux.origin(&id("gw/0")), log.demux.floor(PLACE)), (Some(ORIGIN), Some(0)));
+    let zero = log.demux.subscribe(&id("gw/0"), PLACE, 0).unwrap();
+    log.read();
+    assert_eq!(log.take("gw/0", zero).unwrap(), range(0..80));
 }
 
 #[test]
@@ -342,11 +539,76 @@ fn a_partition_with_much_that_nobody_reads_takes_no_more() {
     }
     out.extend(batcher.cut());
     log.append(out.into_iter().map(|o| o.value));
+    // The room is shared with the other partitions.
+    (1..4).for_each(|n| log.demux.assigned((Topic::Events, n), 0, None));
     assert!(log.demux.has_room(PLACE));
     log.read();
     assert!(!log.demux.has_room(PLACE));
     let number = log.demux.subscribe(&id("gw/0"), PLACE, 0).unwrap();
-    assert!(!log.demux.given_out(PLACE, 5, |_| true));
+    assert!(!log.demux.given_out(PLACE, 5, |_| true, |_| false));
     log.demux.take(&id("gw/0"), number, usize::MAX).unwrap();
-    assert!(log.demux.has_room(PLACE) && log.demux.given_out(PLACE, 5, |_| true));
+    assert!(log.demux.has_room(PLACE) && log.demux.given_out(PLACE, 5, |_| true, |_| false));
+}
+
+#[test]
+fn what_waits_of_all_partitions_stays_in_one_budget_however_many_there_are() {
+    for partitions in [1, 40] {
+        let mut demux = Demux::default();
+        let places: Vec<Place> = (0..partitions).map(|n| (Topic::Events, n)).collect();
+        places.iter().for_each(|place| demux.assigned(*place, 0, None));
+        for place in &places {
+            let mut batcher = Batcher::new(&id(&format!("gw-{}/0", place.1)), ORIGIN, 0);
+            let (mut out, mut bytes) = (Vec::new(), Vec::new());
+            record(0, 300 << 10).encode(&mut bytes);
+            for offset in 0.. {
+                batcher.push(offset, &bytes, &mut out);
+                let Some(batch) = batcher.cut() else { unreachable!() };
+                if !demux.has_room(*place) {
+                    break;
+                }
+                demux.message(*place, offset, &batch.value, |_| *place);
+            }
+        }
+        let most = WAITING_BYTES + places.len() * (301 << 10);
+        assert!((WAITING_BYTES..=most).contains(&demux.waiting()), "{partitions}: {}", demux.waiting());
+    }
+}
+
+#[test]
+fn beginnings_of_many_large_records_wait_for_one_that_ends() {
+    let mut demux = Demux::default();
+    let places: Vec<Place> = (0..20).map(|n| (Topic::Events, n)).collect();
+    places.iter().for_each(|place| demux.assigned(*place, 0, None));
+    let big = record(0, 15 << 20);
+    let mut bytes = Vec::new();
+    big.encode(&mut bytes);
+    let mut logs: Vec<Vec<Vec<u8>>> = Vec::new();
+    for place in &places {
+        let (mut batcher, mut out) =
+            (Batcher::new(&id(&format!("gw-{:02}/0", place.1)), ORIGIN, 0), Vec::new());
+        batcher.push(0, &bytes, &mut out);
+        out.extend(batcher.cut());
+        logs.push(out.into_iter().map(|o| o.value).collect());
+    }
+    let mut at = vec![0_usize; places.len()];
+    let (mut most, mut got) = (0, 0);
+    while got < places.len() {
+        let before = at.clone();
+        for (n, place) in places.iter().enumerate() {
+            if at[n] < logs[n].len() && demux.has_room(*place) {
+                demux.message(*place, at[n] as i64, &logs[n][at[n]], |_| *place);
+                at[n] += 1;
+            }
+            most = most.max(demux.waiting());
+            if at[n] == logs[n].len() {
+                at[n] += 1;
+                let stream = id(&format!("gw-{:02}/0", place.1));
+                let number = demux.subscribe(&stream, *place, 0).unwrap();
+                assert!(demux.take(&stream, number, 1).unwrap().0 == [(0, big.clone())]);
+                got += 1;
+            }
+        }
+        assert_ne!(at, before, "nobody can go on");
+    }
+    assert!(most < WAITING_BYTES + (16 << 20), "{most}");
 }
