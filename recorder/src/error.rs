@@ -4,7 +4,7 @@ use bodycam_bus::BusError;
 use bodycam_lake::LakeError;
 use thiserror::Error;
 
-/// Why the recorder stopped. Nothing is lost by it: what is not committed stays on the bus.
+/// Why the recorder stopped, or parked a stream. Nothing is lost by it: what is not committed stays on the bus.
 #[derive(Debug, Error)]
 pub enum RecorderError {
     /// A setting that cannot work.
@@ -35,6 +35,16 @@ pub enum RecorderError {
 }
 
 impl RecorderError {
+    /// Whether it is the fault of one stream, which stays as it is until someone acts; the others can go on.
+    pub fn is_of_one_stream(&self) -> bool {
+        use RecorderError::{Bus, Recreated};
+        matches!(
+            self,
+            Recreated { .. }
+                | Bus(BusError::Truncated { .. } | BusError::Recreated { .. } | BusError::Decode { .. })
+        )
+    }
+
     /// Whether trying again later can help without anyone doing anything here: the disk may have room again,
     /// the store may answer again, the gateway may have kept a damaged segment aside, the group may have settled.
     pub fn is_transient(&self) -> bool {

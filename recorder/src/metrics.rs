@@ -45,6 +45,8 @@ metrics! {
     last_commit_seconds: "gauge",
     /// Streams read.
     streams: "gauge",
+    /// Streams that do not go on until someone acts: see the log.
+    parked_streams: "gauge",
     /// Sessions open.
     open_sessions: "gauge",
     /// Compaction commits made.

@@ -1,7 +1,8 @@
 //! The loop: read every stream, flush by time and size, drain at the end.
 //!
 //! Invariant: a ledger record is committed only after everything that its producer had put on its other
-//! streams before it, so that the time of the last committed ledger record is a watermark.
+//! streams before it, so that the time of the last committed ledger record is a watermark. A stream that cannot go on
+//! is parked: what it has before the fault is stored, the other streams go on, and the ledger of its producer waits.
 
 use std::collections::{BTreeMap, BTreeSet, VecDeque};
 use std::future::Future;
@@ -11,10 +12,11 @@ use std::sync::atomic::Ordering;
 use std::time::{Duration, Instant};
 
 use bodycam_bus::stream::LEDGER_LANE;
-use bodycam_bus::{Bus, BusError, Progress, Record, Scope, StreamId, Subscription};
+use bodycam_bus::{Bus, BusError, Held, Progress, Record, Scope, StreamId, Subscription};
 use bodycam_lake::store::Lock;
 use bodycam_lake::{Lake, LakeError, Store, StreamName, layout};
 use bodycam_record::{EpochKey, Id16};
+use futures::{StreamExt, TryStreamExt};
 
 use crate::commit::Committer;
 use crate::compact::Compactor;
@@ -35,6 +37,10 @@ const DISCOVER: Duration = Duration::from_millis(500);
 const STALLED: Duration = Duration::from_secs(10);
 /// The file in a local lake that its recorder holds locked.
 const LOCK: &str = "recorder.lock";
+/// How often it is said that streams are parked.
+const REMIND: Duration = Duration::from_secs(60);
+/// Entries of the list of streams that are read at once.
+const LISTED_AT_ONCE: usize = 16;
 /// Age from which a half-written file counts as left behind by a killed writer.
 const HALF_WRITTEN_AGE: Duration = Duration::from_secs(600);
 /// Waits between attempts after a transient failure.
@@ -55,6 +61,11 @@ pub struct Recorder<B: Bus> {
     committer: Committer,
     ingest: Ingest,
     streams: BTreeMap<StreamId, Stream<B>>,
+    /// What the lake holds of them, and of others.
+    held: BTreeMap<StreamId, Held>,
+    /// Streams that do not go on, and why.
+    parked: BTreeMap<StreamId, RecorderError>,
+    reminded: Instant,
     /// How far each stream has come, as of the last look at all of them.
     progress: BTreeMap<StreamId, Progress>,
     discovered: Option<Instant>,
@@ -105,10 +116,13 @@ impl<B: Bus> Recorder<B> {
     ) -> Result<Self, RecorderError> {
         config.check()?;
         store.sweep(HALF_WRITTEN_AGE).await?;
+        set(&metrics.parked_streams, 0);
         let nonce = std::hash::RandomState::new().build_hasher().finish();
         store.probe(nonce).await?;
         let lake = Lake::open_as(store, key.public()).await?;
         let ledgers = Ledgers::load(lake.state(), config.trusted()?);
+        let held = held(&lake).await?;
+        bus.holds(held.clone())?;
         let ingest = Ingest::new(Sessions::load(&lake).await?, Templates::load(&lake).await?, ledgers);
         let [a, b, c, d, ..] = nonce.to_le_bytes();
         let writer = u32::from_le_bytes([a, b, c, d]);
@@ -120,6 +134,9 @@ impl<B: Bus> Recorder<B> {
             committer,
             ingest,
             streams: BTreeMap::new(),
+            held,
+            parked: BTreeMap::new(),
+            reminded: Instant::now(),
             progress: BTreeMap::new(),
             discovered: None,
             flushed: Instant::now(),
@@ -133,21 +150,16 @@ impl<B: Bus> Recorder<B> {
         &self.lake
     }
 
-    /// Records until `shutdown` is ready; then reads what is on the bus, commits it and returns.
+    /// Records until `shutdown` is ready; then reads what is on the bus, commits it and returns: with the fault of a
+    /// stream that is parked, if there is one.
     pub async fn run(&mut self, shutdown: impl Future<Output = ()>) -> Result<(), RecorderError> {
         let mut shutdown = std::pin::pin!(shutdown);
         loop {
-            let read = match self.read().await {
-                Err(fault @ RecorderError::Bus(BusError::Truncated { .. } | BusError::Recreated { .. })) => {
-                    // What lies before it is good, and nobody can read it again once the fault is acknowledged.
-                    self.flush().await?;
-                    return Err(fault);
-                }
-                read => read?,
-            };
+            let read = self.read().await?;
             if self.is_due() {
                 self.flush().await?;
             }
+            self.remind();
             let idle = if read > 0 { Duration::ZERO } else { IDLE };
             // A zero wait still lets the shutdown be seen, and other tasks of this thread run.
             tokio::select! {
@@ -159,7 +171,7 @@ impl<B: Bus> Recorder<B> {
         self.drain().await
     }
 
-    /// Reads everything that is on the bus now, and commits it.
+    /// Reads everything that is on the bus now, and commits it. An error when a stream is parked.
     pub async fn drain(&mut self) -> Result<(), RecorderError> {
         self.discover().await?;
         let mut mark = self.bus.mark(Scope::Everything)?;
@@ -169,9 +181,15 @@ impl<B: Bus> Recorder<B> {
             if self.is_due() {
                 self.flush().await?;
             }
-            let nothing_held = self.streams.values().all(|s| s.held.is_empty());
-            if self.bus.passed(&mut mark, &self.progress)? && nothing_held {
-                return self.flush().await;
+            // Parked streams give nothing more, nor do the ledgers that wait for them.
+            let mut progress = self.progress.clone();
+            for id in self.parked.keys() {
+                progress.insert(id.clone(), Progress { position: i64::MAX, dry: true });
+            }
+            let waits = |id: &StreamId| !self.parked.keys().any(|parked| parked.producer() == id.producer());
+            let nothing_held = self.streams.iter().all(|(id, s)| s.held.is_empty() || !waits(id));
+            if self.bus.passed(&mut mark, &progress)? && nothing_held {
+                break;
             }
             if read > 0 {
                 moved = Instant::now();
@@ -179,10 +197,15 @@ impl<B: Bus> Recorder<B> {
                 tracing::warn!(
                     "stopped_before_the_end: the bus gives nothing; what is on it stays there for the next start"
                 );
-                return self.flush().await;
+                break;
             } else {
                 tokio::time::sleep(IDLE).await;
             }
+        }
+        self.flush().await?;
+        match self.parked.pop_first() {
+            Some((_, why)) => Err(why),
+            None => Ok(()),
         }
     }
 
@@ -191,13 +214,14 @@ impl<B: Bus> Recorder<B> {
         if self.discovered.is_none_or(|at| at.elapsed() >= DISCOVER) {
             self.discover().await?;
         }
-        let (mut read, mut dry) = self.read_ledgers().await?;
+        let mut faults = Vec::new();
+        let (mut read, mut dry) = self.read_ledgers(&mut faults).await?;
         let view = self.lake.view();
         for (id, stream) in &mut self.streams {
             if id.lane() == LEDGER_LANE {
                 continue;
             }
-            let records = stream.poll().await?;
+            let Some(records) = stream.poll_sound(id, &mut faults).await? else { continue };
             if records.is_empty() {
                 dry.insert(id.clone());
             }
@@ -210,6 +234,10 @@ impl<B: Bus> Recorder<B> {
         }
         let mut progress = BTreeMap::new();
         for (id, stream) in &self.streams {
+            // One with a fault has not passed what lies behind that.
+            if faults.iter().any(|(faulty, _)| faulty == id) {
+                continue;
+            }
             let position = position(stream.next)?;
             progress.insert(id.clone(), Progress { position, dry: dry.contains(id) });
         }
@@ -233,19 +261,66 @@ impl<B: Bus> Recorder<B> {
         self.progress = progress;
         let pending = self.streams.values().map(|s| s.staged.records + s.held.len() as u64).sum();
         set(&self.metrics.pending_records, pending);
+        self.set_aside(faults).await?;
         Ok(read)
+    }
+
+    /// Takes streams with faults out of the loop: for good, or until the next look, which finds those that go on as a
+    /// new generation.
+    async fn set_aside(&mut self, faults: Vec<(StreamId, RecorderError)>) -> Result<(), RecorderError> {
+        if faults.is_empty() {
+            return Ok(());
+        }
+        // What lies before the faults is good, and nobody can read it again once they are acknowledged.
+        self.flush().await?;
+        for (id, why) in faults {
+            self.streams.remove(&id);
+            self.progress.remove(&id);
+            match why {
+                RecorderError::Bus(BusError::Recreated { .. })
+                    if self.config.recreated.contains(&id.to_string()) =>
+                {
+                    self.discovered = None;
+                }
+                why => self.park(id, why)?,
+            }
+        }
+        Ok(())
+    }
+
+    fn park(&mut self, id: StreamId, why: RecorderError) -> Result<(), RecorderError> {
+        tracing::error!(stream = %id, error = %why, "stream_parked: the other streams go on");
+        self.bus.park(&id)?;
+        self.parked.insert(id, why);
+        set(&self.metrics.parked_streams, self.parked.len() as u64);
+        Ok(())
+    }
+
+    /// Says again, now and then, what is parked.
+    fn remind(&mut self) {
+        if self.parked.is_empty() || self.reminded.elapsed() < REMIND {
+            return;
+        }
+        self.reminded = Instant::now();
+        for (id, why) in &self.parked {
+            tracing::error!(stream = %id, error = %why, "stream_parked: nothing more is stored of it");
+        }
     }
 
     /// Reads ledger records and holds them until what was put on the other streams before them is staged. Gives
     /// how many, and the ledgers that had none.
-    async fn read_ledgers(&mut self) -> Result<(usize, BTreeSet<StreamId>), RecorderError> {
+    async fn read_ledgers(
+        &mut self,
+        faults: &mut Vec<(StreamId, RecorderError)>,
+    ) -> Result<(usize, BTreeSet<StreamId>), RecorderError> {
         let (mut read, mut dry) = (0, BTreeSet::new());
         let mut fresh = Vec::new();
         for (id, stream) in self.streams.iter_mut().filter(|(id, _)| id.lane() == LEDGER_LANE) {
             if !stream.held.is_empty() {
                 continue;
             }
-            stream.held = stream.poll().await?.into();
+            let Some(records) = stream.poll_sound(id, faults).await? else { continue };
+            stream.held = records.into();
             read += stream.held.len();
             match stream.held.is_empty() {
                 true => dry.insert(id.clone()),
@@ -268,67 +343,90 @@ impl<B: Bus> Recorder<B> {
         Ok((read, dry))
     }
 
-    /// Subscribes to streams that are new.
+    /// Subscribes to streams that are new. Those that may not go on are parked.
     async fn discover(&mut self) -> Result<(), RecorderError> {
         self.discovered = Some(Instant::now());
         for id in self.bus.streams()? {
-            if self.streams.contains_key(&id) {
+            if self.streams.contains_key(&id) || self.parked.contains_key(&id) {
                 continue;
             }
-            let name: StreamName = id.to_string().parse()?;
-            let known = self.lake.state().newest(&name).map(|s| (s.generation, s.position));
-            let (mut generation, mut committed) = known.unwrap_or_default();
-            let from = position(committed)?;
-            let origin = self.bus.origin(&id)?;
-            if let Some(why) = self.is_another(&id, &name, generation, from, origin).await? {
-                if !self.config.recreated.contains(&id.to_string()) {
-                    return Err(why);
+            match self.subscribe(&id).await {
+                Ok(stream) => drop(self.streams.insert(id, stream)),
+                Err(why) if why.is_of_one_stream() => {
+                    self.list_ledger(&id).await?;
+                    self.park(id, why)?;
                 }
-                tracing::warn!(stream = %id, why = %why, "stream_recreated");
-                (generation, committed) = (generation + 1, 0);
+                Err(why) => return Err(why),
             }
-            let from = position(committed)?;
-            let subscription = match self.bus.subscribe(&id, from) {
-                // A new generation starts at whatever the stream still has.
-                Err(BusError::Truncated { first, .. }) if committed == 0 && generation > 0 => {
-                    committed = at(first)?;
-                    self.bus.subscribe(&id, first)?
-                }
-                subscription => subscription?,
-            };
-            tracing::info!(stream = %id, position = from, generation, "stream_found");
-            let stream = Stream {
-                name,
-                generation,
-                origin,
-                subscription,
-                committed,
-                next: committed,
-                staged: Staged::default(),
-                held: VecDeque::new(),
-                waits_for: None,
-            };
-            self.streams.insert(id, stream);
         }
         set(&self.metrics.streams, self.streams.len() as u64);
         Ok(())
     }
 
-    /// Why a stream is not the one that the lake has under its name up to `committed`, if it is not.
-    async fn is_another(
+    /// A ledger that cannot be read exists all the same: a lake that does not list it would be taken for one that is only
+    /// beginning.
+    async fn list_ledger(&mut self, id: &StreamId) -> Result<(), RecorderError> {
+        let name: StreamName = id.to_string().parse()?;
+        if id.lane() == LEDGER_LANE && self.lake.state().newest(&name).is_none() {
+            self.lake.add_stream_of(&name, 0, 0, self.bus.origin(id)?).await?;
+        }
+        Ok(())
+    }
+
+    async fn subscribe(&mut self, id: &StreamId) -> Result<Stream<B>, RecorderError> {
+        let name: StreamName = id.to_string().parse()?;
+        let known = self.lake.state().newest(&name).map(|s| (s.generation, s.position));
+        let (mut generation, mut committed) = known.unwrap_or_default();
+        let origin = self.bus.origin(id)?;
+        let mut held = self.held.remove(id).unwrap_or_default();
+        held.position = position(committed)?;
+        if let Some(why) = self.is_another(id, &held, origin)? {
+            if !self.config.recreated.contains(&id.to_string()) {
+                self.held.insert(id.clone(), held);
+                return Err(why);
+            }
+            tracing::warn!(stream = %id, why = %why, "stream_recreated");
+            held = held.followed_by(origin);
+            (generation, committed) = (generation + 1, at(held.position)?);
+            self.bus.holds([(id.clone(), held.clone())].into())?;
+        }
+        held.origin = held.origin.or(origin);
+        let from = held.position;
+        self.held.insert(id.clone(), held);
+        let subscription = match self.bus.subscribe(id, from) {
+            // A new generation starts at whatever the stream still has.
+            Err(BusError::Truncated { first, .. }) if committed == 0 && generation > 0 => {
+                committed = at(first)?;
+                self.bus.subscribe(id, first)?
+            }
+            subscription => subscription?,
+        };
+        tracing::info!(stream = %id, position = from, generation, "stream_found");
+        Ok(Stream {
+            name,
+            generation,
+            origin,
+            subscription,
+            committed,
+            next: committed,
+            staged: Staged::default(),
+            held: VecDeque::new(),
+            waits_for: None,
+        })
+    }
+
+    /// Why a stream is not the one that the lake holds under its name, if it is not.
+    fn is_another(
         &self,
         id: &StreamId,
-        name: &StreamName,
-        generation: u64,
-        committed: i64,
+        held: &Held,
         origin: Option<Id16>,
     ) -> Result<Option<RecorderError>, RecorderError> {
-        if let Some(end) = self.bus.known_end(id)?.filter(|end| *end < committed) {
-            let committed = at(committed)?;
+        if let Some(end) = self.bus.known_end(id)?.filter(|end| *end < held.position) {
+            let committed = at(held.position)?;
             return Ok(Some(RecorderError::Recreated { stream: id.to_string(), end, committed }));
         }
-        let known = self.lake.origin(name, generation).await?;
-        Ok(match (known, origin) {
+        Ok(match (held.origin, origin) {
             (Some(known), Some(found)) if known != found => {
                 let (stream, known, found) = (id.to_string(), known.to_string(), found.to_string());
                 Some(BusError::Recreated { stream, known, found }.into())
@@ -395,6 +493,21 @@ impl<B: Bus> Stream<B> {
         Ok(())
     }
 
+    /// What is there, without waiting for more; none when it has a fault, which is noted.
+    async fn poll_sound(
+        &mut self,
+        id: &StreamId,
+        faults: &mut Vec<(StreamId, RecorderError)>,
+    ) -> Result<Option<Vec<(i64, Record)>>, RecorderError> {
+        match self.poll().await {
+            Err(why) if why.is_of_one_stream() => {
+                faults.push((id.clone(), why));
+                Ok(None)
+            }
+            records => records.map(Some),
+        }
+    }
+
     /// What is there, without waiting for more.
     async fn poll(&mut self) -> Result<Vec<(i64, Record)>, RecorderError> {
         match tokio::time::timeout(Duration::ZERO, self.subscription.next(READ_BYTES)).await {
@@ -402,6 +515,23 @@ impl<B: Bus> Stream<B> {
             Err(_) => Ok(Vec::new()),
         }
     }
+}
+
+/// What a lake holds of the streams of its buses.
+async fn held(lake: &Lake) -> Result<BTreeMap<StreamId, Held>, RecorderError> {
+    let listed = lake.state().streams.iter().filter_map(|s| Some((s.stream.to_string().parse().ok()?, s)));
+    let with_origin = futures::stream::iter(listed).map(|(id, state): (StreamId, _)| async move {
+        let origin = lake.origin(&state.stream, state.generation).await?;
+        Ok::<_, RecorderError>((id, state, origin))
+    });
+    let mut all: Vec<_> = with_origin.buffered(LISTED_AT_ONCE).try_collect().await?;
+    all.sort_by_key(|(_, state, _)| state.generation);
+    let mut held = BTreeMap::<StreamId, Held>::new();
+    for (id, state, origin) in all {
+        let older = held.remove(&id).map(|older| older.followed_by(origin).older).unwrap_or_default();
+        held.insert(id, Held { position: position(state.position)?, origin, older });
+    }
+    Ok(held)
 }
 
 fn position(at: u64) -> Result<i64, RecorderError> {

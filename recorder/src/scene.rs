@@ -1,13 +1,15 @@
 //! For the tests of this crate: a producer whose records are real (chains, seals, sealed content), a bus in
 //! memory, a store that fails when it is told to, and a check that a lake holds exactly what the bus carried.
 
-use std::collections::{BTreeMap, HashMap};
+use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::sync::atomic::{AtomicI64, Ordering};
 use std::sync::{Arc, Mutex};
 
 use bodycam_bus::mark::Ends;
 use bodycam_bus::spool::{LaneWriter, Spool};
-use bodycam_bus::{Bus, BusError, Progress, Publisher, Record, Scope, SpoolConfig, StreamId, Subscription};
+use bodycam_bus::{
+    Bus, BusError, Held, Progress, Publisher, Record, Scope, SpoolConfig, StreamId, Subscription,
+};
 use bodycam_lake::content::{ContentReader, Opened};
 use bodycam_lake::store::{Put, Writes};
 use bodycam_lake::{Filter, Lake, LakeError, Store, Table};
@@ -34,7 +36,16 @@ pub const SECOND: i64 = 1_000_000_000;
 pub struct MemoryBus {
     pub streams: Arc<Mutex<BTreeMap<StreamId, Vec<Record>>>>,
     pub released: Arc<Mutex<BTreeMap<StreamId, i64>>>,
+    /// What it was told that the lake holds.
+    pub held: Arc<Mutex<BTreeMap<StreamId, Held>>>,
+    /// Streams that have a fault at a position.
+    pub faults: Arc<Mutex<BTreeMap<StreamId, (i64, Fault)>>>,
+    pub origins: Arc<Mutex<BTreeMap<StreamId, Id16>>>,
+    pub parked: Arc<Mutex<BTreeSet<StreamId>>>,
 }
+
+/// Makes the error that a stream has.
+pub type Fault = fn(String) -> BusError;
 
 pub struct MemorySubscription {
     bus: MemoryBus,
@@ -55,10 +66,16 @@ impl MemoryBus {
 impl Subscription for MemorySubscription {
     async fn next(&mut self, max_bytes: usize) -> Result<Vec<(i64, Record)>, BusError> {
         loop {
+            let fault = self.bus.faults.lock().unwrap().get(&self.stream).copied();
+            let most = fault.map_or(usize::MAX, |(at, _)| usize::try_from(at - self.position).unwrap());
+            if let (0, Some((_, fault))) = (most, fault) {
+                return Err(fault(self.stream.to_string()));
+            }
             let records: Vec<_> = {
                 let streams = self.bus.streams.lock().unwrap();
                 let all = &streams[&self.stream][usize::try_from(self.position).unwrap()..];
-                all.iter().take(max_bytes / 4096).cloned().zip(self.position..).map(|(r, p)| (p, r)).collect()
+                let all = all.iter().take(most.min(max_bytes / 4096)).cloned();
+                all.zip(self.position..).map(|(r, p)| (p, r)).collect()
             };
             if !records.is_empty() {
                 self.position += records.len() as i64;
@@ -77,6 +94,11 @@ impl Bus for MemoryBus {
     type Subscription = MemorySubscription;
     type Mark = Ends;
 
+    fn holds(&self, held: BTreeMap<StreamId, Held>) -> Result<(), BusError> {
+        self.held.lock().unwrap().extend(held);
+        Ok(())
+    }
+
     fn streams(&self) -> Result<Vec<StreamId>, BusError> {
         Ok(self.streams.lock().unwrap().keys().cloned().collect())
     }
@@ -84,6 +106,11 @@ impl Bus for MemoryBus {
     fn subscribe(&self, stream: &StreamId, from: i64) -> Result<MemorySubscription, BusError> {
         assert!(from >= self.released.lock().unwrap().get(stream).copied().unwrap_or(0));
         Ok(MemorySubscription { bus: self.clone(), stream: stream.clone(), position: from })
+    }
+
+    fn park(&self, stream: &StreamId) -> Result<(), BusError> {
+        self.parked.lock().unwrap().insert(stream.clone());
+        Ok(())
     }
 
     fn settle(&self, _: &StreamId, _: i64) -> Result<(), BusError> {
@@ -99,8 +126,8 @@ impl Bus for MemoryBus {
         Ok(Some(self.streams.lock().unwrap()[stream].len() as i64))
     }
 
-    fn origin(&self, _: &StreamId) -> Result<Option<Id16>, BusError> {
-        Ok(None)
+    fn origin(&self, stream: &StreamId) -> Result<Option<Id16>, BusError> {
+        Ok(self.origins.lock().unwrap().get(stream).copied())
     }
 
     fn mark(&self, scope: Scope<'_>) -> Result<Ends, BusError> {
