@@ -16,7 +16,7 @@ use bodycam_bus::{Bus, BusError, Held, Progress, Record, Scope, StreamId, Subscr
 use bodycam_lake::store::Lock;
 use bodycam_lake::{Lake, LakeError, Store, StreamName, layout};
 use bodycam_record::{EpochKey, Id16};
-use futures::{StreamExt, TryStreamExt};
+use futures::future::try_join_all;
 
 use crate::commit::Committer;
 use crate::compact::Compactor;
@@ -182,12 +182,15 @@ impl<B: Bus> Recorder<B> {
                 self.flush().await?;
             }
             // Parked streams give nothing more, nor do the ledgers that wait for them.
+            let stuck = |id: &&StreamId| {
+                let waits =
+                    |parked: &StreamId| id.lane() == LEDGER_LANE && parked.producer() == id.producer();
+                self.parked.keys().any(|parked| parked == *id || waits(parked))
+            };
             let mut progress = self.progress.clone();
-            for id in self.parked.keys() {
-                progress.insert(id.clone(), Progress { position: i64::MAX, dry: true });
-            }
-            let waits = |id: &StreamId| !self.parked.keys().any(|parked| parked.producer() == id.producer());
-            let nothing_held = self.streams.iter().all(|(id, s)| s.held.is_empty() || !waits(id));
+            let all = self.parked.keys().chain(self.streams.keys());
+            progress.extend(all.filter(stuck).map(|id| (id.clone(), Progress::STUCK)));
+            let nothing_held = self.streams.iter().all(|(id, s)| s.held.is_empty() || stuck(&id));
             if self.bus.passed(&mut mark, &progress)? && nothing_held {
                 break;
             }
@@ -519,17 +522,17 @@ impl<B: Bus> Stream<B> {
 
 /// What a lake holds of the streams of its buses.
 async fn held(lake: &Lake) -> Result<BTreeMap<StreamId, Held>, RecorderError> {
-    let listed = lake.state().streams.iter().filter_map(|s| Some((s.stream.to_string().parse().ok()?, s)));
-    let with_origin = futures::stream::iter(listed).map(|(id, state): (StreamId, _)| async move {
-        let origin = lake.origin(&state.stream, state.generation).await?;
-        Ok::<_, RecorderError>((id, state, origin))
-    });
-    let mut all: Vec<_> = with_origin.buffered(LISTED_AT_ONCE).try_collect().await?;
-    all.sort_by_key(|(_, state, _)| state.generation);
     let mut held = BTreeMap::<StreamId, Held>::new();
-    for (id, state, origin) in all {
-        let older = held.remove(&id).map(|older| older.followed_by(origin).older).unwrap_or_default();
-        held.insert(id, Held { position: position(state.position)?, origin, older });
+    let mut listed: Vec<_> = lake.state().streams.iter().collect();
+    listed.sort_by_key(|state| state.generation);
+    for some in listed.chunks(LISTED_AT_ONCE) {
+        let origins: Vec<_> = some.iter().map(|state| lake.origin(&state.stream, state.generation)).collect();
+        for (state, origin) in some.iter().zip(try_join_all(origins).await?) {
+            // Compaction is no stream of a bus.
+            let Ok(id) = state.stream.to_string().parse::<StreamId>() else { continue };
+            let older = held.remove(&id).map(|older| older.followed_by(origin).older).unwrap_or_default();
+            held.insert(id, Held { position: position(state.position)?, origin, older });
+        }
     }
     Ok(held)
 }

@@ -26,14 +26,18 @@ pub struct Broker {
     pub sasl: SocketAddr,
     /// Asks for name and password, over TLS; only when started with a certificate.
     pub tls: SocketAddr,
+    /// Asks for a certificate of the client, over TLS; likewise.
+    pub mutual: SocketAddr,
 }
 
-/// What the TLS listener shows.
+/// What the TLS listeners show, and whom they believe.
 pub struct Identity {
     /// Certificate chain, PEM.
     pub cert: String,
     /// Private key, PKCS #8 PEM.
     pub key: String,
+    /// The authority whose certificates clients may show, PEM.
+    pub clients: String,
 }
 
 impl Broker {
@@ -48,10 +52,11 @@ impl Broker {
             }
         };
         let dir = tempfile::Builder::new().prefix("bodycam-kafka-").tempdir().unwrap();
-        let ports: Vec<TcpListener> = (0..4).map(|_| TcpListener::bind("127.0.0.1:0").unwrap()).collect();
-        let [plain, sasl, tls, controller] = [0, 1, 2, 3].map(|n: usize| ports[n].local_addr().unwrap());
+        let ports: Vec<TcpListener> = (0..5).map(|_| TcpListener::bind("127.0.0.1:0").unwrap()).collect();
+        let [plain, sasl, tls, mutual, controller] =
+            [0, 1, 2, 3, 4].map(|n: usize| ports[n].local_addr().unwrap());
         drop(ports);
-        let mut broker = Self { dir, jars, child: None, plain, sasl, tls };
+        let mut broker = Self { dir, jars, child: None, plain, sasl, tls, mutual };
         broker.configure(controller, identity);
         let (user, password) = USER;
         let scram = |kind: &str| format!("{kind}=[name={user},password={password}]");
@@ -147,12 +152,23 @@ impl Broker {
         sasl("sasl");
         if let Some(identity) = identity {
             sasl("tls");
-            listeners.push_str(&format!(",TLS://{}", self.tls));
+            listeners.push_str(&format!(",TLS://{},MUTUAL://{}", self.tls, self.mutual));
             let store = self.dir.path().join("broker.pem");
             fs::write(&store, format!("{}{}", identity.key, identity.cert)).unwrap();
+            let trusted = self.dir.path().join("clients.pem");
+            fs::write(&trusted, &identity.clients).unwrap();
+            for listener in ["tls", "mutual"] {
+                text.push_str(&format!(
+                    "listener.name.{listener}.ssl.keystore.type=PEM\n\
+                     listener.name.{listener}.ssl.keystore.location={}\n",
+                    store.display()
+                ));
+            }
             text.push_str(&format!(
-                "listener.name.tls.ssl.keystore.type=PEM\nlistener.name.tls.ssl.keystore.location={}\n",
-                store.display()
+                "listener.name.mutual.ssl.client.auth=required\n\
+                 listener.name.mutual.ssl.truststore.type=PEM\n\
+                 listener.name.mutual.ssl.truststore.location={}\n",
+                trusted.display()
             ));
         }
         text.push_str(&format!(
@@ -160,7 +176,7 @@ impl Broker {
              node.id=1\n\
              listeners={listeners},CONTROLLER://{controller}\n\
              advertised.listeners={listeners}\n\
-             listener.security.protocol.map=PLAINTEXT:PLAINTEXT,SASL:SASL_PLAINTEXT,TLS:SASL_SSL,CONTROLLER:PLAINTEXT\n\
+             listener.security.protocol.map=PLAINTEXT:PLAINTEXT,SASL:SASL_PLAINTEXT,TLS:SASL_SSL,MUTUAL:SSL,CONTROLLER:PLAINTEXT\n\
              inter.broker.listener.name=PLAINTEXT\n\
              controller.listener.names=CONTROLLER\n\
              controller.quorum.bootstrap.servers={controller}\n\

@@ -2,9 +2,12 @@
 
 use bodycam_lake::columns::findings::FindingRow;
 use bodycam_record::SessionId;
+use bodycam_record::canonical::DecodeError;
 
 use super::*;
-use crate::scene::{Failing, Gateway, MemoryBus, Mirror, SECOND, T0, assert_lake_is_bus, directory, memory};
+use crate::scene::{
+    Failing, Fault, Gateway, MemoryBus, Mirror, SECOND, T0, assert_lake_is_bus, directory, memory,
+};
 
 fn config() -> RecorderConfig {
     RecorderConfig { flush_rows: 20, snapshot_commits: 4, ..RecorderConfig::default() }
@@ -423,6 +426,82 @@ async fn a_stream_that_starts_anew_is_refused_until_it_is_acknowledged() {
     };
     assert_eq!(rows(&lake), rows(&before), "what the lake had already is not stored twice");
     assert_eq!(rules(&store).await, Vec::<String>::new());
+}
+
+#[tokio::test]
+async fn a_stream_with_a_fault_is_parked_and_the_others_go_on() {
+    let faults: [Fault; 3] = [
+        |stream| BusError::Truncated { stream, first: 9, wanted: 4 },
+        |stream| BusError::Recreated { stream, known: "old".into(), found: "new".into() },
+        |stream| BusError::Decode {
+            stream,
+            position: 4,
+            source: DecodeError::Malformed { expected: "sense" },
+        },
+    ];
+    for fault in faults {
+        let (_dir, store) = directory();
+        let bus = MemoryBus::default();
+        let mut gateways = [Gateway::start(&bus, "gw", None), Gateway::start(&bus, "gw-two", None)];
+        gateways.iter_mut().for_each(|g| g.work(6));
+        bus.faults.lock().unwrap().insert("gw/0".parse().unwrap(), (4, fault));
+        let metrics = Arc::new(Metrics::default());
+        let key = Arc::new(EpochKey::from_seed(&[7; 32]));
+        let opened = Recorder::open(bus.clone(), store.clone(), key, config(), metrics.clone()).await;
+        let mut recorder = opened.unwrap();
+        recorder.read().await.unwrap();
+        recorder.read().await.unwrap();
+        assert_eq!(metrics.parked_streams.load(Ordering::Relaxed), 1);
+        assert_eq!(*bus.parked.lock().unwrap(), ["gw/0".parse().unwrap()].into());
+        // It goes on for everybody else; who stops it hears what is wrong.
+        gateways.iter_mut().for_each(|g| g.work(3));
+        let started = Instant::now();
+        let message = recorder.drain().await.unwrap_err().to_string();
+        assert!(message.contains("gw/0"), "{message}");
+        assert!(started.elapsed() < STALLED, "the end waited for what does not come");
+        drop(recorder);
+        let lake = Lake::open(store.clone()).await.unwrap();
+        let stored = |stream: &StreamId| {
+            lake.state().newest(&stream.to_string().parse().unwrap()).map_or(0, |s| s.position)
+        };
+        for (stream, records) in bus.records() {
+            let expected = match stream.to_string().as_str() {
+                "gw/0" => 4,
+                // What it tells of is not all there.
+                "gw/ledger" => 0,
+                _ => records.len() as u64,
+            };
+            assert_eq!(stored(&stream), expected, "{stream}");
+        }
+        bus.faults.lock().unwrap().clear();
+        record(&bus, &store).await.unwrap();
+        assert_lake_is_bus(&store, &bus).await;
+        assert_eq!(findings(&store).await, []);
+    }
+}
+
+#[tokio::test]
+async fn a_bus_is_told_what_the_lake_holds_of_every_stream_and_generation() {
+    let (_dir, store) = directory();
+    let bus = MemoryBus::default();
+    Gateway::start(&bus, "gw", None).work(6);
+    let (zero, old, new) = ("gw/0".parse::<StreamId>().unwrap(), Id16([1; 16]), Id16([2; 16]));
+    bus.origins.lock().unwrap().insert(zero.clone(), old);
+    record(&bus, &store).await.unwrap();
+    assert!(bus.held.lock().unwrap().is_empty(), "the lake was empty");
+    let end = bus.records()[&zero].len() as i64;
+    open(&bus, &store, config()).await.unwrap();
+    let held = bus.held.lock().unwrap()[&zero].clone();
+    assert_eq!(held, Held { position: end, origin: Some(old), older: Vec::new() });
+    // It begins anew, and that is acknowledged.
+    bus.origins.lock().unwrap().insert(zero.clone(), new);
+    let recreated = vec![zero.to_string()];
+    open(&bus, &store, RecorderConfig { recreated, ..config() }).await.unwrap().drain().await.unwrap();
+    let held = bus.held.lock().unwrap()[&zero].clone();
+    assert_eq!(held, Held { position: 0, origin: Some(new), older: vec![(old, end)] });
+    open(&bus, &store, config()).await.unwrap();
+    let held = bus.held.lock().unwrap()[&zero].clone();
+    assert_eq!(held, Held { position: end, origin: Some(new), older: vec![(old, end)] });
 }
 
 #[tokio::test]

@@ -37,6 +37,11 @@ pub struct Progress {
     pub dry: bool,
 }
 
+impl Progress {
+    /// Of a stream that is not read on, for now or for good: nobody waits for it.
+    pub const STUCK: Self = Self { position: i64::MAX, dry: true };
+}
+
 /// A mark on a bus whose readers see at once what was written before.
 #[derive(Debug)]
 pub struct Ends {

@@ -485,19 +485,13 @@ impl Demux {
         }
     }
 
-    /// Whether everything of the streams in `scope` that lay in the partition before `end` was given out. A stream that
-    /// cannot go on holds it up, unless its reader says that it is `dry`.
-    pub fn given_out(
-        &self,
-        place: Place,
-        end: i64,
-        scope: impl Fn(&StreamId) -> bool,
-        dry: impl Fn(&StreamId) -> bool,
-    ) -> bool {
+    /// Whether everything of the streams in `scope` that lay in the partition before `end` was given out. One that
+    /// cannot go on never gives it.
+    pub fn given_out(&self, place: Place, end: i64, scope: impl Fn(&StreamId) -> bool) -> bool {
         // A partition that is someone else's now gives nothing more here.
         let Some(partition) = self.partitions.get(&place) else { return true };
         let waits = |(stream, feed): (&StreamId, &Feed)| {
-            let failed = feed.failed.as_ref().is_some_and(|(_, offset)| *offset < end) && !dry(stream);
+            let failed = feed.failed.as_ref().is_some_and(|(_, offset)| *offset < end);
             let waiting = feed.queue.front().is_some_and(|item| item.offset < end);
             feed.place == place && scope(stream) && (failed || waiting)
         };

@@ -233,8 +233,9 @@ impl Bus for KafkaBus {
         let scope = mark.scope.scope();
         // What was given out is what the reader says that it has.
         let taken = |stream: &StreamId| !scope.holds(stream) || progress.contains_key(stream);
-        let dry = |stream: &StreamId| progress.get(stream).is_some_and(|progress| progress.dry);
-        Ok(ends.iter().all(|(place, end)| demux.given_out(*place, *end, |stream| scope.holds(stream), dry))
+        let stuck = |stream: &StreamId| progress.get(stream) == Some(&Progress::STUCK);
+        let waited_for = |stream: &StreamId| scope.holds(stream) && !stuck(stream);
+        Ok(ends.iter().all(|(place, end)| demux.given_out(*place, *end, waited_for))
             && demux.streams().iter().all(taken))
     }
 }
@@ -579,7 +580,7 @@ fn consumer(kafka: &Kafka) -> Result<BaseConsumer<Member>, BusError> {
         // How soon a partition is fetched again whose queue was full.
         .set("fetch.queue.backoff.ms", "10")
         .set("fetch.wait.max.ms", "100")
-        .set("topic.metadata.refresh.interval.ms", "30000");
+        .set("topic.metadata.refresh.interval.ms", "10000");
     let names: BTreeMap<String, Topic> =
         Topic::OF_STREAMS.into_iter().map(|topic| (kafka.topic(topic), topic)).collect();
     let topics: Vec<String> = names.keys().cloned().collect();

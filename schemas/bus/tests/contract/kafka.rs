@@ -43,7 +43,11 @@ pub struct OnKafka {
 
 impl OnKafka {
     fn at(address: String, broker: Option<Arc<Broker>>) -> Self {
-        let kafka = Kafka::new(config(&address), None);
+        Self::with(Kafka::new(config(&address), None), broker)
+    }
+
+    fn with(kafka: Kafka, broker: Option<Arc<Broker>>) -> Self {
+        let address = kafka.config().brokers.join(",");
         let gateway = Gateway::new();
         let drain = Some(Drain::start(kafka.clone(), &gateway.config(), "gw").unwrap());
         Self { gateway, kafka, drain, address, _broker: broker }
@@ -463,38 +467,85 @@ fn topics_that_would_lose_records_are_refused_and_missing_ones_are_made() {
     assert!(refused(&absent).contains("kafka-topics.sh --create"), "{}", refused(&absent));
 }
 
+/// A certificate authority, and a certificate of it for a client: certificate and key as files in `dir`.
+fn client_of_an_authority(dir: &std::path::Path, name: &str) -> (String, KafkaTls) {
+    let mut authority = rcgen::CertificateParams::new(Vec::<String>::new()).unwrap();
+    authority.is_ca = rcgen::IsCa::Ca(rcgen::BasicConstraints::Unconstrained);
+    authority.distinguished_name.push(rcgen::DnType::CommonName, format!("authority of {name}"));
+    let authority_key = rcgen::KeyPair::generate().unwrap();
+    let authority_pem = authority.self_signed(&authority_key).unwrap().pem();
+    let issuer = rcgen::Issuer::new(authority, authority_key);
+    let key = rcgen::KeyPair::generate().unwrap();
+    let mut params = rcgen::CertificateParams::new(vec![name.to_owned()]).unwrap();
+    params.distinguished_name.push(rcgen::DnType::CommonName, name);
+    let file = |suffix: &str, text: String| {
+        let path = dir.join(format!("{name}.{suffix}"));
+        std::fs::write(&path, text).unwrap();
+        Some(path)
+    };
+    let cert = file("cert", params.signed_by(&key, &issuer).unwrap().pem());
+    (authority_pem, KafkaTls { ca: None, cert, key: file("key", key.serialize_pem()) })
+}
+
 #[test]
 fn names_passwords_and_certificates_open_the_broker_and_wrong_ones_do_not() {
     let made = rcgen::generate_simple_self_signed(["localhost".to_owned(), "127.0.0.1".to_owned()]).unwrap();
-    let identity = Identity { cert: made.cert.pem(), key: made.signing_key.serialize_pem() };
-    let Some(broker) = Broker::start(Some(&identity)) else { return };
     let dir = tempfile::tempdir().unwrap();
+    let (clients, known) = client_of_an_authority(dir.path(), "known");
+    let (_, unknown) = client_of_an_authority(dir.path(), "unknown");
+    let identity = Identity { cert: made.cert.pem(), key: made.signing_key.serialize_pem(), clients };
+    let Some(broker) = Broker::start(Some(&identity)) else { return };
     let ca = dir.path().join("ca.pem");
     std::fs::write(&ca, &identity.cert).unwrap();
     let strange = rcgen::generate_simple_self_signed(["127.0.0.1".to_owned()]).unwrap();
     let strange_ca = dir.path().join("strange.pem");
     std::fs::write(&strange_ca, strange.cert.pem()).unwrap();
-    let at = |address: String, mechanism, tls: Option<&std::path::Path>, password: &str| {
-        let mut config = config(&address);
-        config.sasl =
-            Some(KafkaSasl { mechanism, username: USER.0.to_owned(), password: "env:ELSEWHERE".to_owned() });
-        config.tls = tls.map(|ca| KafkaTls { ca: Some(ca.to_owned()), ..KafkaTls::default() });
+    let trusting = |ca: &std::path::Path| KafkaTls { ca: Some(ca.to_owned()), ..KafkaTls::default() };
+    let at = |address: std::net::SocketAddr, mechanism: Option<SaslMechanism>, tls, password: &str| {
+        let mut config = config(&address.to_string());
+        config.sasl = mechanism.map(|mechanism| KafkaSasl {
+            mechanism,
+            username: USER.0.to_owned(),
+            password: "env:ELSEWHERE".to_owned(),
+        });
+        config.tls = tls;
         config.check().unwrap();
-        prepare(&Kafka::new(config, Some(password.to_owned())))
+        Kafka::new(config, mechanism.map(|_| password.to_owned()))
     };
     use SaslMechanism::{Plain, ScramSha256, ScramSha512};
-    for mechanism in [Plain, ScramSha256, ScramSha512] {
-        at(broker.sasl.to_string(), mechanism, None, USER.1).unwrap();
+    let (plain, scram) = (Some(Plain), Some(ScramSha512));
+    let with = |tls: &KafkaTls| Some(KafkaTls { ca: Some(ca.clone()), ..tls.clone() });
+    // Records go there and come back, and so do findings.
+    for kafka in [
+        at(broker.sasl, plain, None, USER.1),
+        at(broker.sasl, Some(ScramSha256), None, USER.1),
+        at(broker.sasl, scram, None, USER.1),
+        at(broker.tls, plain, Some(trusting(&ca)), USER.1),
+        at(broker.tls, scram, Some(trusting(&ca)), USER.1),
+        at(broker.mutual, None, with(&known), ""),
+    ] {
+        let way = format!("{:?}", kafka.config());
+        let mut scene = OnKafka::with(kafka, None);
+        scene.gateway.fill("0", 0..20);
+        scene.written();
+        let bus = scene.reader();
+        let mut subscription = subscribe(&bus, "gw/0", 0);
+        let got = read_to(&mut subscription, end(&scene.gateway, "gw/0"), 100_000);
+        assert_eq!(got, expected(&scene.gateway, "gw/0", 0), "{way}");
+        FindingsTopic::open(&scene.kafka).unwrap().send("finding-1", "{}").unwrap();
     }
-    at(broker.tls.to_string(), ScramSha512, Some(&ca), USER.1).unwrap();
-    for (mechanism, tls) in [(Plain, None), (ScramSha512, Some(ca.as_path()))] {
-        let address = if tls.is_some() { broker.tls } else { broker.sasl };
-        assert!(at(address.to_string(), mechanism, tls, "wrong").is_err(), "a wrong password was taken");
-    }
-    assert!(
-        at(broker.tls.to_string(), ScramSha512, Some(&strange_ca), USER.1).is_err(),
-        "a strange authority"
-    );
-    let unsaid = one_broker(KafkaConfig::at(&[&broker.sasl.to_string()]));
-    assert!(prepare(&Kafka::new(unsaid, None)).is_err(), "nobody may come without a name");
+    let wrong = [
+        (at(broker.sasl, plain, None, "wrong"), "a wrong password"),
+        (at(broker.tls, scram, Some(trusting(&ca)), "wrong"), "a wrong password over TLS"),
+        (at(broker.tls, scram, Some(trusting(&strange_ca)), USER.1), "a strange authority"),
+        (at(broker.sasl, None, None, ""), "nobody"),
+        (at(broker.mutual, None, Some(trusting(&ca)), ""), "no certificate"),
+        (at(broker.mutual, None, with(&unknown), ""), "a certificate of a strange authority"),
+    ];
+    // Each waits for a broker that would take it, for as long as that may take.
+    std::thread::scope(|threads| {
+        for (kafka, why) in &wrong {
+            threads.spawn(move || assert!(prepare(kafka).is_err(), "{why} was taken"));
+        }
+    });
 }

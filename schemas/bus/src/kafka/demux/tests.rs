@@ -256,8 +256,8 @@ fn a_gap_is_an_error_that_names_it_after_everything_was_read_again() {
     log.read();
     assert_eq!(log.take("gw/0", number).unwrap(), range(0..20));
     log.read();
-    assert!(!log.demux.given_out(PLACE, 9, |_| true, |_| false), "what is missing was not given out");
-    assert!(log.demux.given_out(PLACE, 9, |_| true, |_| true));
+    assert!(!log.demux.given_out(PLACE, 9, |_| true), "what is missing was not given out");
+    assert!(log.demux.given_out(PLACE, 9, |_| false));
     let error = log.take("gw/0", number).unwrap_err();
     assert!(matches!(error, BusError::Truncated { first: 24, wanted: 20, .. }), "{error}");
     assert!(log.demux.floor(PLACE).unwrap() <= 5, "the offset does not go past what is missing");
@@ -545,9 +545,9 @@ fn a_partition_with_much_that_nobody_reads_takes_no_more() {
     log.read();
     assert!(!log.demux.has_room(PLACE));
     let number = log.demux.subscribe(&id("gw/0"), PLACE, 0).unwrap();
-    assert!(!log.demux.given_out(PLACE, 5, |_| true, |_| false));
+    assert!(!log.demux.given_out(PLACE, 5, |_| true));
     log.demux.take(&id("gw/0"), number, usize::MAX).unwrap();
-    assert!(log.demux.has_room(PLACE) && log.demux.given_out(PLACE, 5, |_| true, |_| false));
+    assert!(log.demux.has_room(PLACE) && log.demux.given_out(PLACE, 5, |_| true));
 }
 
 #[test]
