@@ -35,6 +35,10 @@ pub struct RecorderConfig {
     /// Streams (`producer/lane`) that start anew below the position that the lake holds, as after a spool was
     /// lost or recreated. Such a stream is refused until it is named here; it goes on as a new generation.
     pub recreated: Vec<String>,
+    /// Streams (`producer/lane`) of which records are given up that were removed before they were read, as by the
+    /// retention of Kafka. Such a stream is parked until it is named here; it goes on as a new generation at the first
+    /// record that there is, with a finding that names the positions.
+    pub truncated: Vec<String>,
 }
 
 impl Default for RecorderConfig {
@@ -49,6 +53,7 @@ impl Default for RecorderConfig {
             compact_grace_seconds: 900,
             trust: BTreeMap::new(),
             recreated: Vec::new(),
+            truncated: Vec::new(),
         }
     }
 }
@@ -69,8 +74,10 @@ impl RecorderConfig {
         if self.snapshot_commits == 0 {
             return refused("snapshot_commits", "must be at least 1");
         }
-        if self.recreated.iter().any(|s| s.parse::<bodycam_bus::StreamId>().is_err()) {
-            return refused("recreated", "holds a name that is not <producer>/<lane>");
+        for (setting, streams) in [("recreated", &self.recreated), ("truncated", &self.truncated)] {
+            if streams.iter().any(|s| s.parse::<bodycam_bus::StreamId>().is_err()) {
+                return refused(setting, "holds a name that is not <producer>/<lane>");
+            }
         }
         self.trusted().map(drop)
     }
@@ -103,6 +110,7 @@ mod tests {
             (RecorderConfig { snapshot_commits: 0, ..good.clone() }, "snapshot_commits"),
             (RecorderConfig { trust: trust("abc"), ..good.clone() }, "trust"),
             (RecorderConfig { recreated: vec!["x".into()], ..good.clone() }, "recreated"),
+            (RecorderConfig { truncated: vec!["x".into()], ..good.clone() }, "truncated"),
         ] {
             let message = bad.check().unwrap_err().to_string();
             assert!(message.contains(&format!("recorder.{named}")), "{message}");

@@ -3,9 +3,12 @@
 
 use std::collections::BTreeMap;
 
+use bodycam_bus::StreamId;
 use bodycam_lake::columns::findings::FindingRow;
 use bodycam_record::canonical::Writer;
 use bodycam_record::{Digest, Event, Id16, SessionId, digest};
+
+use crate::commit::now_ns;
 
 /// Most evidence events that one finding names.
 const MAX_EVIDENCE: usize = 100;
@@ -27,6 +30,8 @@ pub enum Fault {
     ProducerKey,
     /// A session key or name came again with other content.
     KeyChanged,
+    /// Records were removed from the bus before they were read, and were given up.
+    Lost,
 }
 
 impl Fault {
@@ -39,6 +44,7 @@ impl Fault {
             Fault::Ledger => "REC-LEDGER",
             Fault::ProducerKey => "REC-PRODUCER-KEY",
             Fault::KeyChanged => "REC-KEY-CHANGED",
+            Fault::Lost => "REC-LOST",
         }
     }
 }
@@ -84,6 +90,18 @@ impl Findings {
         self.rows.entry((Fault::KeyChanged, object.as_bytes().to_vec())).or_insert_with(|| {
             let mut row = row(Fault::KeyChanged, ts_ns, object.as_bytes(), format!("{object}: {what}"));
             row.session_ids = session.iter().map(SessionId::to_string).collect();
+            row
+        });
+    }
+
+    /// Adds records of a stream, from one position to before another, that nobody can read any more.
+    pub fn lost(&mut self, stream: &StreamId, from: i64, to: i64) {
+        let name = stream.to_string();
+        self.rows.entry((Fault::Lost, name.as_bytes().to_vec())).or_insert_with(|| {
+            let place = [name.as_bytes(), &from.to_le_bytes(), &to.to_le_bytes()].concat();
+            let text = format!("records {from}..{to} of stream {name} were removed before they were read");
+            let mut row = row(Fault::Lost, now_ns(), &place, text);
+            row.measure = Some(to.saturating_sub(from));
             row
         });
     }

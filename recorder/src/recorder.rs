@@ -65,6 +65,8 @@ pub struct Recorder<B: Bus> {
     held: BTreeMap<StreamId, Held>,
     /// Streams that do not go on, and why.
     parked: BTreeMap<StreamId, RecorderError>,
+    /// Streams with records that are given up: the first of these, and the first that there is.
+    given_up: BTreeMap<StreamId, (i64, i64)>,
     reminded: Instant,
     /// How far each stream has come, as of the last look at all of them.
     progress: BTreeMap<StreamId, Progress>,
@@ -136,6 +138,7 @@ impl<B: Bus> Recorder<B> {
             streams: BTreeMap::new(),
             held,
             parked: BTreeMap::new(),
+            given_up: BTreeMap::new(),
             reminded: Instant::now(),
             progress: BTreeMap::new(),
             discovered: None,
@@ -279,16 +282,27 @@ impl<B: Bus> Recorder<B> {
         for (id, why) in faults {
             self.streams.remove(&id);
             self.progress.remove(&id);
-            match why {
-                RecorderError::Bus(BusError::Recreated { .. })
-                    if self.config.recreated.contains(&id.to_string()) =>
-                {
-                    self.discovered = None;
-                }
-                why => self.park(id, why)?,
+            match self.is_acknowledged(&id, &why) {
+                true => self.discovered = None,
+                false => self.park(id, why)?,
             }
         }
         Ok(())
+    }
+
+    /// Whether the configuration says that a stream goes on in spite of this; notes what is given up.
+    fn is_acknowledged(&mut self, id: &StreamId, why: &RecorderError) -> bool {
+        match why {
+            RecorderError::Bus(BusError::Recreated { .. }) => self.config.recreated.contains(&id.to_string()),
+            RecorderError::Bus(BusError::Truncated { first, wanted, .. }) => {
+                let known = self.config.truncated.contains(&id.to_string());
+                if known {
+                    self.given_up.insert(id.clone(), (*wanted, *first));
+                }
+                known
+            }
+            _ => false,
+        }
     }
 
     fn park(&mut self, id: StreamId, why: RecorderError) -> Result<(), RecorderError> {
@@ -353,7 +367,11 @@ impl<B: Bus> Recorder<B> {
             if self.streams.contains_key(&id) || self.parked.contains_key(&id) {
                 continue;
             }
-            match self.subscribe(&id).await {
+            let subscribed = match self.subscribe(&id).await {
+                Err(why) if self.is_acknowledged(&id, &why) => self.subscribe(&id).await,
+                subscribed => subscribed,
+            };
+            match subscribed {
                 Ok(stream) => drop(self.streams.insert(id, stream)),
                 Err(why) if why.is_of_one_stream() => {
                     self.list_ledger(&id).await?;
@@ -393,6 +411,14 @@ impl<B: Bus> Recorder<B> {
             (generation, committed) = (generation + 1, at(held.position)?);
             self.bus.holds([(id.clone(), held.clone())].into())?;
         }
+        let mut staged = Staged::default();
+        if let Some((wanted, first)) = self.given_up.remove(id) {
+            tracing::warn!(stream = %id, wanted, first, "stream_truncated: records before the first one are given up");
+            staged.findings.lost(id, wanted, first);
+            held = Held { position: first, ..held.clone().followed_by(held.origin.or(origin)) };
+            (generation, committed) = (generation + 1, at(first)?);
+            self.bus.holds([(id.clone(), held.clone())].into())?;
+        }
         held.origin = held.origin.or(origin);
         let from = held.position;
         self.held.insert(id.clone(), held);
@@ -412,7 +438,7 @@ impl<B: Bus> Recorder<B> {
             subscription,
             committed,
             next: committed,
-            staged: Staged::default(),
+            staged,
             held: VecDeque::new(),
             waits_for: None,
         })

@@ -67,6 +67,7 @@ impl Subscription for MemorySubscription {
     async fn next(&mut self, max_bytes: usize) -> Result<Vec<(i64, Record)>, BusError> {
         loop {
             let fault = self.bus.faults.lock().unwrap().get(&self.stream).copied();
+            let fault = fault.filter(|(at, _)| *at >= self.position);
             let most = fault.map_or(usize::MAX, |(at, _)| usize::try_from(at - self.position).unwrap());
             if let (0, Some((_, fault))) = (most, fault) {
                 return Err(fault(self.stream.to_string()));

@@ -194,7 +194,11 @@ impl Running {
             stored = Arc::new(move || counted.events_total.load(std::sync::atomic::Ordering::Relaxed));
             if !parts.gateway {
                 let failing = Arc::clone(&metrics);
-                let fails = move || failing.failing.load(std::sync::atomic::Ordering::Relaxed) > 0;
+                let fails = move || {
+                    [&failing.failing, &failing.parked_streams]
+                        .iter()
+                        .any(|gauge| gauge.load(std::sync::atomic::Ordering::Relaxed) > 0)
+                };
                 probe.recorder_fails = Some(Box::new(fails));
             }
             probe.metrics.push(Box::new(move || metrics.prometheus()));
@@ -570,7 +574,9 @@ impl admin::Probe for Probe {
             return Err(format!("nobody can log in: {error}"));
         }
         match &self.recorder_fails {
-            Some(fails) if fails() => Err("the recorder fails again and again: see its log".to_owned()),
+            Some(fails) if fails() => {
+                Err("the recorder fails again and again, or streams are parked: see its log".to_owned())
+            }
             _ => Ok(()),
         }
     }

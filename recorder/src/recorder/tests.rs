@@ -481,6 +481,38 @@ async fn a_stream_with_a_fault_is_parked_and_the_others_go_on() {
 }
 
 #[tokio::test]
+async fn a_stream_that_was_cut_goes_on_once_that_is_acknowledged_and_a_finding_names_what_is_gone() {
+    let (_dir, store) = directory();
+    let bus = MemoryBus::default();
+    Gateway::start(&bus, "gw", None).work(6);
+    let zero: StreamId = "gw/0".parse().unwrap();
+    let cut: Fault = |stream| BusError::Truncated { stream, first: 9, wanted: 4 };
+    bus.faults.lock().unwrap().insert(zero.clone(), (4, cut));
+    let message = record(&bus, &store).await.unwrap_err().to_string();
+    assert!(
+        message.contains("records 4..9 were removed") && message.contains("recorder.truncated"),
+        "{message}"
+    );
+    let truncated = vec![zero.to_string()];
+    open(&bus, &store, RecorderConfig { truncated, ..config() }).await.unwrap().drain().await.unwrap();
+    let lake = Lake::open(store.clone()).await.unwrap();
+    let stands = |generation| lake.state().stream(&"gw/0".parse().unwrap(), generation).unwrap().1.position;
+    assert_eq!((stands(0), stands(1)), (4, bus.records()[&zero].len() as u64));
+    for (stream, records) in bus.records() {
+        let newest = lake.state().newest(&stream.to_string().parse().unwrap()).unwrap().position;
+        assert_eq!(newest, records.len() as u64, "{stream}");
+    }
+    let findings = findings(&store).await;
+    let lost = findings.iter().find(|f| f.rule == "REC-LOST").unwrap();
+    assert_eq!(lost.measure, Some(5));
+    // Nothing is done twice when it is named for longer.
+    let truncated = vec![zero.to_string()];
+    open(&bus, &store, RecorderConfig { truncated, ..config() }).await.unwrap().drain().await.unwrap();
+    let again = Lake::open(store.clone()).await.unwrap();
+    assert!(again.state().stream(&"gw/0".parse().unwrap(), 2).is_none());
+}
+
+#[tokio::test]
 async fn a_bus_is_told_what_the_lake_holds_of_every_stream_and_generation() {
     let (_dir, store) = directory();
     let bus = MemoryBus::default();

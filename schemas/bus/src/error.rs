@@ -40,7 +40,8 @@ pub enum BusError {
     Decode { stream: String, position: i64, source: DecodeError },
     /// The wanted records are gone.
     #[error(
-        "stream {stream} starts at position {first}, but {wanted} was wanted: records {wanted}..{first} were removed before they were read"
+        "stream {stream} starts at position {first}, but {wanted} was wanted: records {wanted}..{first} were removed before \
+         they were read; nothing more is read from it until recorder.truncated names '{stream}', which gives them up"
     )]
     Truncated { stream: String, first: i64, wanted: i64 },
     /// Someone else reads the stream now, or nobody yet.
