@@ -416,7 +416,8 @@ impl<B: Bus> Recorder<B> {
             tracing::warn!(stream = %id, wanted, first, "stream_truncated: records before the first one are given up");
             staged.findings.lost(id, wanted, first);
             held = Held { position: first, ..held.clone().followed_by(held.origin.or(origin)) };
-            (generation, committed) = (generation + 1, at(first)?);
+            // A stream that the lake does not have begins there.
+            (generation, committed) = (generation + u64::from(known.is_some()), at(first)?);
             self.bus.holds([(id.clone(), held.clone())].into())?;
         }
         held.origin = held.origin.or(origin);

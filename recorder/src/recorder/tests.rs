@@ -526,6 +526,7 @@ async fn a_bus_is_told_what_the_lake_holds_of_every_stream_and_generation() {
     let held = bus.held.lock().unwrap()[&zero].clone();
     assert_eq!(held, Held { position: end, origin: Some(old), older: Vec::new() });
     // It begins anew, and that is acknowledged.
+    bus.released.lock().unwrap().remove(&zero);
     bus.origins.lock().unwrap().insert(zero.clone(), new);
     let recreated = vec![zero.to_string()];
     open(&bus, &store, RecorderConfig { recreated, ..config() }).await.unwrap().drain().await.unwrap();
