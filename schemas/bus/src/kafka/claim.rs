@@ -111,6 +111,11 @@ impl Seen {
         self.kept.front().copied().filter(|(offset, _)| *offset < floor)
     }
 
+    /// The digest of the message at `offset`, if that was read last and is known.
+    pub fn digest(&self, offset: i64) -> Option<u32> {
+        self.kept.back().filter(|(last, _)| *last == offset).map(|(_, digest)| *digest)
+    }
+
     /// Forgets the messages from `offset` on: they are read again.
     pub fn forget_from(&mut self, offset: i64) {
         let before = self.kept.partition_point(|(seen, _)| *seen < offset);

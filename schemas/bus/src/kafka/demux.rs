@@ -44,12 +44,20 @@ struct Partition {
     whole: bool,
     /// Where it is to be read again from, before anything else is taken.
     rewind: Option<Rewind>,
-    /// Digest of the message at `read_to`, when it is one that must be there for what is claimed to hold.
-    expected: Option<u32>,
+    /// Digest of the message at `read_to`, when it is one that must be there.
+    expected: Option<Expected>,
     /// What the lake was shown to hold before the place where reading began.
     claimed: claim::Streams,
     /// The messages that were read last.
     seen: Seen,
+}
+
+/// A message that must be where it was, or the log is another one of the same name.
+#[derive(Debug, Clone, Copy)]
+struct Expected {
+    digest: u32,
+    /// Whether it may have been removed since: what was read is known then, what is claimed is not.
+    may_be_gone: bool,
 }
 
 /// Where to read again from; the lesser of two serves both.
@@ -147,7 +155,9 @@ impl Demux {
     /// A partition is this reader's from now on, and is read from `offset`: its first message, or the last one before
     /// an offset with a claim that the lake holds.
     pub fn assigned(&mut self, place: Place, offset: i64, claim: Option<Claim>) {
-        let (expected, claimed) = claim.map(|claim| (Some(claim.last), claim.streams)).unwrap_or_default();
+        let believed =
+            |claim: Claim| (Some(Expected { digest: claim.last, may_be_gone: false }), claim.streams);
+        let (expected, claimed) = claim.map(believed).unwrap_or_default();
         let partition = Partition {
             read_to: offset,
             whole: expected.is_none(),
@@ -204,6 +214,24 @@ impl Demux {
         self.feeds.retain(|_, feed| feed.place != place || feed.subscription != 0);
     }
 
+    /// Offset of the message that was read last, when it can be looked whether it is still there.
+    pub fn last(&self, place: Place) -> Option<i64> {
+        let partition = self.partitions.get(&place)?;
+        let last = partition.read_to.checked_sub(1)?;
+        partition.seen.digest(last).filter(|_| partition.rewind.is_none() && partition.expected.is_none())?;
+        Some(last)
+    }
+
+    /// The partition is read again from the message at `last`, which was read last: a log that was made anew and has grown
+    /// beyond it shows by that alone.
+    pub fn look_again(&mut self, place: Place, last: i64) {
+        let Some(partition) = self.partitions.get_mut(&place) else { return };
+        let Some(digest) = partition.seen.digest(last) else { return };
+        partition.seen.forget_from(last);
+        partition.read_to = last;
+        partition.expected = Some(Expected { digest, may_be_gone: true });
+    }
+
     /// Takes a message.
     pub fn message(&mut self, place: Place, offset: i64, value: &[u8], belongs: impl Fn(&StreamId) -> Place) {
         let Some(partition) = self.partitions.get_mut(&place) else { return };
@@ -216,8 +244,11 @@ impl Demux {
             return;
         }
         let digest = crc32c::crc32c(value);
-        let expected = partition.expected.take();
-        if expected.is_some_and(|expected| (offset, digest) != (partition.read_to, expected)) {
+        let mut expected = partition.expected.take();
+        if expected.is_some_and(|expected| expected.may_be_gone && offset > partition.read_to) {
+            expected = None;
+        }
+        if expected.is_some_and(|expected| (offset, digest) != (partition.read_to, expected.digest)) {
             self.replaced(place, offset);
             return;
         }
@@ -225,7 +256,7 @@ impl Demux {
         partition.seen.push(offset, digest);
         self.messages += 1;
         if expected.is_some() {
-            // It lies before what is claimed.
+            // It was read before, here or by who claims that.
             return;
         }
         let batch = Incoming::decode(value).and_then(|batch| match belongs(&batch.stream) == place {

@@ -35,6 +35,8 @@ const POLL: Duration = Duration::from_millis(20);
 const TURN: usize = 32;
 /// How often offsets are committed.
 const COMMIT: Duration = Duration::from_secs(1);
+/// How often it is looked, at one partition after the other, whether what was read last is still there.
+const LOOK: Duration = Duration::from_millis(250);
 /// How long one request to the brokers may take.
 const REQUEST: Duration = Duration::from_secs(5);
 /// How long the end waits for the group to be left.
@@ -109,6 +111,7 @@ impl KafkaBus {
             arriving: BTreeSet::new(),
             committed: BTreeMap::new(),
             commit_at: Instant::now(),
+            looked: (Instant::now(), None),
         };
         std::thread::Builder::new()
             .name("kafka-read".to_owned())
@@ -340,6 +343,7 @@ struct Poller {
     arriving: BTreeSet<Place>,
     committed: BTreeMap<Place, i64>,
     commit_at: Instant,
+    looked: (Instant, Option<Place>),
 }
 
 impl Poller {
@@ -354,6 +358,7 @@ impl Poller {
             }
             self.changes();
             self.arrive();
+            self.look();
             busy = self.read();
             self.marks();
             if self.commit_at.elapsed() >= COMMIT {
@@ -470,6 +475,27 @@ impl Poller {
             }
         }
         busy
+    }
+
+    /// Has the next partition show again the message that it gave last: a topic that was deleted and made again, and has
+    /// as many messages as the old one, goes on at the offset where that was, and hides what came before.
+    fn look(&mut self) {
+        if self.looked.0.elapsed() < LOOK {
+            return;
+        }
+        let all = || self.queues.keys().filter(|place| !self.arriving.contains(place)).copied();
+        let next =
+            all().find(|place| self.looked.1.is_none_or(|last| *place > last)).or_else(|| all().next());
+        self.looked = (Instant::now(), next);
+        let Some(place) = next else { return };
+        let Some(last) = lock(&self.shared.demux).last(place) else { return };
+        let name = self.shared.kafka.topic(place.0);
+        match self.consumer.seek(&name, place.1, Offset::Offset(last), REQUEST) {
+            Ok(()) => lock(&self.shared.demux).look_again(place, last),
+            Err(error) => {
+                tracing::debug!(event = "kafka_seek_failed", topic = place.0.suffix(), partition = place.1, error = %error, "looking later");
+            }
+        }
     }
 
     fn read_again(&self, place: Place, rewind: Rewind) -> Result<(), KafkaError> {

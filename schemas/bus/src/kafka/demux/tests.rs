@@ -286,6 +286,41 @@ fn a_topic_that_was_made_again_is_read_from_its_start() {
 }
 
 #[test]
+fn a_topic_that_was_made_again_and_is_as_long_as_the_old_one_shows_by_its_last_message() {
+    let mut log = Log::new();
+    log.send("gw/0", ORIGIN, 0, 0..20, 4);
+    log.send("gw/1", ORIGIN, 0, 0..20, 4);
+    log.assign(0);
+    let [zero, one] = ["gw/0", "gw/1"].map(|name| log.demux.subscribe(&id(name), PLACE, 0).unwrap());
+    log.read();
+    log.take("gw/0", zero).unwrap();
+    log.take("gw/1", one).unwrap();
+    let look = |log: &mut Log| {
+        let last = log.demux.last(PLACE).unwrap();
+        log.at = last;
+        log.demux.look_again(PLACE, last);
+        assert_eq!(log.demux.last(PLACE), None, "it is looked at already");
+        log.read();
+    };
+    // Nothing has changed: nothing comes again.
+    look(&mut log);
+    assert_eq!((log.demux.repeated, log.demux.last(PLACE)), (0, Some(9)));
+    assert_eq!(log.take("gw/0", zero).unwrap(), range(0..0));
+    // What was read is removed, as it may be.
+    log.messages.clear();
+    log.messages.push((10, Vec::new()));
+    look(&mut log);
+    assert_eq!((log.demux.rewind(PLACE), log.demux.last(PLACE)), (None, Some(10)));
+    // Another log, whose end nobody has to read on for.
+    log.messages.clear();
+    log.send("gw/1", ORIGIN, 20, 20..40, 4);
+    log.send("gw/0", ORIGIN, 20, 20..44, 4);
+    look(&mut log);
+    assert_eq!(log.take("gw/1", one).unwrap(), range(20..40));
+    assert_eq!(log.take("gw/0", zero).unwrap(), range(20..44));
+}
+
+#[test]
 fn an_offset_is_committed_with_what_the_lake_holds_before_it() {
     let mut log = Log::new();
     log.send("gw/0", ORIGIN, 0, 0..40, 4);
