@@ -82,3 +82,56 @@ fn a_gateway_refuses_topics_that_would_lose_its_records_and_names_the_line_that_
     }
     assert!(stack.run(&["config", "check"]).status.success(), "what brokers say is not asked here");
 }
+
+#[test]
+fn a_gateway_that_lost_its_spool_is_parked_until_that_is_acknowledged() {
+    let Some(broker) = Broker::start(None) else { return };
+    let stack = Stack::new(&section(&broker));
+    let gateway = stack.start("gateway");
+    let recorder = stack.start("recorder");
+    let token = stack.token("robot");
+    let run = |sql: &str| {
+        let output = stack.psql("robot", &token, sql);
+        assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
+    };
+    let sealed = || count(&stack, "SELECT count(*) FROM sessions WHERE state = 'sealed'");
+    run("SELECT 1");
+    stack.wait_for("a sealed session in the lake", Duration::from_secs(60), || sealed() == 1);
+    assert!(gateway.terminate().success(), "{}", stack.log("gateway"));
+    // Its disk is gone; its key was kept elsewhere.
+    let home = stack.path("spool/gw-test");
+    let key = std::fs::read(home.join("producer.key")).unwrap();
+    std::fs::remove_dir_all(stack.path("spool")).unwrap();
+    for folder in [stack.path("spool"), home.clone()] {
+        std::fs::create_dir(&folder).unwrap();
+        std::fs::set_permissions(&folder, std::os::unix::fs::PermissionsExt::from_mode(0o700)).unwrap();
+    }
+    std::fs::write(home.join("producer.key"), key).unwrap();
+    let private = std::os::unix::fs::PermissionsExt::from_mode(0o600);
+    std::fs::set_permissions(home.join("producer.key"), private).unwrap();
+    let gateway = stack.start("gateway");
+    run("SELECT 2");
+    let parked = || {
+        let metrics = get(stack.recorder_admin, "/metrics").unwrap_or_default();
+        let line = metrics.lines().find(|line| line.starts_with("bodycam_recorder_parked_streams "));
+        line.is_some_and(|line| !line.ends_with(" 0"))
+    };
+    stack.wait_for("parked streams on /metrics", Duration::from_secs(60), parked);
+    assert_eq!(sealed(), 1, "nothing of the other gateway is taken for this one");
+    // The recorder goes on until it is stopped, and says then what to do.
+    assert!(!recorder.terminate().success(), "{}", stack.log("recorder"));
+    assert!(
+        stack.log("recorder").contains("recorder.recreated names 'gw-test/"),
+        "{}",
+        stack.log("recorder")
+    );
+    let config = std::fs::read_to_string(stack.path("bodycam.toml")).unwrap();
+    let lanes = ["0", "1", "keys", "ledger"].map(|lane| format!("\"gw-test/{lane}\"")).join(", ");
+    let acknowledged = format!("flush_seconds = 1\nrecreated = [{lanes}]");
+    std::fs::write(stack.path("bodycam.toml"), config.replace("flush_seconds = 1", &acknowledged)).unwrap();
+    let recorder = stack.start("recorder");
+    stack.wait_for("both sessions in the lake", Duration::from_secs(60), || sealed() == 2);
+    assert!(gateway.terminate().success(), "{}", stack.log("gateway"));
+    assert!(recorder.terminate().success(), "{}", stack.log("recorder"));
+    assert_eq!(count(&stack, "SELECT count(*) FROM statements"), 2, "each once");
+}
