@@ -36,7 +36,7 @@ const TURN: usize = 32;
 /// How often offsets are committed.
 const COMMIT: Duration = Duration::from_secs(1);
 /// How often it is looked, at one partition after the other, whether what was read last is still there.
-const LOOK: Duration = Duration::from_millis(250);
+const LOOK: Duration = Duration::from_secs(1);
 /// How long one request to the brokers may take.
 const REQUEST: Duration = Duration::from_secs(5);
 /// How long the end waits for the group to be left.
