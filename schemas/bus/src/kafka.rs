@@ -2,10 +2,10 @@
 //!
 //! A gateway writes its spool as without Kafka ([`crate::spool`]); its [`Drain`] sends the records on and releases
 //! segments when Kafka has acknowledged them. A recorder reads [`KafkaBus`]. Streams and positions are those of the
-//! spool: a message carries consecutive records of one stream ([`batch`]), and the reader drops what came again and
+//! spool: a message carries consecutive records of one stream (`batch.rs`), and the reader drops what came again and
 //! refuses what leaves a gap, by position. So the topic is at-least-once, what is read is exactly-once, and the
 //! offsets that the consumer group commits are only where to begin to read, if the lake is shown to hold what lies
-//! before them ([`claim`], docs/adr/0009).
+//! before them (`claim.rs`, docs/adr/0009).
 //!
 //! All streams of a producer go to one partition number, the same in each topic: a recorder that has a partition
 //! has a producer whole, its ledger and what the ledger speaks of.
