@@ -510,6 +510,7 @@ fn a_parked_stream_takes_no_room_and_its_offset_stays() {
     log.assign(0);
     log.read();
     assert_eq!((log.demux.origin(&id("gw/0")), log.demux.floor(PLACE)), (Some(ORIGIN), Some(0)));
+    assert_eq!(log.demux.feeds[&id("gw/0")].bytes, 0);
     let zero = log.demux.subscribe(&id("gw/0"), PLACE, 0).unwrap();
     log.read();
     assert_eq!(log.take("gw/0", zero).unwrap(), range(0..80));
