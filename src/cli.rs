@@ -73,7 +73,7 @@ pub enum Command {
     #[cfg(feature = "analyzer")]
     /// Ask the lake in SQL (read-only)
     #[command(
-        after_help = "Tables: sessions events statements results copies messages http control gaps ledger findings templates content\n\nExample:\n  bodycam query --lake lake \"SELECT target, count(*) FROM sessions GROUP BY 1\""
+        after_help = "Tables: sessions events statements results copies messages http control gaps ledger findings templates content principals\n\nExample:\n  bodycam query --lake lake \"SELECT target, count(*) FROM sessions GROUP BY 1\""
     )]
     Query {
         /// One SELECT.

@@ -279,8 +279,14 @@ fn queries_join_content_write_every_format_and_keep_within_their_limits() {
             assert_eq!(lines(&output.stdout)[0]["text"], hostile, "escaped, not changed");
         }
     }
-    let closed = stack.run(&["query", joined, "--tenant-key", "none"]);
-    assert!(!closed.status.success() && text(&closed.stderr).contains("no tenant key"), "{closed:?}");
+    let named =
+        "SELECT p.name, count(*) AS n FROM statements s JOIN principals p USING (principal_ref) GROUP BY 1";
+    let named = stack.run(&["query", named, "--format", "csv"]);
+    assert!(text(&named.stdout).lines().any(|line| line.starts_with("ada,")), "{named:?}");
+    for closed in [joined, "SELECT name FROM principals"] {
+        let closed = stack.run(&["query", closed, "--tenant-key", "none"]);
+        assert!(!closed.status.success() && text(&closed.stderr).contains("no tenant key"), "{closed:?}");
+    }
     let counted = stack.run(&["query", "SELECT count(*) > 0 AS c FROM content", "--tenant-key", "none"]);
     assert!(text(&counted.stdout).contains("true"), "what does not open content needs no key: {counted:?}");
 
