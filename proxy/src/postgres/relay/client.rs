@@ -400,8 +400,8 @@ impl Session {
         let facts = match &statement {
             // The target plans it anew under another path, the unnamed one as well.
             Some(s) if s.epoch < self.names.epoch() => doubted(&s.facts()),
-            // Likewise under another catalog.
-            Some(s) if s.meant.borrow().catalog != self.names.meaning() => doubted(&s.facts()),
+            // Likewise under another catalog; what no analysis understood depends on none.
+            Some(s) if s.is_of_another_catalog(self.names.meaning()) => doubted(&s.facts()),
             Some(statement) => statement.facts(),
             None => unknown("execute"),
         };
