@@ -22,7 +22,7 @@ use super::spill::quota::Quota;
 use super::spill::{Spill, Store};
 use crate::correlation;
 use crate::identity::{Directory, Ended, Principal};
-use crate::postgres::codec::backend;
+use crate::postgres::codec::backend::{self, RowReader};
 use crate::postgres::inspect::facts::EXECUTE_UNKNOWN;
 use crate::postgres::inspect::{
     CatalogSnapshot, Facts, Inspector, Reference, SearchPath, SecretParameters, SessionNames, Settings,
@@ -76,7 +76,7 @@ pub(super) enum Within {
 
 /// What passes piece by piece.
 pub(super) enum Passing {
-    Row { stored: bool },
+    Row { stored: bool, reader: RowReader },
     CopyIn,
     CopyOut,
     Message(Box<LongMessage>),
@@ -240,6 +240,11 @@ impl Session {
     /// Whether a message of the gateway's own may follow what the target has sent.
     pub fn at_boundary(&self) -> bool {
         matches!(self.target_within, Within::Frames)
+    }
+
+    /// Whether every message of the client has come whole, as far as it was walked.
+    pub fn is_between_messages(&self) -> bool {
+        matches!(self.client_within, Within::Frames)
     }
 
     /// Whether a long message of the client has come in part.
