@@ -7,7 +7,7 @@ use bodycam_proxy::postgres::codec::startup::Version;
 use bodycam_proxy::postgres::{ClientAuth, ClientTls};
 use bodycam_record::ContentKind;
 
-use crate::support::gateway::{Gateway, MEMORY, Recorded, Setup};
+use crate::support::gateway::{Gateway, Recorded, Setup};
 use crate::support::postgres::{DIRECT, shared};
 use crate::support::wire::{Wire, bind, close, describe, execute, line, message, parse, query, sync};
 
@@ -1076,7 +1076,6 @@ fn a_target_that_is_withdrawn_ends_the_sessions_with_it() {
 
 #[test]
 fn a_session_cannot_fill_the_gateway_with_what_it_prepared() {
-    let _alone = MEMORY.lock();
     let gateway = gateway(|_| ());
     let database = shared().database();
     let column = |n: usize| format!("{n:04}{}", "c".repeat(58));

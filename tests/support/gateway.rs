@@ -3,7 +3,7 @@
 use std::collections::HashMap;
 use std::net::SocketAddr;
 use std::process::Command;
-use std::sync::{Arc, Mutex};
+use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use bodycam_bus::{Record, SpoolConfig};
@@ -130,9 +130,6 @@ impl Setup {
         Gateway { running, port, clock, state, directory: shared, principals, roster, spool, _dir: dir }
     }
 }
-
-/// Held by tests that measure the memory of the test process, and by those that fill it.
-pub static MEMORY: Mutex<()> = Mutex::new(());
 
 /// Key of the tenant `test`.
 const KEY: [u8; 32] = [7; 32];
