@@ -230,6 +230,8 @@ fn a_full_disk_holds_traffic_and_then_closes_and_nothing_is_let_through() {
     assert!(told.contains("this session cannot be recorded and is closed"), "{told}");
     let turned_away = stack.psql("robot", &token, &format!("INSERT INTO t VALUES (2) /* {noise} */"));
     assert!(!turned_away.status.success());
+    let ready = get(stack.admin, "/readyz").unwrap();
+    assert!(ready.contains("503") && ready.contains("No space left on device"), "{ready}");
     assert!(stack.log("up").contains("No space left on device"), "{}", stack.log("up"));
     let rows = "SELECT string_agg(n::text, ',' ORDER BY n) FROM t";
     assert_eq!(stack.direct(rows), "1", "nothing unrecorded passed");

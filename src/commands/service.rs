@@ -463,6 +463,9 @@ impl admin::Probe for Probe {
             if producer.spool_bytes() >= self.limit {
                 return Err("the spool is full: traffic is held until the recorder catches up".to_owned());
             }
+            if let Some(why) = producer.refuses() {
+                return Err(format!("the spool refuses what is recorded: {why}"));
+            }
             let silent = producer.silent_for();
             if silent > SILENT {
                 let seconds = silent.as_secs();

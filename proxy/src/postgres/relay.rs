@@ -429,7 +429,7 @@ impl<'a> Relay<'a> {
         session.pen.totals().bytes_in = as_count(up.received());
         session.pen.totals().bytes_out = as_count(down.departed());
         if let Err(error) = session.into_pen().close(reason).await {
-            tracing::error!(event = "session_not_sealed", error = %error, "the next start seals it as a crash");
+            tracing::error!(event = "session_not_sealed", error = %error, "sealed when the spool takes records again; a process that ends before leaves that to the next start");
         }
         drop((slot, listed));
     }
