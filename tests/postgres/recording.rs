@@ -132,8 +132,14 @@ fn paging_through_a_portal_counts_every_page() {
     let open = [parse("", "SELECT id FROM people ORDER BY id"), bind("p", "", &[]), execute("p", 2), sync()];
     assert_eq!(wire.ask(&open.concat()), "1 2 D(1) D(2) s ZT");
     assert_eq!(wire.ask(&[execute("p", 2), sync()].concat()), "D(3) C(SELECT 1) ZT");
+    // A portal that has ended says so to whoever asks again, and each time is a statement.
+    assert_eq!(wire.ask(&[execute("p", 0), sync()].concat()), "C(SELECT 0) ZT");
     assert_eq!(wire.query("COMMIT"), "C(COMMIT) ZI");
     let story = told(&gateway, wire);
+    assert_eq!(
+        story[5..7],
+        ["extended #3 allow SELECT id FROM people ORDER BY id", "result #3.0 complete SELECT 0 0 rows"]
+    );
     assert_eq!(
         story[2..5],
         [

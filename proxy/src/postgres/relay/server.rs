@@ -10,7 +10,7 @@ use super::answers::{Owed, Refusal};
 use super::client::Walked;
 use super::end::End;
 use super::pipe::Pipe;
-use super::record::{Draft, Ending, Recorded};
+use super::record::{Draft, Ending, Portal, Recorded};
 use super::session::{Cursor, LongMessage, Passing, Session, Within};
 use crate::postgres::codec::backend::{self, Backend, Kind, RowReader};
 use crate::postgres::codec::{FrameError, HEADER, header};
@@ -398,22 +398,22 @@ impl Session {
     /// A statement of the request at the front has ended, or its portal is suspended.
     fn complete(&mut self, kind: Kind, ending: Ending<'_>) -> Result<(), End> {
         let mut ending = ending;
-        let (recorded, started, ends) = match self.answers.front_but_sync() {
+        let (recorded, portal, started, ends) = match self.answers.front_but_sync() {
             Some(Owed::Query(run))
                 if !run.failed && run.refusal.is_none() && kind != Kind::PortalSuspended =>
             {
-                (Rc::clone(&run.recorded), run.started_ns, false)
+                (Rc::clone(&run.recorded), None, run.started_ns, false)
             }
             Some(Owed::Execute(run)) => {
                 if kind == Kind::PortalSuspended && !run.goes_on() {
                     // The rest is fetched by a statement of its own, as with FETCH.
                     ending.outcome = "complete";
                 }
-                (Rc::clone(&run.recorded), run.started_ns, true)
+                (Rc::clone(&run.recorded), run.portal.clone(), run.started_ns, true)
             }
             _ => return Err(self.unasked(kind)),
         };
-        let recorded = if ends { self.again(recorded)? } else { recorded };
+        let recorded = if ends { self.again(recorded, portal.as_deref())? } else { recorded };
         if self.current.columns.is_none() && ends {
             self.expect_rows()?;
         }
@@ -436,12 +436,17 @@ impl Session {
     }
 
     /// The statement that an Execute runs: the portal's own, or one more when that has ended before.
-    pub(super) fn again(&mut self, recorded: Rc<Recorded>) -> Result<Rc<Recorded>, RecordingError> {
+    pub(super) fn again(
+        &mut self,
+        recorded: Rc<Recorded>,
+        portal: Option<&Portal>,
+    ) -> Result<Rc<Recorded>, RecordingError> {
         if !recorded.finished.get() {
             return Ok(recorded);
         }
         let (facts, parent) = (Arc::clone(&recorded.facts), Some(recorded.seq));
-        self.statement(Draft { form: "extended", facts, parent, ..Draft::default() })
+        let text = portal.and_then(|p| p.statement.as_ref()).map(|s| &s.text);
+        self.statement(Draft { form: "extended", facts, text, parent, ..Draft::default() })
     }
 
     /// What a statement of SQL did to names that the protocol shares. Of several statements that failed at one
@@ -585,12 +590,14 @@ impl Session {
             // It is what the Execute behind would have been told.
             self.answers.pop();
         }
+        let mut portal = None;
         let (recorded, started, refusal, stays) = match self.answers.front() {
             Some(Owed::Query(run) | Owed::Call(run)) if !run.failed => {
                 run.failed = true;
                 (Some(Rc::clone(&run.recorded)), Some(run.started_ns), run.refusal.take(), true)
             }
             Some(Owed::Execute(run)) => {
+                portal = run.portal.clone();
                 (Some(Rc::clone(&run.recorded)), Some(run.started_ns), run.refusal.take(), false)
             }
             Some(Owed::Bind { portal, refusal, .. }) => {
@@ -613,7 +620,7 @@ impl Session {
         };
         match recorded {
             Some(recorded) => {
-                let recorded = if stays { recorded } else { self.again(recorded)? };
+                let recorded = if stays { recorded } else { self.again(recorded, portal.as_deref())? };
                 self.copy_ended(&recorded, None)?;
                 self.result(&recorded, ending, started)?;
             }

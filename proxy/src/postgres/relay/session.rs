@@ -322,7 +322,10 @@ impl Session {
                     let left = several && run.recorded.results.get() < run.recorded.facts.statement_count;
                     let unended = !run.recorded.finished.get() || self.current.bytes > 0 || left;
                     if unended && !run.failed {
-                        let recorded = if left { run.recorded } else { self.again(run.recorded)? };
+                        let recorded = match left {
+                            true => run.recorded,
+                            false => self.again(run.recorded, run.portal.as_deref())?,
+                        };
                         self.result(&recorded, Ending::plain("cut"), Some(run.started_ns))?;
                     }
                 }
