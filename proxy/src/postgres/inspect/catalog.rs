@@ -31,6 +31,8 @@ pub struct CatalogSnapshot {
     by_oid: HashMap<u32, usize>,
     /// Schemas of the functions of each name.
     functions: HashMap<Box<str>, Vec<Box<str>>>,
+    /// Schema and name of the function of each OID, for calls that name nothing else.
+    numbered: HashMap<u32, (Box<str>, Box<str>)>,
     /// Places of the relations that each view reads, those beneath other views included.
     views: HashMap<usize, Vec<usize>>,
     /// What runs functions unseen.
@@ -154,6 +156,18 @@ impl CatalogSnapshot {
         self
     }
 
+    /// With the functions by OID: OID, schema, name.
+    pub fn with_numbered(mut self, functions: impl IntoIterator<Item = (u32, String, String)>) -> Self {
+        let entry = |(oid, schema, name): (u32, String, String)| (oid, (schema.into(), name.into()));
+        self.numbered = functions.into_iter().map(entry).collect();
+        self
+    }
+
+    /// Schema and name of the function with this OID.
+    pub fn function(&self, oid: u32) -> Option<(&str, &str)> {
+        self.numbered.get(&oid).map(|(schema, name)| (&**schema, &**name))
+    }
+
     /// With what runs functions although no statement names them.
     pub fn with_code(mut self, code: HiddenCode) -> Self {
         self.code = code;
@@ -246,6 +260,7 @@ impl CatalogSnapshot {
             && self.views == other.views
             && self.code == other.code
             && self.functions == other.functions
+            && self.numbered == other.numbered
             && self.known == other.known
     }
 
@@ -258,6 +273,7 @@ impl CatalogSnapshot {
             && self.views == other.views
             && self.code == other.code
             && self.functions == other.functions
+            && self.numbered == other.numbered
     }
 }
 
