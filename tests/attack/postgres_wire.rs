@@ -968,7 +968,7 @@ fn a_secret_in_an_expression_a_definition_or_a_query_is_nowhere_in_the_spool() {
         "create procedure pq(password text default @) language sql as ''",
         "create view u4(password) as select 'x' || @",
         "/* alter role sa1 password @ */ select 1",
-        "select 1 -- password @",
+        "select 1 -- password 'CANARY'",
         "do $do$ begin update users set password = 'x' || @; end $do$",
         "prepare q as update users set password = 'x' || @",
     ];
