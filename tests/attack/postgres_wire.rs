@@ -986,7 +986,9 @@ fn a_secret_in_an_expression_a_definition_or_a_query_is_nowhere_in_the_spool() {
         wire.query(&text);
         wire.ask(&[parse("", &text), bind("", "", &[]), execute("", 0), sync()].concat());
     }
-    for form in forms {
+    // In comments and bodies a parameter stands for nothing.
+    let takes = |form: &&str| form.contains('@') && !form.starts_with("/*") && !form.starts_with("do ");
+    for form in forms.iter().filter(takes) {
         let text = form.replace('@', "$1");
         wire.ask(&[parse("", &text), bind("", "", &["CANARY"]), execute("", 0), sync()].concat());
     }
