@@ -987,8 +987,8 @@ fn a_secret_in_an_expression_a_definition_or_a_query_is_nowhere_in_the_spool() {
         wire.ask(&[parse("", &text), bind("", "", &[]), execute("", 0), sync()].concat());
     }
     // In comments and bodies a parameter stands for nothing.
-    let takes = |form: &&str| form.contains('@') && !form.starts_with("/*") && !form.starts_with("do ");
-    for form in forms.iter().filter(takes) {
+    let takes = |form: &str| form.contains('@') && !form.starts_with("/*") && !form.starts_with("do ");
+    for form in forms.into_iter().filter(|form| takes(form)) {
         let text = form.replace('@', "$1");
         wire.ask(&[parse("", &text), bind("", "", &["CANARY"]), execute("", 0), sync()].concat());
     }
