@@ -996,6 +996,89 @@ fn no_way_of_sending_a_secret_leaves_it_in_content() {
 }
 
 #[test]
+fn a_secret_in_an_expression_a_definition_or_a_query_is_nowhere_in_the_spool() {
+    let gateway = gateway(|_| ());
+    let database = shared().database();
+    shared().sql(
+        &database,
+        "CREATE TABLE users (id int, name text UNIQUE, password text, data jsonb);
+         GRANT ALL ON users TO app; GRANT CREATE ON SCHEMA public TO app",
+    );
+    let mut wire = Wire::log_in(gateway.port, "ada", &gateway.token("ada"), &database);
+    let forms = [
+        "update users set password='x'||@ where id=1",
+        "update users set password=case when true then @ end",
+        "update users set (name, password) = ('x', @)",
+        "update users set password = (select @::text)",
+        "update users set password = v.p from (values (@)) v(p)",
+        "with n(password) as (values (@)) insert into users(password) select password from n",
+        "insert into users(name, password) values ('kept', lower('x' || @))",
+        "insert into users(password) select @",
+        "insert into users(name) values ('a') on conflict (name) do update set password = 'x' || @",
+        "merge into users u using (select 7 as id) n on u.id = n.id when not matched then insert (password) values ('x' || @)",
+        "select 1 from (values ('x', @)) as v(name, password)",
+        "select 'x' || @ as password",
+        "select password from users union all select @",
+        "select 1 from users where password = 'x' || @ or password in ('x', @) or password like 'x' || @",
+        "select case password when @ then 1 end from users",
+        "select 1 from users where 'x' || @ = password",
+        "select 1 from users where data ->> 'password' = @",
+        "select set_config('my.password', 'x' || @, false)",
+        "explain select 1 from users where password = 'x' || @",
+        "declare c cursor with hold for select 'x' || @ as password",
+        "create table u2(password text default @)",
+        "create table u3(password text default 'x' || @)",
+        "create table u3(id int, password text check (lower(password) <> 'x' || @))",
+        "alter table users alter password set default 'x' || @",
+        "alter table u3 alter password set default @",
+        "alter table u3 add if not exists password text default 'x' || @",
+        "create domain password as text default @",
+        "create procedure pq(password text default @) language sql as ''",
+        "create view u4(password) as select 'x' || @",
+        "/* alter role sa1 password @ */ select 1",
+        "select 1 -- password 'CANARY'",
+        "do $do$ begin update users set password = 'x' || @; end $do$",
+        "prepare q as update users set password = 'x' || @",
+    ];
+    let literals = [
+        "'CANARY'",
+        "E'\\x41 CANARY'",
+        "U&'CANARY'",
+        "N'CANARY'",
+        "$$CANARY$$",
+        "$x$CANARY$x$",
+        "'a'\n'CANARY'",
+    ];
+    for (form, literal) in forms.iter().flat_map(|form| literals.map(|literal| (form, literal))) {
+        let text = form.replace('@', literal);
+        wire.query(&text);
+        wire.ask(&[parse("", &text), bind("", "", &[]), execute("", 0), sync()].concat());
+    }
+    // In comments and bodies a parameter stands for nothing.
+    let takes = |form: &str| form.contains('@') && !form.starts_with("/*") && !form.starts_with("do ");
+    for form in forms.into_iter().filter(|form| takes(form)) {
+        let text = form.replace('@', "$1");
+        wire.ask(&[parse("", &text), bind("", "", &["CANARY"]), execute("", 0), sync()].concat());
+    }
+    drop(wire);
+    gateway.wait_closed();
+    let (mut cut, mut kept) = (0, 0);
+    for recorded in gateway.events() {
+        let body = format!("{:?}", recorded.body);
+        assert!(!body.contains("CANARY"), "{body}");
+        // What the target answers is not searched.
+        for (kind, bytes) in recorded.content.iter().filter(|(kind, _)| *kind != ContentKind::Rows) {
+            let text = String::from_utf8_lossy(bytes);
+            assert!(!text.contains("CANARY"), "{kind:?}: {text}");
+            cut += usize::from(text.contains("***"));
+            kept += usize::from(text.contains("'kept'"));
+        }
+    }
+    assert!(gateway.templates().iter().all(|text| !text.contains("CANARY")));
+    assert!(cut >= 2 * forms.len() * literals.len() - 10 && kept > 10, "{cut} {kept}");
+}
+
+#[test]
 fn a_token_in_any_place_of_a_login_or_statement_is_recorded_by_its_id_only() {
     let gateway = gateway(|s| s.targets[0].databases = vec!["db*".to_owned(), "bcam_*".to_owned()]);
     let database = shared().database();

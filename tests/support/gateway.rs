@@ -250,6 +250,15 @@ impl Gateway {
         events.into_iter().map(|event| opened(event, &keys, &chunks)).collect()
     }
 
+    /// The templates recorded so far.
+    pub fn templates(&self) -> Vec<String> {
+        let templates = records(&self.spool).into_iter().filter_map(|record| match record {
+            Record::Template { text, .. } => Some(text.to_string()),
+            _ => None,
+        });
+        templates.collect()
+    }
+
     /// The statements recorded so far with their results, in order.
     pub fn statements(&self) -> Vec<(Recorded, SqlStatement, Vec<(Recorded, SqlResult)>)> {
         let mut found: Vec<(Recorded, SqlStatement, Vec<(Recorded, SqlResult)>)> = Vec::new();
