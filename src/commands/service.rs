@@ -44,6 +44,20 @@ pub struct Parts {
     pub admin: Option<AdminAt>,
 }
 
+impl Parts {
+    /// Every part that this binary has.
+    pub fn all() -> Self {
+        Self {
+            gateway: true,
+            #[cfg(feature = "recorder")]
+            recorder: true,
+            #[cfg(feature = "analyzer")]
+            detect: true,
+            admin: None,
+        }
+    }
+}
+
 /// Which of the configured admin addresses is listened on.
 #[derive(Debug, Clone, Copy)]
 pub enum AdminAt {
@@ -72,6 +86,24 @@ pub fn run(path: &Path, parts: Parts) -> Result<ExitCode> {
         None => Ok(ExitCode::SUCCESS),
         Some(error) => Err(error),
     }
+}
+
+/// Whether these parts can read what the configuration refers to: secrets, keys, certificates, rules.
+pub fn check_files(config: &Config, parts: Parts, runtime: &tokio::runtime::Runtime) -> Result<()> {
+    if parts.gateway {
+        config.check_gateway_files()?;
+    }
+    #[cfg(feature = "recorder")]
+    if parts.recorder {
+        config.check_recorder_files()?;
+    }
+    #[cfg(feature = "analyzer")]
+    if parts.detect {
+        runtime.block_on(bodycam_analyzer::detect::ls(&config.detect))?;
+    }
+    #[cfg(not(feature = "analyzer"))]
+    let _ = runtime;
+    Ok(())
 }
 
 /// What the operating system tells the process to do.
@@ -160,6 +192,8 @@ impl Running {
         clock: Clock,
         parts: Parts,
     ) -> Result<Self> {
+        // Before anything runs: what cannot go on must not have begun.
+        check_files(config, parts, &runtime)?;
         let (sender, ended) = mpsc::unbounded_channel();
         let starter = Starter { runtime: &runtime, ended: sender };
         #[cfg_attr(not(feature = "recorder"), expect(unused_mut, reason = "nothing runs in the background"))]

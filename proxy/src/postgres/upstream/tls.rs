@@ -41,7 +41,13 @@ fn roots(ca: Option<&Path>) -> Result<RootCertStore, String> {
     let Some(path) = ca else {
         return Ok(RootCertStore { roots: webpki_roots::TLS_SERVER_ROOTS.to_vec() });
     };
-    let fault = |why: String| format!("cannot read certificates from {}: {why}", path.display());
+    let fault = |why: String| {
+        format!(
+            "cannot read certificates from {}: {why}; name a file (PEM) that holds those of your authorities and that \
+             the gateway's user can read, or remove it to trust the public ones",
+            path.display()
+        )
+    };
     let mut roots = RootCertStore::empty();
     for certificate in CertificateDer::pem_file_iter(path).map_err(|e| fault(e.to_string()))? {
         roots
