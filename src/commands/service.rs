@@ -89,6 +89,10 @@ pub fn run(path: &Path, parts: Parts) -> Result<ExitCode> {
 }
 
 /// Whether these parts can read what the configuration refers to: secrets, keys, certificates, rules.
+#[cfg_attr(
+    not(feature = "analyzer"),
+    expect(unused_variables, reason = "rules are read by the analyzer alone")
+)]
 pub fn check_files(config: &Config, parts: Parts, runtime: &tokio::runtime::Runtime) -> Result<()> {
     if parts.gateway {
         config.check_gateway_files()?;
@@ -101,8 +105,6 @@ pub fn check_files(config: &Config, parts: Parts, runtime: &tokio::runtime::Runt
     if parts.detect {
         runtime.block_on(bodycam_analyzer::detect::ls(&config.detect))?;
     }
-    #[cfg(not(feature = "analyzer"))]
-    let _ = runtime;
     Ok(())
 }
 
