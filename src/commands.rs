@@ -76,7 +76,7 @@ pub fn run(cli: Cli) -> Result<ExitCode> {
         #[cfg(feature = "gateway")]
         Command::Config(ConfigCommand::Check(arg)) => {
             let config = load(&arg)?;
-            service::check_files(&config, Parts::all(), &runtime()?)?;
+            service::check_files(&arg.config, &config, Parts::all(), &runtime()?)?;
             println!("{}: usable", bodycam_record::shown(&arg.config.display().to_string()));
             Ok(ExitCode::SUCCESS)
         }
