@@ -17,7 +17,6 @@ use tokio::net::TcpStream;
 use tokio_rustls::TlsAcceptor;
 
 use crate::admission::Admission;
-use crate::identity::roster::repeated;
 use crate::identity::{Directory, PrincipalConfig, Refusals, Roster, RosterError};
 use crate::recording::Lane;
 use crate::slots::SessionSlots;
@@ -177,11 +176,12 @@ impl HttpConfig {
                 |source| HttpConfigError::Rule { principal: bodycam_record::shown(&principal.name), source };
             let mut rules: Vec<HostRule> = Vec::with_capacity(principal.egress.len());
             for text in &principal.egress {
-                rules.push(HostRule::parse(text).map_err(fault)?);
-                if repeated(&rules).is_some() {
+                let rule = HostRule::parse(text).map_err(fault)?;
+                if rules.contains(&rule) {
                     let problem = "appears twice in the list; remove one of them".to_owned();
                     return Err(fault(HostRuleError { rule: bodycam_record::shown(text), problem }));
                 }
+                rules.push(rule);
             }
             lists.insert(&principal.name, rules);
         }
@@ -202,22 +202,32 @@ impl HttpConfig {
             }
         }
         self.check_settings()?;
+        self.check_hosts_asked_for(principals, &lists)
+    }
+
+    /// Refuses known hosts that no principal may reach, whose rules are in `lists`: nobody asks for their addresses.
+    fn check_hosts_asked_for(
+        &self,
+        principals: &[PrincipalConfig],
+        lists: &HashMap<&str, Vec<HostRule>>,
+    ) -> Result<(), HttpConfigError> {
         for name in self.known_hosts()?.keys() {
+            let rules = |principal: &str| {
+                let list = lists.get(principal).map(Vec::as_slice).unwrap_or_default();
+                list.iter().filter(|rule| rule.has_name(name))
+            };
             let asked = principals.iter().any(|principal| {
-                let list = |name: &str| lists.get(name).map(Vec::as_slice).unwrap_or_default();
-                let own = list(&principal.name).iter().filter(|rule| rule.has_name(name));
-                match principal.owner.as_deref().map(list) {
-                    None => own.count() > 0,
-                    Some(theirs) => own
-                        .clone()
-                        .any(|rule| theirs.iter().any(|other| other.has_name(name) && rule.meets(other))),
+                let mut own = rules(&principal.name);
+                match principal.owner.as_deref() {
+                    None => own.next().is_some(),
+                    Some(owner) => own.any(|rule| rules(owner).any(|other| rule.meets(other))),
                 }
             });
             if !asked {
-                let name = bodycam_record::shown(name);
                 let problem = format!(
-                    "'{name}' is a name that no principal may reach, so that nobody asks for its addresses; \
-                     list it in somebody's egress, or remove it"
+                    "'{}' is a name that no principal may reach, so that nobody asks for its addresses; list it in \
+                     somebody's egress, or remove it",
+                    bodycam_record::shown(name)
                 );
                 return Err(HttpConfigError::Setting { setting: "hosts", problem });
             }
