@@ -322,7 +322,7 @@ mod tests {
     #[test]
     fn a_database_that_an_earlier_target_takes_whole_is_refused_with_both_names() {
         let check = |lists: &[&[&str]]| {
-            let targets: Vec<_> = lists.iter().enumerate().map(|(at, databases)| TargetConfig {
+            let targets = lists.iter().enumerate().map(|(at, databases)| TargetConfig {
                 name: format!("t{at}"),
                 databases: databases.iter().map(|d| (*d).to_owned()).collect(),
                 ..target("").unwrap()
