@@ -38,10 +38,7 @@ pub fn run(cli: Cli) -> Result<ExitCode> {
         #[cfg(feature = "analyzer")]
         Command::Demo { dir, no_replay } => demo::run(dir, !no_replay),
         #[cfg(feature = "analyzer")]
-        Command::Up(arg) => service::run(
-            &arg.config,
-            Parts { gateway: true, recorder: true, detect: true, admin: Some(AdminAt::Listen) },
-        ),
+        Command::Up(arg) => service::run(&arg.config, Parts { admin: Some(AdminAt::Listen), ..Parts::all() }),
         #[cfg(feature = "gateway")]
         Command::Gateway(arg) => service::run(
             &arg.config,
@@ -79,10 +76,7 @@ pub fn run(cli: Cli) -> Result<ExitCode> {
         #[cfg(feature = "gateway")]
         Command::Config(ConfigCommand::Check(arg)) => {
             let config = load(&arg)?;
-            #[cfg(feature = "analyzer")]
-            runtime()?.block_on(bodycam_analyzer::detect::ls(&config.detect))?;
-            #[cfg(not(feature = "analyzer"))]
-            drop(config);
+            service::check_files(&arg.config, &config, Parts::all(), &runtime()?)?;
             println!("{}: usable", bodycam_record::shown(&arg.config.display().to_string()));
             Ok(ExitCode::SUCCESS)
         }

@@ -44,6 +44,20 @@ pub struct Parts {
     pub admin: Option<AdminAt>,
 }
 
+impl Parts {
+    /// Every part that this binary has.
+    pub fn all() -> Self {
+        Self {
+            gateway: true,
+            #[cfg(feature = "recorder")]
+            recorder: true,
+            #[cfg(feature = "analyzer")]
+            detect: true,
+            admin: None,
+        }
+    }
+}
+
 /// Which of the configured admin addresses is listened on.
 #[derive(Debug, Clone, Copy)]
 pub enum AdminAt {
@@ -61,6 +75,8 @@ pub fn run(path: &Path, parts: Parts) -> Result<ExitCode> {
     let runtime = super::runtime()?;
     // Before anything is opened: a signal during the start stops in order, too.
     let mut signals = Signals::listen(&runtime)?;
+    // What cannot go on must not have begun: the parts start one after another.
+    check_files(path, config, parts, &runtime)?;
     let mut running = Running::start_on(runtime, config, Clock::system(), parts)?;
     running.say_where(config);
     let reload = running.follow(path, config)?;
@@ -72,6 +88,34 @@ pub fn run(path: &Path, parts: Parts) -> Result<ExitCode> {
         None => Ok(ExitCode::SUCCESS),
         Some(error) => Err(error),
     }
+}
+
+/// Whether these parts can read what the configuration at `path` refers to: secrets, keys, certificates, rules.
+#[cfg_attr(
+    not(feature = "analyzer"),
+    expect(unused_variables, reason = "rules are read by the analyzer alone")
+)]
+pub fn check_files(
+    path: &Path,
+    config: &Config,
+    parts: Parts,
+    runtime: &tokio::runtime::Runtime,
+) -> Result<()> {
+    let readable = || {
+        if parts.gateway {
+            config.check_gateway_files()?;
+        }
+        #[cfg(feature = "recorder")]
+        if parts.recorder {
+            config.check_recorder_files()?;
+        }
+        #[cfg(feature = "analyzer")]
+        if parts.detect {
+            runtime.block_on(bodycam_analyzer::detect::ls(&config.detect))?;
+        }
+        Ok::<_, anyhow::Error>(())
+    };
+    readable().with_context(|| format!("the configuration {} is not usable", path.display()))
 }
 
 /// What the operating system tells the process to do.

@@ -283,7 +283,6 @@ listen = "{proxy}"
 [http.hosts]
 "api.carrier.example" = ["127.0.0.1"]
 "drop.paste.example" = ["127.0.0.1"]
-"evil.example" = ["127.0.0.1"]
 
 [[principals]]
 name = "mira"

@@ -70,7 +70,13 @@ fn roots(ca: Option<&Path>) -> Result<(RootCertStore, Vec<CertificateDer<'static
     let Some(path) = ca else {
         return Ok((RootCertStore { roots: webpki_roots::TLS_SERVER_ROOTS.to_vec() }, Vec::new()));
     };
-    let fault = |why: String| format!("cannot read certificates from {}: {why}", path.display());
+    let fault = |why: String| {
+        format!(
+            "cannot read certificates from {}: {why}; name a file (PEM) that holds those of your authorities and that \
+             the gateway's user can read, or remove it to trust the public ones",
+            path.display()
+        )
+    };
     let (mut roots, mut own) = (RootCertStore::empty(), Vec::new());
     for certificate in CertificateDer::pem_file_iter(path).map_err(|e| fault(e.to_string()))? {
         let certificate = certificate.map_err(|e| fault(e.to_string()))?;
