@@ -59,7 +59,9 @@ pub fn run(cli: Cli) -> Result<ExitCode> {
             query::run(&sql, format, output, timeout, memory, &lake)
         }
         #[cfg(feature = "reader")]
-        Command::Replay { session, format, at, to, lake } => replay::replay(session, format, at, to, &lake),
+        Command::Replay { session, format, at, to, rows, lake } => {
+            replay::replay(session, format, replay::Part { at, to, rows }, &lake)
+        }
         #[cfg(feature = "reader")]
         Command::Sessions(command) => replay::sessions(command),
         #[cfg(feature = "reader")]
@@ -83,12 +85,13 @@ pub fn run(cli: Cli) -> Result<ExitCode> {
             runtime()?.block_on(bodycam_analyzer::detect::ls(&config.detect))?;
             #[cfg(not(feature = "analyzer"))]
             drop(config);
-            println!("{}: usable", bodycam_record::shown(&arg.config.display().to_string()));
+            let path = bodycam_record::shown(&arg.config.display().to_string());
+            crate::speak::to_stdout(format_args!("{path}: usable\n"))?;
             Ok(ExitCode::SUCCESS)
         }
         #[cfg(feature = "analyzer")]
         Command::Config(ConfigCommand::Reference) => {
-            print!("{}", crate::config::reference());
+            crate::speak::to_stdout(format_args!("{}", crate::config::reference()))?;
             Ok(ExitCode::SUCCESS)
         }
     }

@@ -23,8 +23,9 @@ pub enum LakeError {
     BadName { what: &'static str, name: String, rule: &'static str },
     /// Another writer made this commit first.
     #[error(
-        "{path} exists already: another recorder writes to this lake. Stop one of the two; this one resumes \
-         from the lake when it is started again"
+        "{path} exists already. Either another recorder writes to this lake: stop one of the two; this one resumes \
+         from the lake when it is started again. Or a part of the lake is missing, its list of streams (streams/) or an \
+         earlier commit: run `bodycam verify` and restore it"
     )]
     CommitConflict { path: String },
     /// Somebody else holds a lock.
