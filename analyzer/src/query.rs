@@ -144,7 +144,7 @@ async fn produce(
     options: QueryOptions,
     send: mpsc::Sender<Message>,
 ) -> Result<(), AnalyzerError> {
-    let lake = Lake::open(store.clone()).await?;
+    let lake = Lake::open_recorded(store.clone()).await?;
     let findings = Windows::open(store.clone()).await?.finding_files().await?;
     let scope = Scope::lake(lake.view(), findings, options.memory_bytes).with_tenant(options.tenant);
     let context = Engine::new(&store)?.context(&scope)?;
