@@ -30,13 +30,8 @@ use crate::values;
 /// Names that are looked up at the same time.
 const LOOKUPS: usize = 16;
 /// Content kinds that name an event in a list, or that a search looks into.
-const LISTED: [ContentKind; 5] = [
-    ContentKind::SqlText,
-    ContentKind::Binds,
-    ContentKind::Url,
-    ContentKind::Error,
-    ContentKind::Message,
-];
+const LISTED: [ContentKind; 5] =
+    [ContentKind::SqlText, ContentKind::Binds, ContentKind::Url, ContentKind::Error, ContentKind::Message];
 /// Bytes of one event's binds that are decoded. What is kept of them is less.
 const BINDS_READ: usize = 1 << 20;
 
