@@ -102,9 +102,8 @@ fn a_psql_session_is_recorded_stored_verified_and_replayed_and_an_altered_cell_i
 fn nothing_is_left_out_in_silence(stack: &Stack) {
     let copy = || {
         let _ = std::fs::remove_dir_all(stack.path("copy"));
-        let copied =
-            std::process::Command::new("cp").arg("-r").args([stack.path("lake"), stack.path("copy")]);
-        assert!({ copied }.status().unwrap().success());
+        let mut cp = std::process::Command::new("cp");
+        assert!(cp.arg("-r").args([stack.path("lake"), stack.path("copy")]).status().unwrap().success());
     };
     let readers: [&[&str]; 7] = [
         &["query", "SELECT count(rows), min(tag), max(bytes) FROM results"],
