@@ -2,7 +2,7 @@
 //! nor change its exit code: nothing here panics, and `println!` and its kin, which do, are refused by lint.
 
 use std::fmt::Arguments;
-use std::io::{Result, Write};
+use std::io::Write;
 
 /// Writes to standard error; when that fails, nobody is left to be told.
 pub fn to_stderr(text: Arguments<'_>) {
@@ -10,13 +10,14 @@ pub fn to_stderr(text: Arguments<'_>) {
 }
 
 /// Writes what a command was asked for to standard output. The caller passes an error on: a broken pipe is success.
-pub fn to_stdout(text: Arguments<'_>) -> Result<()> {
+#[cfg(feature = "gateway")]
+pub fn to_stdout(text: Arguments<'_>) -> std::io::Result<()> {
     let mut out = std::io::stdout();
     out.write_fmt(text)?;
     out.flush()
 }
 
-/// As [`to_stdout`], for what goes on whether or not anyone reads along.
+/// As `to_stdout`, for what goes on whether or not anyone reads along.
 #[cfg(feature = "analyzer")]
 pub fn along(text: Arguments<'_>) {
     let _ = to_stdout(text);
