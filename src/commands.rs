@@ -56,7 +56,9 @@ pub fn run(cli: Cli) -> Result<ExitCode> {
             query::run(&sql, format, output, timeout, memory, &lake)
         }
         #[cfg(feature = "reader")]
-        Command::Replay { session, format, at, to, lake } => replay::replay(session, format, at, to, &lake),
+        Command::Replay { session, format, at, to, rows, lake } => {
+            replay::replay(session, format, replay::Part { at, to, rows }, &lake)
+        }
         #[cfg(feature = "reader")]
         Command::Sessions(command) => replay::sessions(command),
         #[cfg(feature = "reader")]
@@ -77,12 +79,13 @@ pub fn run(cli: Cli) -> Result<ExitCode> {
         Command::Config(ConfigCommand::Check(arg)) => {
             let config = load(&arg)?;
             service::check_files(&arg.config, &config, Parts::all(), &runtime()?)?;
-            println!("{}: usable", bodycam_record::shown(&arg.config.display().to_string()));
+            let path = bodycam_record::shown(&arg.config.display().to_string());
+            crate::speak::to_stdout(format_args!("{path}: usable\n"))?;
             Ok(ExitCode::SUCCESS)
         }
         #[cfg(feature = "analyzer")]
         Command::Config(ConfigCommand::Reference) => {
-            print!("{}", crate::config::reference());
+            crate::speak::to_stdout(format_args!("{}", crate::config::reference()))?;
             Ok(ExitCode::SUCCESS)
         }
     }

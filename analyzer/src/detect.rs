@@ -95,6 +95,7 @@ pub type Listener<'a> = &'a mut (dyn FnMut(&News) + Send);
 /// Evaluates everything that is due, once.
 pub async fn run(options: DetectOptions, listener: Listener<'_>) -> Result<Summary, AnalyzerError> {
     let mut detector = Detector::open(options).await?;
+    detector.lake.expect_recorded().await?;
     detector.cycle(listener).await
 }
 

@@ -34,7 +34,7 @@ const DISCOVER: Duration = Duration::from_millis(500);
 /// After this time a busy stream is asked where it ends, instead of waiting for it to run dry.
 const PATIENCE: Duration = Duration::from_secs(1);
 /// The file in a local lake that its recorder holds locked.
-const LOCK: &str = "recorder.lock";
+const LOCK: &str = bodycam_lake::layout::RECORDER_LOCK;
 /// Age from which a half-written file counts as left behind by a killed writer.
 const HALF_WRITTEN_AGE: Duration = Duration::from_secs(600);
 /// Waits between attempts after a transient failure.

@@ -545,13 +545,17 @@ fn init_logging() {
     use std::io::IsTerminal;
     let filter = tracing_subscriber::EnvFilter::try_from_env("BODYCAM_LOG")
         .unwrap_or_else(|_| tracing_subscriber::EnvFilter::new("info,tokio_postgres=warn"));
-    let builder = tracing_subscriber::fmt().with_env_filter(filter).with_writer(std::io::stderr);
+    // A log that cannot be written (a full disk) is no reason to write, and to fail, once more.
+    let builder = tracing_subscriber::fmt()
+        .with_env_filter(filter)
+        .with_writer(std::io::stderr)
+        .log_internal_errors(false);
     let outcome = if std::io::stderr().is_terminal() {
         builder.with_ansi(false).try_init()
     } else {
         builder.json().try_init()
     };
     if let Err(error) = outcome {
-        eprintln!("bodycam: no logging: {error}");
+        crate::speak::to_stderr(format_args!("bodycam: no logging: {error}\n"));
     }
 }
