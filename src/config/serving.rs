@@ -145,6 +145,8 @@ impl Config {
         if let Some(http) = &self.http {
             http.check(&self.principals)?;
         }
+        #[cfg(feature = "reader")]
+        self.replay.keymap()?;
         #[cfg(feature = "recorder")]
         self.recorder.check()?;
         #[cfg(feature = "analyzer")]
