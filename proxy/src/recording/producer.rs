@@ -241,7 +241,7 @@ impl Producer {
         lock(&self.inner.beat).elapsed()
     }
 
-    /// Why the spool has refused records in the last [`REFUSAL`], if it has. What makes no more tries, nobody knows
+    /// Why the spool has refused records in the last 15 s, if it has. What makes no more tries, nobody knows
     /// of: then a refusal is forgotten.
     pub fn refuses(&self) -> Option<String> {
         let refused = lock(&self.inner.refused);
