@@ -54,7 +54,9 @@ fn the_path_of_a_usable_configuration_does_nothing_to_a_terminal() {
         let dir = tempfile::tempdir().unwrap();
         let path = dir.path().join(hostile);
         std::fs::write(&path, toml).unwrap();
-        let output = bodycam().args(["config", "check", "--config"]).arg(&path).output().unwrap();
+        let mut check = bodycam();
+        check.args(["config", "check", "--config"]).arg(&path).env("SHOP_PASSWORD", "a password");
+        let output = check.output().unwrap();
         assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
         assert_safe(hostile, &output);
     }
