@@ -65,6 +65,8 @@ pub struct SharedCatalog(Arc<Shared>);
 #[derive(Debug)]
 struct Shared {
     latest: watch::Sender<Latest>,
+    /// Generation of the latest snapshot, for a look that takes no lock.
+    generation: AtomicU64,
     /// Readings asked for so far; each wakes the reader.
     asked: watch::Sender<u64>,
     failures: AtomicU64,
@@ -286,7 +288,8 @@ fn path_of(path: &[String]) -> impl Iterator<Item = &str> {
 impl Default for SharedCatalog {
     fn default() -> Self {
         let (latest, asked) = (watch::Sender::new(Latest::default()), watch::Sender::new(0));
-        Self(Arc::new(Shared { latest, asked, failures: AtomicU64::new(0) }))
+        let (generation, failures) = (AtomicU64::new(0), AtomicU64::new(0));
+        Self(Arc::new(Shared { latest, generation, asked, failures }))
     }
 }
 
@@ -294,6 +297,11 @@ impl SharedCatalog {
     /// The latest snapshot; empty before the first reading.
     pub fn current(&self) -> Arc<CatalogSnapshot> {
         self.0.latest.borrow().snapshot.clone()
+    }
+
+    /// Generation of the latest snapshot.
+    pub fn generation(&self) -> u64 {
+        self.0.generation.load(Ordering::Acquire)
     }
 
     /// Waits until the first reading has ended, well or badly, at most `patience`.
@@ -340,6 +348,7 @@ impl SharedCatalog {
                 if latest.snapshot.generation != 0 && latest.snapshot.same_meaning(&read) {
                     read.meaning = latest.snapshot.meaning;
                 }
+                self.0.generation.store(read.generation, Ordering::Release);
                 latest.snapshot = Arc::new(read);
             }
         });

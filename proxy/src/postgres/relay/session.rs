@@ -357,10 +357,17 @@ impl Session {
     /// What a prepared statement means now: the target plans it anew when its catalog has changed, and so its text
     /// is judged anew. Where only another text is at hand, [`Session::bind`] doubts it.
     pub(super) async fn judge_anew(&mut self, statement: &Statement) -> Result<(), End> {
+        let (before, meaning) = {
+            let meant = statement.meant.borrow();
+            (meant.generation, meant.catalog)
+        };
+        if before != 0 && before == self.catalog.generation() {
+            self.names.catalog_means(meaning);
+            return Ok(());
+        }
         let catalog = self.catalog.current();
         self.names.catalog_means(catalog.meaning());
-        let before = statement.meant.borrow().generation;
-        if before == catalog.generation() || before == 0 {
+        if before == 0 {
             return Ok(());
         }
         let facts = statement.facts();

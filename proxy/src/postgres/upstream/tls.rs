@@ -23,17 +23,16 @@ pub(super) fn connector(mode: UpstreamTls, ca: Option<&Path>) -> Result<TlsConne
     let builder = ClientConfig::builder_with_provider(Arc::clone(&provider))
         .with_safe_default_protocol_versions()
         .map_err(|e| e.to_string())?;
-    let builder = match mode {
+    let trust = match mode {
         UpstreamTls::VerifyFull => {
             let (roots, own) = roots(ca)?;
-            let chain = WebPkiServerVerifier::builder_with_provider(Arc::new(roots), provider);
-            let chain = chain.build().map_err(|e| e.to_string())?;
-            builder.dangerous().with_custom_certificate_verifier(Arc::new(Trusted { chain, own }))
+            let chain = WebPkiServerVerifier::builder_with_provider(Arc::new(roots), Arc::clone(&provider));
+            Trust::Authorities { chain: chain.build().map_err(|e| e.to_string())?, own }
         }
-        UpstreamTls::Require | UpstreamTls::Disable => {
-            builder.dangerous().with_custom_certificate_verifier(Arc::new(Unchecked(provider)))
-        }
+        UpstreamTls::Require | UpstreamTls::Disable => Trust::Anyone,
     };
+    let verifier = Arc::new(Verifier { provider, trust });
+    let builder = builder.dangerous().with_custom_certificate_verifier(verifier);
     let mut config = builder.with_no_client_auth();
     config.alpn_protocols = vec![b"postgresql".to_vec()];
     Ok(TlsConnector::from(Arc::new(config)))
@@ -91,15 +90,23 @@ fn roots(ca: Option<&Path>) -> Result<(RootCertStore, Vec<CertificateDer<'static
     Ok((roots, own))
 }
 
-/// `tls = "verify-full"`. As with libpq a server may show a certificate that stands in `ca` itself and is marked as
-/// that of an authority, which `openssl req -x509` does; the name must fit all the same.
+/// Whose certificate is taken. The handshake's signature is checked in any case.
 #[derive(Debug)]
-struct Trusted {
-    chain: Arc<WebPkiServerVerifier>,
-    own: Vec<CertificateDer<'static>>,
+struct Verifier {
+    provider: Arc<CryptoProvider>,
+    trust: Trust,
 }
 
-impl ServerCertVerifier for Trusted {
+#[derive(Debug)]
+enum Trust {
+    /// `tls = "require"`: encrypted, but anyone may be at the other end.
+    Anyone,
+    /// `tls = "verify-full"`. As with libpq a server may show a certificate that stands in `ca` itself and is marked
+    /// as that of an authority, which `openssl req -x509` does; the name must fit all the same.
+    Authorities { chain: Arc<WebPkiServerVerifier>, own: Vec<CertificateDer<'static>> },
+}
+
+impl ServerCertVerifier for Verifier {
     fn verify_server_cert(
         &self,
         certificate: &CertificateDer<'_>,
@@ -108,10 +115,13 @@ impl ServerCertVerifier for Trusted {
         ocsp: &[u8],
         now: UnixTime,
     ) -> Result<ServerCertVerified, rustls::Error> {
-        match self.chain.verify_server_cert(certificate, intermediates, name, ocsp, now) {
+        let Trust::Authorities { chain, own } = &self.trust else {
+            return Ok(ServerCertVerified::assertion());
+        };
+        match chain.verify_server_cert(certificate, intermediates, name, ocsp, now) {
             // Its dates were looked at before.
             Err(rustls::Error::InvalidCertificate(why))
-                if is_authority(&why) && self.own.contains(certificate) =>
+                if is_authority(&why) && own.contains(certificate) =>
             {
                 verify_server_name(&ParsedCertificate::try_from(certificate)?, name)?;
                 Ok(ServerCertVerified::assertion())
@@ -126,7 +136,7 @@ impl ServerCertVerifier for Trusted {
         cert: &CertificateDer<'_>,
         dss: &DigitallySignedStruct,
     ) -> Result<HandshakeSignatureValid, rustls::Error> {
-        self.chain.verify_tls12_signature(message, cert, dss)
+        verify_tls12_signature(message, cert, dss, &self.provider.signature_verification_algorithms)
     }
 
     fn verify_tls13_signature(
@@ -135,49 +145,10 @@ impl ServerCertVerifier for Trusted {
         cert: &CertificateDer<'_>,
         dss: &DigitallySignedStruct,
     ) -> Result<HandshakeSignatureValid, rustls::Error> {
-        self.chain.verify_tls13_signature(message, cert, dss)
+        verify_tls13_signature(message, cert, dss, &self.provider.signature_verification_algorithms)
     }
 
     fn supported_verify_schemes(&self) -> Vec<SignatureScheme> {
-        self.chain.supported_verify_schemes()
-    }
-}
-
-/// `tls = "require"`: encrypted, but anyone may be at the other end. Only the handshake's signature is checked.
-#[derive(Debug)]
-struct Unchecked(Arc<CryptoProvider>);
-
-impl ServerCertVerifier for Unchecked {
-    fn verify_server_cert(
-        &self,
-        _: &CertificateDer<'_>,
-        _: &[CertificateDer<'_>],
-        _: &ServerName<'_>,
-        _: &[u8],
-        _: UnixTime,
-    ) -> Result<ServerCertVerified, rustls::Error> {
-        Ok(ServerCertVerified::assertion())
-    }
-
-    fn verify_tls12_signature(
-        &self,
-        message: &[u8],
-        cert: &CertificateDer<'_>,
-        dss: &DigitallySignedStruct,
-    ) -> Result<HandshakeSignatureValid, rustls::Error> {
-        verify_tls12_signature(message, cert, dss, &self.0.signature_verification_algorithms)
-    }
-
-    fn verify_tls13_signature(
-        &self,
-        message: &[u8],
-        cert: &CertificateDer<'_>,
-        dss: &DigitallySignedStruct,
-    ) -> Result<HandshakeSignatureValid, rustls::Error> {
-        verify_tls13_signature(message, cert, dss, &self.0.signature_verification_algorithms)
-    }
-
-    fn supported_verify_schemes(&self) -> Vec<SignatureScheme> {
-        self.0.signature_verification_algorithms.supported_schemes()
+        self.provider.signature_verification_algorithms.supported_schemes()
     }
 }
