@@ -286,6 +286,10 @@ fn queries_join_content_write_every_format_and_keep_within_their_limits() {
     let counted = stack.run(&["query", "SELECT count(*) > 0 AS c FROM content", "--tenant-key", "none"]);
     assert!(text(&counted.stdout).contains("true"), "what does not open content needs no key: {counted:?}");
 
+    let unknown = stack.run(&["query", "SELECT nope FROM sessions"]);
+    let told = text(&unknown.stderr);
+    assert!(told.contains("No field named nope. Valid fields are") && told.lines().count() == 1, "{told}");
+
     let file = stack.path("sessions.parquet");
     let file = file.to_str().unwrap();
     let to_file = |sql: &str| stack.run(&["query", sql, "--format", "parquet", "--output", file]);

@@ -84,7 +84,8 @@ impl AnalyzerError {
         let root = err.find_root();
         let reason = match lake_error(root) {
             Some(err) => err.to_string(),
-            None => shown(&plain(root)),
+            // Of several lines it makes one.
+            None => shown(&plain(root).lines().collect::<Vec<_>>().join(" ")),
         };
         AnalyzerError::Sql { what: what.into(), reason }
     }
