@@ -73,7 +73,7 @@ pub enum Command {
     #[cfg(feature = "analyzer")]
     /// Ask the lake in SQL (read-only)
     #[command(
-        after_help = "Tables: sessions events statements results copies messages http control gaps ledger findings templates content\n\nExample:\n  bodycam query --lake lake \"SELECT target, count(*) FROM sessions GROUP BY 1\""
+        after_help = format!("Tables:\n{}\nExample:\n  bodycam query --lake lake \"SELECT target, count(*) FROM sessions GROUP BY 1\"", query_tables())
     )]
     Query {
         /// One SELECT.
@@ -88,8 +88,8 @@ pub enum Command {
         #[arg(long, default_value_t = 300)]
         timeout: u64,
         /// Memory that the query may use, MiB.
-        #[arg(long, default_value_t = 1024)]
-        memory: usize,
+        #[arg(long, default_value_t = 1024, value_parser = clap::value_parser!(u64).range(1..=1 << 24))]
+        memory: u64,
         #[command(flatten)]
         lake: LakeArg,
     },
@@ -110,6 +110,9 @@ pub enum Command {
         /// Stop here, included (with `--format`).
         #[arg(long, requires = "format")]
         to: Option<String>,
+        /// Rows of each result, and lines of each COPY, that the text shows; at most 100000.
+        #[arg(long, default_value_t = 20, value_parser = clap::value_parser!(u32).range(0..=100_000))]
+        rows: u32,
         #[command(flatten)]
         lake: LakeArg,
     },
@@ -178,6 +181,13 @@ pub enum Command {
     /// Check or explain the configuration
     #[command(subcommand, after_help = "Example:\n  bodycam config check --config bodycam.toml")]
     Config(ConfigCommand),
+}
+
+#[cfg(feature = "analyzer")]
+/// Every table that a query sees, with its meaning, one a line.
+fn query_tables() -> String {
+    let tables = bodycam_analyzer::engine::tables();
+    tables.map(|(name, meaning)| format!("  {name:<20} {meaning}\n")).collect()
 }
 
 #[cfg(feature = "analyzer")]
@@ -300,7 +310,7 @@ pub enum Events {
         #[command(flatten)]
         lake: LakeArg,
     },
-    /// Search the texts of events: statements, URLs, errors, hosts, relations
+    /// Search the texts of events: statements and their binds, URLs, errors, hosts, relations
     #[command(after_help = "Example:\n  bodycam events grep customers -f 'rows>100' --lake lake")]
     Grep {
         /// The text, without regard to case.
@@ -329,7 +339,7 @@ pub enum Events {
 /// `findings …`
 #[derive(Debug, Subcommand)]
 pub enum Findings {
-    /// List findings, newest first
+    /// List findings, highest severity first, then newest
     #[command(after_help = "Example:\n  bodycam findings ls --lake lake --format json")]
     Ls {
         /// Keep what this filter matches.

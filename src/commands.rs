@@ -38,10 +38,7 @@ pub fn run(cli: Cli) -> Result<ExitCode> {
         #[cfg(feature = "analyzer")]
         Command::Demo { dir, no_replay } => demo::run(dir, !no_replay),
         #[cfg(feature = "analyzer")]
-        Command::Up(arg) => service::run(
-            &arg.config,
-            Parts { gateway: true, recorder: true, detect: true, admin: Some(AdminAt::Listen) },
-        ),
+        Command::Up(arg) => service::run(&arg.config, Parts { admin: Some(AdminAt::Listen), ..Parts::all() }),
         #[cfg(feature = "gateway")]
         Command::Gateway(arg) => service::run(
             &arg.config,
@@ -59,7 +56,9 @@ pub fn run(cli: Cli) -> Result<ExitCode> {
             query::run(&sql, format, output, timeout, memory, &lake)
         }
         #[cfg(feature = "reader")]
-        Command::Replay { session, format, at, to, lake } => replay::replay(session, format, at, to, &lake),
+        Command::Replay { session, format, at, to, rows, lake } => {
+            replay::replay(session, format, replay::Part { at, to, rows }, &lake)
+        }
         #[cfg(feature = "reader")]
         Command::Sessions(command) => replay::sessions(command),
         #[cfg(feature = "reader")]
@@ -79,16 +78,14 @@ pub fn run(cli: Cli) -> Result<ExitCode> {
         #[cfg(feature = "gateway")]
         Command::Config(ConfigCommand::Check(arg)) => {
             let config = load(&arg)?;
-            #[cfg(feature = "analyzer")]
-            runtime()?.block_on(bodycam_analyzer::detect::ls(&config.detect))?;
-            #[cfg(not(feature = "analyzer"))]
-            drop(config);
-            println!("{}: usable", bodycam_record::shown(&arg.config.display().to_string()));
+            service::check_files(&arg.config, &config, Parts::all(), &runtime()?)?;
+            let path = bodycam_record::shown(&arg.config.display().to_string());
+            crate::speak::to_stdout(format_args!("{path}: usable\n"))?;
             Ok(ExitCode::SUCCESS)
         }
         #[cfg(feature = "analyzer")]
         Command::Config(ConfigCommand::Reference) => {
-            print!("{}", crate::config::reference());
+            crate::speak::to_stdout(format_args!("{}", crate::config::reference()))?;
             Ok(ExitCode::SUCCESS)
         }
     }

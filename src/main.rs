@@ -1,5 +1,7 @@
 //! `bodycam`: parse, dispatch, print the error. Nothing else.
 
+#![deny(clippy::print_stdout, clippy::print_stderr)]
+
 #[cfg(not(any(feature = "gateway", feature = "reader")))]
 compile_error!("choose at least one of the features `gateway` and `reader`");
 
@@ -8,6 +10,7 @@ mod commands;
 mod config;
 #[cfg(feature = "analyzer")]
 mod demo;
+mod speak;
 mod tenant_key;
 
 use std::io::Write;
@@ -27,7 +30,7 @@ fn main() -> ExitCode {
         Ok(code) => code,
         Err(error) if is_broken_pipe(&error) => ExitCode::SUCCESS,
         Err(error) => {
-            eprintln!("bodycam: {}", shown_lines(&told(&error)));
+            speak::to_stderr(format_args!("bodycam: {}\n", shown_lines(&told(&error))));
             ExitCode::from(2)
         }
     }

@@ -24,6 +24,15 @@ pub fn load(reference: &str, create: bool) -> Result<TenantKey> {
     from_hex(text.trim()).map(TenantKey::new).context("tenant key: want 64 hex digits")
 }
 
+/// Whether [`load`] can do with `reference`, where it makes a file that is missing. Nothing is made.
+#[cfg(feature = "gateway")]
+pub fn check(reference: &str) -> Result<()> {
+    match reference.strip_prefix("file:").map(std::path::Path::new) {
+        Some(path) if !path.exists() => Ok(bodycam_proxy::recording::check_key_file(path)?),
+        _ => load(reference, false).map(drop),
+    }
+}
+
 #[cfg(feature = "gateway")]
 fn made(path: &str) -> Result<TenantKey> {
     Ok(TenantKey::new(*bodycam_proxy::recording::load_or_create_key_file(std::path::Path::new(path))?))

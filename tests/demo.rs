@@ -19,6 +19,14 @@ fn the_demonstration_tells_its_whole_story() {
     ] {
         assert!(told.contains(part), "no '{part}' in:\n{told}");
     }
+    // Whoever looks into the altered copy sees the event, and that it is not what was recorded.
+    let named = told.split_once(" in event ").unwrap().1;
+    let (seq, session) = named.split_once(" of session ").unwrap();
+    let session = session.split_whitespace().next().unwrap();
+    let lake = dir.path().join("lake-altered");
+    let shown = bodycam().args(["replay", session, "--format", "text", "--lake"]).arg(lake).output().unwrap();
+    let shown = String::from_utf8(shown.stdout).unwrap();
+    assert!(shown.contains(&format!("✘ BROKEN at #{seq}:")) && shown.contains("3 rows"), "{shown}");
     // The theft is two reads: each is told once.
     assert_eq!(told.matches("EXF-002:").count(), 2, "{told}");
 }

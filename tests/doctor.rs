@@ -99,6 +99,39 @@ fn doctor_names_the_sessions_that_did_not_come_through_the_gateway() {
 }
 
 #[test]
+fn doctor_names_sensitive_relations_that_are_not_there() {
+    let stack = Stack::new("");
+    let config = std::fs::read_to_string(stack.path("bodycam.toml")).unwrap();
+    let list = |databases: &str, relations: &str| {
+        let listed = format!("tls = \"disable\"\nsensitive = [{relations}]");
+        let changed = config
+            .replace("tls = \"disable\"", &listed)
+            .replace("databases = [\"app\"]", &format!("databases = [{databases}]"));
+        std::fs::write(stack.path("bodycam.toml"), changed).unwrap();
+        let (_, report) = report(&stack);
+        let checks = report["checks"].as_array().unwrap().clone();
+        checks.into_iter().find(|c| c["check"] == "sensitive of app").unwrap_or_default()
+    };
+    stack
+        .cluster
+        .run("app", "CREATE TABLE people (n int); CREATE VIEW \"Names\" AS SELECT n FROM people")
+        .unwrap();
+    stack.cluster.run("postgres", "CREATE DATABASE other OWNER app").unwrap();
+    stack.cluster.run("other", "CREATE SCHEMA hr; CREATE TABLE hr.pay (n int)").unwrap();
+    let there = "\"public.people\", \"public.Names\"";
+    assert_eq!(list("\"app\"", there)["state"], "ok");
+    let check = list("\"app\"", &format!("{there}, \"public.People\", \"hr.pay\""));
+    let detail = check["detail"].as_str().unwrap();
+    assert!(check["state"] == "warn" && detail.contains("has public.People, hr.pay:"), "{check:#}");
+    // It is in another database, which leads to the target now.
+    for databases in ["\"app\", \"other\"", "\"*\""] {
+        let check = list(databases, &format!("{there}, \"hr.pay\""));
+        assert_eq!(check["state"], "ok", "{check:#}");
+    }
+    assert_eq!(list("\"app\"", ""), Value::Null, "nothing is said of an empty list");
+}
+
+#[test]
 fn doctor_names_what_is_wrong_with_the_set_up() {
     let stack = Stack::new("");
     let (code, fresh) = report(&stack);

@@ -173,8 +173,18 @@ fn a_principal_that_is_disabled_in_the_file_loses_its_open_sessions() {
     stack.wait_for("the refusal of the file", limit, || logged("config.refused"));
     assert!(works(&mut open) && !logged("config.principals"));
 
+    // Nor does one with what would do nothing.
+    let refusals = || stack.log("up").matches("config.refused").count();
+    let before = refusals();
+    let (whole, idle) = ("targets = [\"*\"]\negress", "targets = [\"*\", \"*\"]\negress");
+    write(&|text| text.replace("\n[nonsense]\n", "\n").replace(whole, idle));
+    stack.wait_for("the refusal of a list", limit, || refusals() > before);
+    assert!(stack.log("up").contains("'*' appears twice"), "{}", stack.log("up"));
+    assert!(works(&mut open) && !logged("config.principals"));
+    write(&|text| text.replace(idle, whole));
+
     // What waits for a restart is said; the principals come into force.
-    write(&|text| text.replace("\n[nonsense]\n", "").replace("cores = 2", "cores = 1"));
+    write(&|text| text.replace("cores = 2", "cores = 1"));
     signal(up.child.id(), "HUP");
     stack.wait_for("the new roster", limit, || logged("config.principals"));
     assert!(logged("config.restart") && stack.log("up").contains("gateway"));

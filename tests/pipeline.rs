@@ -75,6 +75,89 @@ fn a_psql_session_is_recorded_stored_verified_and_replayed_and_an_altered_cell_i
             text.contains(session) && text.contains(&format!("\"seq\":{seq}")),
             "{session} {seq}: {report:#}"
         );
+        // Whoever only reads sees what is there now, and that it is not what was recorded.
+        assert_eq!(count(&stack, &format!("SELECT count(*) FROM results WHERE rows = {to}")), 1);
+        for shown in [&["sessions", "show", session][..], &["replay", session, "--format", "text"]] {
+            let shown = stack.run(shown);
+            let text = String::from_utf8(shown.stdout).unwrap();
+            assert!(text.contains(&format!("BROKEN at #{seq}: the hash does not follow")), "{text}");
+        }
+    }
+
+    let short = |rows: &str| {
+        let id = sessions["items"][0]["session"].as_str().unwrap();
+        let text = stack.run(&["replay", id, "--format", "text", "--rows", rows]).stdout;
+        String::from_utf8(text).unwrap().contains("raise --rows")
+    };
+    assert!(short("0") && !short("5"));
+    assert_eq!(stack.run(&["replay", "x", "--format", "text", "--rows", "100001"]).status.code(), Some(2));
+    let inside = stack.path("lake/tables/mine.csv");
+    let refused = stack.run(&["query", "SELECT 1", "--output", inside.to_str().unwrap()]);
+    assert_eq!(refused.status.code(), Some(2));
+    assert!(!inside.exists());
+    nothing_is_left_out_in_silence(&stack);
+}
+
+/// On a lake that lacks something, every reader fails, and says what is missing, where, and what to do.
+fn nothing_is_left_out_in_silence(stack: &Stack) {
+    let copy = || {
+        let _ = std::fs::remove_dir_all(stack.path("copy"));
+        let mut cp = std::process::Command::new("cp");
+        assert!(cp.arg("-r").args([stack.path("lake"), stack.path("copy")]).status().unwrap().success());
+    };
+    let readers: [&[&str]; 7] = [
+        &["query", "SELECT count(rows), min(tag), max(bytes) FROM results"],
+        &["sessions", "ls"],
+        &["sessions", "show", "0123"],
+        &["events", "grep", "select"],
+        &["findings", "ls"],
+        &["replay", "0123", "--format", "text"],
+        &["detect", "run"],
+    ];
+    let fails = |readers: &[&[&str]], lake: &str, said: &[&str]| {
+        for reader in readers {
+            let lake = stack.path(lake);
+            let output = stack.run(&[*reader, &["--lake", lake.to_str().unwrap()]].concat());
+            let text = String::from_utf8(output.stderr).unwrap();
+            assert_eq!(output.status.code(), Some(2), "{reader:?}: {text}");
+            assert!(said.iter().all(|part| text.contains(part)), "{reader:?}: {said:?} not in {text}");
+            assert_eq!(text.lines().count(), 1, "{text}");
+        }
+    };
+    copy();
+    let mut commits = stack.files_below("copy/commits");
+    let number = |p: &std::path::PathBuf| p.file_stem().unwrap().to_str().unwrap().parse::<u64>().unwrap();
+    commits.sort_by_key(|p| (p.parent().unwrap().to_owned(), number(p)));
+    let pair = commits.windows(2).find(|pair| pair[0].parent() == pair[1].parent()).unwrap();
+    std::fs::remove_file(&pair[0]).unwrap();
+    let _ = std::fs::remove_dir_all(stack.path("copy/snapshots"));
+    let name = pair[0].strip_prefix(stack.path("copy")).unwrap().to_str().unwrap();
+    fails(&readers, "copy", &[name, "is missing", "bodycam verify"]);
+
+    std::fs::remove_dir_all(stack.path("copy/streams")).unwrap();
+    fails(&readers, "copy", &["there is no lake at "]);
+    std::fs::create_dir(stack.path("empty")).unwrap();
+    fails(&readers, "empty", &["there is no lake at ", "the path is wrong"]);
+
+    for damage in ["missing", "cut", "changed"] {
+        copy();
+        let file =
+            stack.files_below("copy/tables/sql").into_iter().max_by_key(|p| p.metadata().unwrap().len());
+        let file = file.unwrap();
+        let mut bytes = std::fs::read(&file).unwrap();
+        match damage {
+            "missing" => std::fs::remove_file(&file).unwrap(),
+            "cut" => std::fs::write(&file, &bytes[..bytes.len() - 100]).unwrap(),
+            _ => {
+                bytes[4..200].fill(0xa5);
+                let end = bytes.len() * 2 / 3;
+                bytes[200..end].fill(0xa5);
+                std::fs::write(&file, bytes).unwrap();
+            }
+        }
+        let name = file.strip_prefix(stack.path("copy")).unwrap().to_str().unwrap();
+        let why = if damage == "missing" { "is missing" } else { "not as committed" };
+        fails(&readers[..1], "copy", &[name, why, "bodycam verify"]);
     }
 }
 

@@ -230,6 +230,8 @@ fn a_full_disk_holds_traffic_and_then_closes_and_nothing_is_let_through() {
     assert!(told.contains("this session cannot be recorded and is closed"), "{told}");
     let turned_away = stack.psql("robot", &token, &format!("INSERT INTO t VALUES (2) /* {noise} */"));
     assert!(!turned_away.status.success());
+    let ready = get(stack.admin, "/readyz").unwrap();
+    assert!(ready.contains("503") && ready.contains("No space left on device"), "{ready}");
     assert!(stack.log("up").contains("No space left on device"), "{}", stack.log("up"));
     let rows = "SELECT string_agg(n::text, ',' ORDER BY n) FROM t";
     assert_eq!(stack.direct(rows), "1", "nothing unrecorded passed");
@@ -275,28 +277,107 @@ fn settings_that_would_do_nothing_or_cannot_work_are_refused_by_name() {
     let stack = Stack::new("");
     let config = std::fs::read_to_string(stack.path("bodycam.toml")).unwrap();
     let admin = format!("listen = \"{}\"\nrecorder", stack.admin);
+    // A second target, behind the first one.
+    let second = |name: &str, databases: &str| {
+        format!(
+            "[[targets]]\nname = \"{name}\"\ndatabases = {databases}\naddress = \"127.0.0.1:1\"\nrole = \"b\"\ntls = \"disable\"\n\n[http]"
+        )
+    };
+    let agents = "kind = \"agent\"\nowner = \"ada\"\ntargets = [\"*\"]";
+    let ends = "name = \"ada\"\nkind = \"person\"\ntargets = [\"*\"]\negress = [\"127.0.0.1:*\"]";
+    let person = "name = \"ada\"\nkind = \"person\"";
+    let hosts = |names: &str| format!("[http]\nhosts = {{ {names} }}");
+    let tls = "tls = \"disable\"";
+    let password = format!("password = \"file:{}\"", stack.path("app.password").display());
+    std::fs::write(stack.path("garbage"), "hunter2\n").unwrap();
+    let check = |text: &str| {
+        std::fs::write(stack.path("changed.toml"), text).unwrap();
+        let mut command = bodycam();
+        command.args(["config", "check", "-c"]).arg(stack.path("changed.toml"));
+        let output = command.env("BODYCAM_TEST_PASSWORD", "hunter2").output().unwrap();
+        (output.status.code(), String::from_utf8(output.stderr).unwrap())
+    };
+    let near = [
+        ("[http]", second("b", "[\"other\", \"ap*\"]")),
+        (tls, format!("{tls}\nsensitive = [\"public.a\", \"public.b\"]")),
+        (agents, format!("{}\ndisabled = true", agents.replace('*', "a*"))),
+        ("name = \"robot\"", "name = \"robot\"\ndisabled = true\nmax_sessions = 1".to_owned()),
+        (ends, ends.replace(person, "name = \"ada\"\nkind = \"person\"\ndisabled = true")),
+        ("[state]", "[[principals]]\nname = \"cid\"\nkind = \"contractor\"\nsponsor = \"ada\"\nends = \"2020-01-01\"\n\n[state]".to_owned()),
+        ("[admin]", "[detect]\ndisable = [\"EXF-001\"]\n[detect.params.EXF-002]\nmin_rows = 5\n[admin]".to_owned()),
+        (&password, "password = \"env:BODYCAM_TEST_PASSWORD\"".to_owned()),
+    ];
+    for (from, to) in near {
+        let changed = config.replacen(from, &to, 1);
+        assert_ne!(changed, config, "{from}");
+        assert_eq!(check(&changed), (Some(0), String::new()), "{to}");
+    }
     let cases = [
         (admin.as_str(), format!("listen = \"{}\"\nrecorder", stack.http), "[admin] listen"),
         ("file:tenant.key", "aa".repeat(32), "not the key"),
         ("file:tenant.key", "env:BODYCAM_TEST_NOT_SET".to_owned(), "BODYCAM_TEST_NOT_SET"),
         ("url = \"lake\"", "url = \"s3://bucket\"".to_owned(), "s3://"),
         ("url = \"lake\"", "url = \"\"".to_owned(), "[lake] url"),
+        ("[spool]\n", "[replay.keys]\nnope = [\"x\"]\n[spool]\n".to_owned(), "no command 'nope'"),
+        ("[spool]\n", "[replay.keys]\ndown = [\"bogus-key\"]\n[spool]\n".to_owned(), "is not a key"),
+        ("[spool]\n", "[replay.filters]\nx = \"bogus:1\"\n[spool]\n".to_owned(), "filters.x"),
         ("[spool]\n", "[spool]\nmax_bytes = 0\n".to_owned(), "max_bytes"),
         ("producer = \"gw-test\"", "producer = \"../up\"".to_owned(), "producer"),
         ("cores = 2", "cores = 2\nmax_connections = 0".to_owned(), "max_connections"),
         ("flush_seconds = 1", "flush_second = 1".to_owned(), "flush_second"),
         ("[admin]", "[detect]\nrules_dir = \"nowhere\"\n[admin]".to_owned(), "nowhere"),
         ("targets = [\"*\"]", "targets = [\"crm\"]".to_owned(), "crm"),
+        ("[http]", second("b", "[\"app\"]"), "'b', field 'databases': 'app' never leads here: target 'app'"),
+        ("databases = [\"app\"]", "databases = [\"app\", \"app\"]".to_owned(), "'app' appears twice"),
+        (tls, format!("{tls}\nsensitive = [\"public.*\"]"), "list each relation, as schema.relation"),
+        (tls, format!("{tls}\nsensitive = [\"a.b\", \"a.b\"]"), "'a.b' appears twice"),
+        ("targets = [\"*\"]", "targets = [\"app\", \"app\"]".to_owned(), "'app' appears twice"),
+        (
+            "egress = [\"127",
+            "egress = [\"a.example\", \"A.example\", \"127".to_owned(),
+            "'A.example': appears twice",
+        ),
+        (
+            ends,
+            person.to_owned() + "\negress = [\"127.0.0.1:*\"]",
+            "principal 'robot', field 'targets': no target",
+        ),
+        (
+            "[admin]",
+            "[detect]\ndisable = [\"EXF-002\"]\n[detect.params.EXF-002]\nmin_rows = 5\n[admin]".to_owned(),
+            "params.EXF-002",
+        ),
+        ("[http]", hosts("\"x.example\" = [\"10.0.0.1\"]"), "hosts: 'x.example'"),
+        (
+            &password,
+            "password = \"env:BODYCAM_TEST_NOT_SET\"".to_owned(),
+            "target 'app', field 'password': secret env:BODYCAM_TEST_NOT_SET: the variable is not set",
+        ),
+        (&password, "password = \"file:nope\"".to_owned(), "nope: No such file"),
+        (tls, "ca = \"nope.pem\"".to_owned(), "target 'app', field 'ca': cannot read certificates from"),
+        (tls, "ca = \"garbage\"".to_owned(), "garbage: there are none in it"),
+        (
+            "[http]",
+            "[postgres.tls]\ncert = \"nope.pem\"\nkey = \"garbage\"\n[http]".to_owned(),
+            "[postgres] tls: cannot read the certificate",
+        ),
+        (
+            "[state]",
+            "[http.tls]\ncert = \"garbage\"\nkey = \"garbage\"\n[state]".to_owned(),
+            "[http] tls: cannot read the certificate",
+        ),
+        ("file:tenant.key", "file:garbage".to_owned(), "[gateway] tenant_key: file:"),
+        ("file:tenant.key", "file:nowhere/tenant.key".to_owned(), "there is no directory"),
+        ("file:tenant.key", "env:BODYCAM_TEST_PASSWORD".to_owned(), "64 hex digits"),
+        ("[recorder]", "[recorder]\nkey = \"garbage\"".to_owned(), "[recorder] key"),
     ];
     for (from, to, named) in cases {
         let changed = config.replacen(from, &to, 1);
         assert_ne!(changed, config, "{from}");
-        std::fs::write(stack.path("changed.toml"), changed).unwrap();
-        let output =
-            bodycam().args(["config", "check", "-c"]).arg(stack.path("changed.toml")).output().unwrap();
-        let error = String::from_utf8(output.stderr).unwrap();
-        assert_eq!(output.status.code(), Some(2), "{to}: {error}");
+        let (code, error) = check(&changed);
+        assert_eq!(code, Some(2), "{to}: {error}");
         assert!(error.contains(named) && error.contains("changed.toml"), "{to}: {error}");
+        assert!(!error.contains("hunter2"), "{error}");
         assert!(!error.contains(&"aa".repeat(32)), "the key is not repeated: {error}");
     }
     // A variable of somebody else's may hold any bytes.
@@ -308,4 +389,52 @@ fn settings_that_would_do_nothing_or_cannot_work_are_refused_by_name() {
         .arg(stack.path("bodycam.toml"))
         .output();
     assert!(output.unwrap().status.success());
+}
+
+#[test]
+fn a_target_that_nobody_may_reach_is_refused_whoever_is_disabled() {
+    let stack = Stack::new("");
+    let config = std::fs::read_to_string(stack.path("bodycam.toml")).unwrap();
+    let other = "[[targets]]\nname = \"hr\"\ndatabases = [\"hr\"]\naddress = \"127.0.0.1:1\"\nrole = \"b\"\ntls = \"disable\"\n\n[http]";
+    let config = config.replace("targets = [\"*\"]", "targets = [\"app\"]").replace("[http]", other);
+    let check = |more: &str| {
+        std::fs::write(stack.path("bodycam.toml"), config.clone() + more).unwrap();
+        let output = stack.run(&["config", "check"]);
+        (output.status.code(), String::from_utf8(output.stderr).unwrap())
+    };
+    let (code, error) = check("");
+    assert_eq!(code, Some(2), "{error}");
+    assert!(error.contains("target 'hr' would do nothing: no principal may reach it"), "{error}");
+    let principal = |more: &str| format!("[[principals]]\nname = \"eve\"\ntargets = [\"hr\"]\n{more}");
+    for more in [
+        "kind = \"person\"",
+        "kind = \"person\"\ndisabled = true",
+        "kind = \"contractor\"\nsponsor = \"ada\"\nends = \"2020-01-01\"",
+    ] {
+        assert_eq!(check(&principal(more)), (Some(0), String::new()), "{more}");
+    }
+    // What an agent alone lists, it does not reach; nor is it kept for another day.
+    let (code, _) = check(&principal("kind = \"agent\"\nowner = \"ada\"\ndisabled = true"));
+    assert_eq!(code, Some(2));
+}
+
+#[test]
+fn what_cannot_be_read_stops_the_start_before_anything_runs() {
+    let stack = Stack::new("");
+    let config = std::fs::read_to_string(stack.path("bodycam.toml")).unwrap();
+    let nowhere = config.replace("app.password", "nope.password");
+    assert_ne!(nowhere, config);
+    std::fs::write(stack.path("bodycam.toml"), nowhere).unwrap();
+    for part in ["up", "gateway"] {
+        let output = stack.run(&[part]);
+        let told = String::from_utf8(output.stderr).unwrap();
+        assert_eq!(output.status.code(), Some(2), "{told}");
+        assert!(told.contains("is not usable: target 'app', field 'password': secret file:"), "{told}");
+        assert_eq!(told.lines().count(), 1, "nothing ran before: {told}");
+        for made in ["tenant.key", "recorder.key", "spool", "lake", "state.db"] {
+            assert!(!stack.path(made).exists(), "{part} made {made}");
+        }
+    }
+    // Commands that do not need it go on without.
+    assert!(!stack.token("robot").is_empty());
 }

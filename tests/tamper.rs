@@ -18,3 +18,4 @@ mod foreign;
 mod lawful;
 mod ledger;
 mod recorded;
+mod rewritten;

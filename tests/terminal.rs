@@ -1,6 +1,6 @@
 //! What a hostile argument, environment variable or path can do to the terminal of whoever runs a command: nothing.
 
-use std::process::Output;
+use std::process::{Output, Stdio};
 
 use crate::support::stack::bodycam;
 
@@ -54,8 +54,51 @@ fn the_path_of_a_usable_configuration_does_nothing_to_a_terminal() {
         let dir = tempfile::tempdir().unwrap();
         let path = dir.path().join(hostile);
         std::fs::write(&path, toml).unwrap();
-        let output = bodycam().args(["config", "check", "--config"]).arg(&path).output().unwrap();
+        let mut check = bodycam();
+        check.args(["config", "check", "--config"]).arg(&path).env("SHOP_PASSWORD", "a password");
+        let output = check.output().unwrap();
         assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
         assert_safe(hostile, &output);
     }
+}
+
+#[test]
+fn a_command_ends_as_it_ends_whether_or_not_its_words_can_be_written() {
+    let dir = tempfile::tempdir().unwrap();
+    let fixtures = ["detect", "test", dir.path().to_str().unwrap()];
+    let failing: [(&[&str], i32); 4] = [
+        (&["verify", "--lake", "/nonexistent"], 1),
+        (&["query", "SELECT 1", "--lake", "/nonexistent"], 2),
+        (&fixtures, 2),
+        (&["--nothing"], 2),
+    ];
+    let full = || std::fs::File::options().write(true).open("/dev/full").unwrap();
+    let gone = || std::io::pipe().unwrap().1;
+    for (arguments, code) in failing {
+        for nowhere in [Stdio::from(full()), Stdio::from(gone())] {
+            let status = bodycam().args(arguments).stderr(nowhere).stdout(Stdio::null()).status().unwrap();
+            assert_eq!(status.code(), Some(code), "{arguments:?}");
+        }
+    }
+    for arguments in [&["config", "reference"][..], &["keys"], &["detect", "test"], &["detect", "ls"]] {
+        let status = bodycam().args(arguments).stdout(gone()).stderr(full()).status().unwrap();
+        assert_eq!(status.code(), Some(0), "{arguments:?}: a reader that has seen enough is no failure");
+    }
+    let status = bodycam().args(["config", "reference"]).stdout(full()).stderr(full()).status().unwrap();
+    assert_eq!(status.code(), Some(2), "what was asked for could not be written");
+}
+
+#[test]
+fn the_help_names_every_table_and_refuses_no_memory() {
+    let help = bodycam().args(["query", "--help"]).output().unwrap();
+    let help = String::from_utf8(help.stdout).unwrap();
+    for (name, _) in bodycam_analyzer::engine::tables() {
+        assert!(
+            help.lines().any(|line| line.trim_start().starts_with(&format!("{name} "))),
+            "{name}: {help}"
+        );
+    }
+    let none = bodycam().args(["query", "SELECT 1", "--memory", "0", "--lake", "/"]).output().unwrap();
+    let said = String::from_utf8(none.stderr).unwrap();
+    assert!(none.status.code() == Some(2) && said.contains("--memory"), "{said}");
 }

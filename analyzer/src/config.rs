@@ -88,7 +88,13 @@ impl DetectConfig {
         if self.memory_mib < 16 {
             return refuse("memory_mib must be at least 16");
         }
-        self.rules().map(drop)
+        let rules = self.rules()?;
+        if let Some(id) = rules.overrides.keys().find(|id| rules.disabled.contains(*id)) {
+            return refuse(&format!(
+                "params.{id} would do nothing: {id} is among those that `disable` names; remove one of them"
+            ));
+        }
+        Ok(())
     }
 }
 
@@ -100,5 +106,23 @@ impl From<ParamSetting> for ParamValue {
             ParamSetting::Text(text) => ParamValue::Text(text),
             ParamSetting::TextList(items) => ParamValue::TextList(items),
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn parameters_of_a_rule_that_is_disabled_are_refused() {
+        let params: BTreeMap<_, _> =
+            [("EXF-002".to_owned(), [("min_rows".to_owned(), ParamSetting::Int(5))].into())].into();
+        let check = |disable: &[&str]| {
+            let disable = disable.iter().map(|id| (*id).to_owned()).collect();
+            DetectConfig { disable, params: params.clone(), ..DetectConfig::default() }.check()
+        };
+        let error = check(&["EXF-001", "EXF-002"]).unwrap_err().to_string();
+        assert!(error.contains("params.EXF-002") && error.contains("disable"), "{error}");
+        check(&["EXF-001"]).unwrap();
     }
 }

@@ -10,7 +10,7 @@ use std::future::Future;
 use std::path::Path;
 use std::pin::pin;
 use std::sync::Arc;
-use std::time::Duration;
+use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 use bodycam_lake::columns::findings::{self, FindingRow};
 use bodycam_lake::commit::VERSION;
@@ -95,6 +95,7 @@ pub type Listener<'a> = &'a mut (dyn FnMut(&News) + Send);
 /// Evaluates everything that is due, once.
 pub async fn run(options: DetectOptions, listener: Listener<'_>) -> Result<Summary, AnalyzerError> {
     let mut detector = Detector::open(options).await?;
+    detector.lake.expect_recorded().await?;
     detector.cycle(listener).await
 }
 
@@ -280,8 +281,9 @@ impl Detector {
         let inputs = Inputs::of(self.lake.state())?;
         let watermark_ns = watermark_ns(self.lake.state());
         let closed_before_ns = match watermark_ns {
-            // Every producer has stopped in order: nothing is late.
-            Some(i64::MAX) => i64::MAX,
+            // Every producer has stopped in order: nothing is late. A window that is not over goes on when one
+            // starts again.
+            Some(i64::MAX) => wall_ns(),
             Some(ns) => ns.saturating_sub(seconds(config.lateness_seconds)),
             None => i64::MIN,
         };
@@ -594,6 +596,12 @@ fn news_of(
 /// What is told about findings that a record takes back.
 fn taken_back(rule: &LoadedRule, ids: Vec<Id16>, revision: u64) -> impl Iterator<Item = News> {
     ids.into_iter().map(move |id| News::Retracted { id, rule: rule.rule.id.to_string(), revision })
+}
+
+/// The wall clock, Unix nanoseconds.
+fn wall_ns() -> i64 {
+    let now = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
+    i64::try_from(now.as_nanos()).unwrap_or(i64::MAX)
 }
 
 #[cfg(test)]

@@ -33,6 +33,7 @@ mod content;
 mod files;
 mod functions;
 mod pool;
+mod principals;
 mod pushdown;
 
 pub use catalog::{Bounds, tables};

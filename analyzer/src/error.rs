@@ -2,10 +2,12 @@
 
 use std::time::Duration;
 
+use arrow::error::ArrowError;
 use bodycam_lake::LakeError;
 use bodycam_record::rule::RuleError;
 use bodycam_record::shown;
 use datafusion::error::DataFusionError;
+use parquet::errors::ParquetError;
 use thiserror::Error;
 
 use crate::engine::last_panic;
@@ -42,15 +44,59 @@ pub enum AnalyzerError {
     Output(#[from] std::io::Error),
 }
 
+/// The lake's own error inside of one of DataFusion's.
+fn lake_error(err: &DataFusionError) -> Option<&LakeError> {
+    match err {
+        DataFusionError::External(inner) => inner.downcast_ref(),
+        DataFusionError::ParquetError(inner) => match &**inner {
+            ParquetError::External(inner) => inner.downcast_ref(),
+            _ => None,
+        },
+        DataFusionError::ArrowError(inner, _) => match &**inner {
+            ArrowError::ExternalError(inner) => inner.downcast_ref(),
+            _ => None,
+        },
+        _ => None,
+    }
+}
+
+/// A message without the names of the layers that it came through.
+pub(crate) fn plain(err: &DataFusionError) -> String {
+    let text = err.find_root().strip_backtrace();
+    let mut text = text.as_str();
+    const LAYERS: [&str; 6] = [
+        "Parquet error: ",
+        "Parquet argument error: ",
+        "External: ",
+        "External error: ",
+        "Arrow error: ",
+        "Arrow: ",
+    ];
+    while let Some(rest) = LAYERS.iter().find_map(|layer| text.strip_prefix(layer)) {
+        text = rest;
+    }
+    text.to_owned()
+}
+
 impl AnalyzerError {
     /// An error of DataFusion while doing `what`.
     pub(crate) fn sql(what: impl Into<String>, err: DataFusionError) -> Self {
-        match err.find_root() {
-            DataFusionError::External(inner) if inner.downcast_ref::<LakeError>().is_some() => {
-                AnalyzerError::Sql { what: what.into(), reason: inner.to_string() }
-            }
-            root => AnalyzerError::Sql { what: what.into(), reason: shown(&root.strip_backtrace()) },
-        }
+        let root = err.find_root();
+        let reason = match lake_error(root) {
+            Some(err) => err.to_string(),
+            // Of several lines it makes one.
+            None => shown(&plain(root).lines().collect::<Vec<_>>().join(" ")),
+        };
+        AnalyzerError::Sql { what: what.into(), reason }
+    }
+
+    /// Whether a file of the lake may be at fault, one that is not named.
+    pub(crate) fn is_about_a_file(err: &DataFusionError) -> bool {
+        let root = err.find_root();
+        let is_parquet = matches!(root, DataFusionError::ParquetError(_))
+            || matches!(root, DataFusionError::ArrowError(inner, _)
+                if matches!(**inner, ArrowError::ParquetError(_)));
+        is_parquet && lake_error(root).is_none() && !root.to_string().contains(".parquet")
     }
 
     /// An error of DataFusion while running `what` with `limit` MiB of memory. What a panic said is not repeated: it

@@ -244,7 +244,7 @@ mod tests {
             ("DESCRIBE gaps", 22),
             ("SELECT ts - INTERVAL '1 hour' FROM http WHERE host LIKE '%.example.com' -- a comment", 0),
             ("SELECT \"seq\" FROM lake.public.control", 0),
-            ("SELECT table_name FROM information_schema.tables WHERE table_schema = 'public'", 18),
+            ("SELECT table_name FROM information_schema.tables WHERE table_schema = 'public'", 19),
         ] {
             assert_eq!(attempt(sql).await.unwrap(), rows, "{sql}");
         }

@@ -4,6 +4,8 @@
 //! analysts; `rules` reads and evaluates detections; `detect` schedules them by `windows` and `watermark`,
 //! with roll-ups from `state`, and tells `findings`.
 
+#![deny(clippy::print_stdout, clippy::print_stderr)]
+
 pub mod config;
 pub mod detect;
 pub mod engine;

@@ -10,14 +10,14 @@ use std::time::{Duration, Instant};
 
 use arrow::array::RecordBatch;
 use arrow::datatypes::SchemaRef;
-use bodycam_lake::{Lake, Store};
+use bodycam_lake::{Lake, LakeError, Store, View, file};
 use bodycam_record::TenantKey;
 use datafusion::physical_plan::execute_stream;
 use futures::StreamExt;
 use tokio::sync::mpsc;
 
 use crate::engine::{Engine, Scope, physical, spawn};
-use crate::error::AnalyzerError;
+use crate::error::{AnalyzerError, plain};
 use crate::guard;
 use bodycam_lake::Windows;
 
@@ -144,9 +144,10 @@ async fn produce(
     options: QueryOptions,
     send: mpsc::Sender<Message>,
 ) -> Result<(), AnalyzerError> {
-    let lake = Lake::open(store.clone()).await?;
+    let lake = Lake::open_recorded(store.clone()).await?;
     let findings = Windows::open(store.clone()).await?.finding_files().await?;
-    let scope = Scope::lake(lake.view(), findings, options.memory_bytes).with_tenant(options.tenant);
+    let view = lake.view();
+    let scope = Scope::lake(view.clone(), findings, options.memory_bytes).with_tenant(options.tenant);
     let context = Engine::new(&store)?.context(&scope)?;
     let limit = options.memory_bytes as u64 >> 20;
     let failed = |err| AnalyzerError::ran(limit, "the query", err);
@@ -160,7 +161,14 @@ async fn produce(
     loop {
         let message = tokio::select! {
             batch = batches.next() => match batch {
-                Some(batch) => Message::Batch(batch.map_err(failed)?),
+                Some(Ok(batch)) => Message::Batch(batch),
+                Some(Err(err)) if AnalyzerError::is_about_a_file(&err) => {
+                    return Err(match changed_file(&view).await {
+                        Some(path) => LakeError::not_as_committed(&path, plain(&err)).into(),
+                        None => failed(err),
+                    });
+                }
+                Some(Err(err)) => return Err(failed(err)),
                 None => return Ok(()),
             },
             _ = tick.tick() => Message::Progress(progress::of(plan.as_ref())),
@@ -169,4 +177,15 @@ async fn produce(
             return Ok(());
         }
     }
+}
+
+/// The first file of the lake that is not what its commit says. For the moment in which one of them did not decode.
+async fn changed_file(view: &View) -> Option<String> {
+    for entry in view.state().all_files() {
+        match view.store().get(&entry.path).await {
+            Ok(Some(bytes)) if file::sha256(&bytes) == entry.sha256 => {}
+            _ => return Some(entry.path.clone()),
+        }
+    }
+    None
 }

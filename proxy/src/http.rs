@@ -17,7 +17,7 @@ use tokio::net::TcpStream;
 use tokio_rustls::TlsAcceptor;
 
 use crate::admission::Admission;
-use crate::identity::{Directory, PrincipalConfig, Refusals};
+use crate::identity::{Directory, PrincipalConfig, Refusals, Roster, RosterError};
 use crate::recording::Lane;
 use crate::slots::SessionSlots;
 use crate::stop::Stop;
@@ -42,7 +42,7 @@ pub struct HttpConfig {
     pub listen: SocketAddr,
     /// Name of this listener: the target of its sessions in the record.
     pub name: String,
-    /// Addresses of names that the system's resolver does not know, or must not be asked for. They are judged like resolved ones.
+    /// Addresses of names that the system's resolver does not know, or must not be asked for. They are judged like resolved ones. Each name must be in the egress list of some principal.
     pub hosts: BTreeMap<String, Vec<IpAddr>>,
     /// Encryption of the client's side: clients then name the proxy with `https://`. Without it they connect in clear.
     #[serde(skip_serializing_if = "Option::is_none")]
@@ -120,9 +120,12 @@ pub enum HttpConfigError {
     Rule { principal: String, source: HostRuleError },
     /// An agent that could reach nothing.
     #[error(
-        "principal '{agent}', field 'egress': no host in it is also in that of its owner '{owner}'; an agent reaches what both may"
+        "principal '{agent}', field 'egress': no host in it is also in that of its owner '{owner}'; an agent reaches what both may: list something of its owner's, or remove it"
     )]
     Disjoint { agent: String, owner: String },
+    /// The roster itself.
+    #[error(transparent)]
+    Roster(#[from] RosterError),
 }
 
 /// What the forward proxy has done since it started.
@@ -166,20 +169,37 @@ impl HttpConfig {
 
     /// Whether every setting, and every egress rule of the principals, can be meant.
     pub fn check(&self, principals: &[PrincipalConfig]) -> Result<(), HttpConfigError> {
-        let mut lists: HashMap<&str, Vec<HostRule>> = HashMap::new();
+        rules_of(principals)?;
+        self.check_settings()
+    }
+
+    /// Whether every egress rule of the principals, and every known host, leads somewhere. Agents without access at
+    /// `now_ns` may have what leads nowhere: rosters keep them.
+    pub fn check_effect(&self, principals: &[PrincipalConfig], now_ns: i64) -> Result<(), HttpConfigError> {
+        let lists = rules_of(principals)?;
         for principal in principals {
-            let rules = principal.egress.iter().map(|rule| HostRule::parse(rule));
-            let rules = rules.collect::<Result<Vec<_>, _>>().map_err(|source| HttpConfigError::Rule {
-                principal: bodycam_record::shown(&principal.name),
-                source,
-            })?;
-            lists.insert(&principal.name, rules);
+            let rules = lists.get(principal.name.as_str()).map(Vec::as_slice).unwrap_or_default();
+            let twice = rules.iter().zip(&principal.egress).enumerate();
+            let twice =
+                twice.into_iter().find(|(at, (rule, _))| rules.iter().take(*at).any(|other| other == *rule));
+            if let Some((_, (_, text))) = twice {
+                let problem = "appears twice in the list; remove one of them".to_owned();
+                let source = HostRuleError { rule: bodycam_record::shown(text), problem };
+                return Err(HttpConfigError::Rule {
+                    principal: bodycam_record::shown(&principal.name),
+                    source,
+                });
+            }
         }
+        let roster = Roster::new(principals)?;
         for principal in principals {
             let (Some(own), Some(owner)) = (lists.get(principal.name.as_str()), principal.owner.as_deref())
             else {
                 continue;
             };
+            if roster.standing(&principal.name, now_ns).is_err() {
+                continue;
+            }
             let theirs = lists.get(owner).map(Vec::as_slice).unwrap_or_default();
             if !own.is_empty() && !own.iter().any(|rule| theirs.iter().any(|other| rule.meets(other))) {
                 let (agent, owner) = (&principal.name, owner);
@@ -187,7 +207,47 @@ impl HttpConfig {
                 return Err(HttpConfigError::Disjoint { agent, owner });
             }
         }
-        self.check_settings()
+        self.check_hosts_asked_for(principals, &lists)
+    }
+
+    /// Refuses known hosts that no principal may reach, whose rules are in `lists`: nobody asks for their addresses.
+    fn check_hosts_asked_for(
+        &self,
+        principals: &[PrincipalConfig],
+        lists: &HashMap<&str, Vec<HostRule>>,
+    ) -> Result<(), HttpConfigError> {
+        for name in self.known_hosts()?.keys() {
+            let rules = |principal: &str| {
+                let list = lists.get(principal).map(Vec::as_slice).unwrap_or_default();
+                list.iter().filter(|rule| rule.has_name(name))
+            };
+            let asked = principals.iter().any(|principal| {
+                let mut own = rules(&principal.name);
+                match principal.owner.as_deref() {
+                    None => own.next().is_some(),
+                    Some(owner) => own.any(|rule| rules(owner).any(|other| rule.meets(other))),
+                }
+            });
+            if !asked {
+                let problem = format!(
+                    "'{}' is a name that no principal may reach, so that nobody asks for its addresses; list it in \
+                     somebody's egress, or remove it",
+                    bodycam_record::shown(name)
+                );
+                return Err(HttpConfigError::Setting { setting: "hosts", problem });
+            }
+        }
+        Ok(())
+    }
+
+    /// Whether what the settings refer to can be read: certificate and private key.
+    pub fn check_files(&self) -> Result<(), HttpConfigError> {
+        self.listener_tls().map(drop)
+    }
+
+    fn listener_tls(&self) -> Result<Option<ListenerTls>, HttpConfigError> {
+        let listener = self.tls.as_ref().map(|tls| ListenerTls::read(&tls.cert, &tls.key, b"http/1.1"));
+        listener.transpose().map_err(|problem| HttpConfigError::Setting { setting: "tls", problem })
     }
 
     fn check_settings(&self) -> Result<(), HttpConfigError> {
@@ -243,8 +303,8 @@ impl HttpConfig {
     }
 
     /// The addresses by canonical name.
-    fn known_hosts(&self) -> Result<HashMap<String, Vec<IpAddr>>, HttpConfigError> {
-        let mut known = HashMap::new();
+    fn known_hosts(&self) -> Result<BTreeMap<String, Vec<IpAddr>>, HttpConfigError> {
+        let mut known = BTreeMap::new();
         for (name, addresses) in &self.hosts {
             let fault = |what: &str| HttpConfigError::Setting {
                 setting: "hosts",
@@ -282,14 +342,11 @@ impl Service {
         config.check_settings()?;
         let resolve = Duration::from_secs(config.resolve_seconds);
         let connect = Duration::from_secs(config.connect_seconds);
-        let dialer = Dialer::new(config.known_hosts()?, own, resolve, connect);
+        let dialer = Dialer::new(config.known_hosts()?.into_iter().collect(), own, resolve, connect);
         let (counters, refusals, open) = (Counters::default(), Refusals::default(), AtomicUsize::new(0));
         // What goes on until then is cut and recorded in the last second, before the gateway drops it.
         let drain = drain.saturating_sub(Duration::from_secs(1)).max(drain / 2);
-        let listener = config.tls.as_ref().map(|tls| ListenerTls::read(&tls.cert, &tls.key, b"http/1.1"));
-        let tls =
-            listener.transpose().map_err(|problem| HttpConfigError::Setting { setting: "tls", problem })?;
-        let tls = tls.map(|tls| tls.acceptor);
+        let tls = config.listener_tls()?.map(|tls| tls.acceptor);
         Ok(Self { config, directory, slots, dialer, drain, tls, counters, refusals, open })
     }
 
@@ -367,16 +424,35 @@ impl Drop for Place<'_> {
     }
 }
 
+/// The egress rules of each principal.
+fn rules_of(principals: &[PrincipalConfig]) -> Result<HashMap<&str, Vec<HostRule>>, HttpConfigError> {
+    let rules = |principal: &PrincipalConfig| {
+        let parsed: Result<Vec<_>, _> = principal.egress.iter().map(|text| HostRule::parse(text)).collect();
+        parsed.map_err(|source| HttpConfigError::Rule {
+            principal: bodycam_record::shown(&principal.name),
+            source,
+        })
+    };
+    principals.iter().map(|principal| Ok((principal.name.as_str(), rules(principal)?))).collect()
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
 
+    impl HttpConfig {
+        /// Both checks, at the beginning of time.
+        fn check_all(&self, principals: &[PrincipalConfig]) -> Result<(), HttpConfigError> {
+            self.check(principals).and_then(|()| self.check_effect(principals, 0))
+        }
+    }
+
     #[test]
     fn the_default_settings_are_valid_and_unknown_ones_are_refused() {
-        HttpConfig::default().check(&[]).unwrap();
+        HttpConfig::default().check_all(&[]).unwrap();
         let config: HttpConfig =
             toml::from_str("listen = \"127.0.0.1:3128\"\nhosts.\"A.example\" = [\"10.0.0.1\"]").unwrap();
-        config.check(&[]).unwrap();
+        config.check_settings().unwrap();
         assert!(toml::from_str::<HttpConfig>("liste = \"127.0.0.1:3128\"").is_err());
     }
 
@@ -397,14 +473,14 @@ mod tests {
             ("hosts.\"a.example\" = [\"::1\"]\nhosts.\"A.example.\" = [\"::1\"]", "hosts"),
         ] {
             let config: HttpConfig = toml::from_str(text).unwrap();
-            let error = config.check(&[]).unwrap_err();
+            let error = config.check_all(&[]).unwrap_err();
             assert!(
                 matches!(error, HttpConfigError::Setting { setting: named, .. } if named == setting),
                 "{text}: {error}"
             );
         }
         let principal = "name = \"ada\"\nkind = \"person\"\negress = [\"*.com\"]";
-        let error = HttpConfig::default().check(&[toml::from_str(principal).unwrap()]).unwrap_err();
+        let error = HttpConfig::default().check_all(&[toml::from_str(principal).unwrap()]).unwrap_err();
         let want =
             "principal 'ada': egress rule '*.com': a wildcard needs at least two labels, as *.example.com";
         assert_eq!(error.to_string(), want);
@@ -419,9 +495,14 @@ mod tests {
         };
         let check = |agent: &str| {
             let mut parsed: HashMap<String, Vec<PrincipalConfig>> = toml::from_str(&text(agent)).unwrap();
-            HttpConfig::default().check(&parsed.remove("p").unwrap())
+            HttpConfig::default().check_all(&parsed.remove("p").unwrap())
         };
-        for good in ["[]", "[\"api.example.com\"]", "[\"other.test\", \"api.example.com\"]"] {
+        for good in [
+            "[]",
+            "[\"api.example.com\"]",
+            "[\"other.test\", \"api.example.com\"]",
+            "[\"other.test\"]\ndisabled = true",
+        ] {
             check(good).unwrap();
         }
         for bad in ["[\"other.test\"]", "[\"example.com\", \"api.example.com:22\"]"] {
@@ -430,6 +511,56 @@ mod tests {
                 error.contains("principal 'robot', field 'egress'") && error.contains("'ada'"),
                 "{error}"
             );
+        }
+    }
+
+    fn principals(text: &str) -> Vec<PrincipalConfig> {
+        toml::from_str::<HashMap<String, Vec<PrincipalConfig>>>(text).unwrap().remove("p").unwrap()
+    }
+
+    #[test]
+    fn a_host_that_is_listed_twice_is_named_however_it_is_spelled() {
+        let check = |egress: &str| {
+            let text = format!("[[p]]\nname = \"ada\"\nkind = \"person\"\negress = {egress}");
+            HttpConfig::default().check_all(&principals(&text))
+        };
+        for (twice, named) in [
+            ("[\"a.example\", \"b.example\", \"a.example\"]", "'a.example': appears twice"),
+            ("[\"a.example\", \"A.example.\"]", "'A.example.': appears twice"),
+            ("[\"10.0.0.1:80\", \"10.0.0.1/32:80\"]", "'10.0.0.1/32:80': appears twice"),
+        ] {
+            let error = check(twice).unwrap_err().to_string();
+            assert!(error.contains("principal 'ada'") && error.contains(named), "{error}");
+        }
+        for once in ["[\"a.example:22\", \"opaque:a.example:22\"]", "[\"a.example\", \"a.example:443\"]"] {
+            check(once).unwrap();
+        }
+    }
+
+    #[test]
+    fn a_known_host_that_nobody_may_reach_is_named() {
+        let check = |host: &str, ada: &str, robot: &str| {
+            let config: HttpConfig = toml::from_str(&format!("hosts.\"{host}\" = [\"10.0.0.1\"]")).unwrap();
+            let text = format!(
+                "[[p]]\nname = \"ada\"\nkind = \"person\"\negress = [{ada}]\n[[p]]\nname = \"robot\"\nkind = \"agent\"\nowner = \"ada\"\negress = [{robot}]"
+            );
+            config.check_all(&principals(&text)).map_err(|error| error.to_string())
+        };
+        for (host, ada, robot) in [
+            ("other.example.com", "\"api.example.com\"", ""),
+            ("example.com", "\"*.example.com\"", ""),
+            ("api.example.com", "\"10.0.0.0/8\"", ""),
+            // What the agent alone lists, it does not reach.
+            ("api.example.com", "\"www.example.com\"", "\"api.example.com\", \"www.example.com\""),
+        ] {
+            let error = check(host, ada, robot).unwrap_err();
+            assert!(error.starts_with(&format!("[http] hosts: '{host}' is a name that no")), "{error}");
+        }
+        for (host, ada, robot) in [
+            ("API.example.com.", "\"api.example.com:22\"", ""),
+            ("a.b.example.com", "\"*.example.com\"", "\"a.b.example.com\""),
+        ] {
+            check(host, ada, robot).unwrap();
         }
     }
 }

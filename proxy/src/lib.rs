@@ -3,6 +3,8 @@
 //! Invariant: nothing moves on before the event that says so is in the spool, and what cannot be recorded is
 //! refused (`recording`).
 
+#![deny(clippy::print_stdout, clippy::print_stderr)]
+
 pub mod admin;
 pub mod admission;
 pub mod clock;

@@ -128,6 +128,15 @@ impl Service {
     }
 }
 
+/// Whether what the settings refer to can be read: passwords, authorities, certificate and private key.
+pub fn check_files(config: &PostgresConfig, targets: &[TargetConfig]) -> Result<(), ConfigError> {
+    let timeout = Duration::from_secs(config.connect_timeout_seconds);
+    for target in targets {
+        Target::new(target.clone(), timeout, Live::default())?;
+    }
+    config.tls.as_ref().map(Tls::new).transpose().map(drop)
+}
+
 impl Tls {
     fn new(files: &ClientTls) -> Result<Self, ConfigError> {
         let tls = ListenerTls::read(&files.cert, &files.key, b"postgresql")

@@ -21,7 +21,7 @@ mod pen;
 mod producer;
 mod recovery;
 
-pub use key_file::load_or_create_key_file;
+pub use key_file::{check_key_file, load_or_create_key_file};
 pub use lane::Lane;
 pub use pen::{ContentWriter, Opening, SessionPen, Totals};
 pub use producer::{Counters, Producer, ProducerOptions};

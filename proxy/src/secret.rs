@@ -41,7 +41,9 @@ pub enum SecretError {
     #[error("secret env:{0}: the variable is not set, empty, or not text; set it before starting")]
     Variable(String),
     /// The file cannot be read.
-    #[error("secret file:{path}: {why}")]
+    #[error(
+        "secret file:{path}: {why}; put the secret there, readable by the gateway's user, or name another place"
+    )]
     File { path: String, why: String },
 }
 

@@ -21,7 +21,10 @@ impl ListenerTls {
     /// file, and what is wrong with it.
     pub fn read(cert: &Path, key: &Path, protocol: &[u8]) -> Result<Self, String> {
         let unreadable = |what: &str, path: &Path, why: &dyn Display| {
-            format!("cannot read the {what} from {}: {why}", path.display())
+            format!(
+                "cannot read the {what} from {}: {why}; name a file (PEM) with it that the gateway's user can read",
+                path.display()
+            )
         };
         let chain = CertificateDer::pem_file_iter(cert)
             .and_then(Iterator::collect::<Result<Vec<_>, _>>)
@@ -35,7 +38,12 @@ impl ListenerTls {
                 .map_err(|e| e.to_string())?
                 .with_no_client_auth()
                 .with_single_cert(chain, key)
-                .map_err(|e| format!("certificate and private key do not fit: {e}"))?;
+                .map_err(|e| {
+                    format!(
+                        "the certificate in {} and the private key do not fit: {e}; name a pair",
+                        cert.display()
+                    )
+                })?;
         config.alpn_protocols = vec![protocol.to_vec()];
         Ok(Self { acceptor: TlsAcceptor::from(Arc::new(config)), certificate })
     }

@@ -4,6 +4,8 @@
 //! keys and the commit in their order and releases the bus, `compact` merges small files. Invariant: a record
 //! is released only after the commit that holds it is durable, and a commit exists only after its files are.
 
+#![deny(clippy::print_stdout, clippy::print_stderr)]
+
 mod commit;
 pub mod compact;
 pub mod config;

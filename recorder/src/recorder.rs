@@ -36,7 +36,7 @@ const DISCOVER: Duration = Duration::from_millis(500);
 /// After this time without a record a bus that has not come to its end is left as it is when the recorder stops.
 const STALLED: Duration = Duration::from_secs(10);
 /// The file in a local lake that its recorder holds locked.
-const LOCK: &str = "recorder.lock";
+const LOCK: &str = bodycam_lake::layout::RECORDER_LOCK;
 /// How often it is said that streams are parked.
 const REMIND: Duration = Duration::from_secs(60);
 /// Entries of the list of streams that are read at once.

@@ -5,6 +5,9 @@ use std::collections::BTreeMap;
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
+use crate::commands::Keymap;
+use crate::error::ReplayError;
+
 /// `[replay]`: how recordings are shown. Nothing here changes what is recorded.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields, default)]
@@ -17,6 +20,18 @@ pub struct ReplayConfig {
     pub keys: BTreeMap<String, Vec<String>>,
     /// Whether the mouse is used; without it the terminal can select text.
     pub mouse: bool,
+}
+
+impl ReplayConfig {
+    /// The keys that it makes. Unknown commands, keys that are none and filters that cannot be read are refused.
+    pub fn keymap(&self) -> Result<Keymap, ReplayError> {
+        for (name, filter) in &self.filters {
+            let name = bodycam_record::shown::shown_limit(name, 80);
+            bodycam_record::Filter::parse(filter)
+                .map_err(|err| ReplayError::Config(format!("filters.{name}: {err}")))?;
+        }
+        Keymap::new(&self.keys)
+    }
 }
 
 impl Default for ReplayConfig {

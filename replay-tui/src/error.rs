@@ -27,6 +27,9 @@ pub enum ReplayError {
     /// A position in a session that cannot be understood.
     #[error("'{0}' is not a position: use +12:31, 14:02:11, #812 or 50%")]
     Position(String),
+    /// An event after the last one of a session.
+    #[error("there is no event #{seq}: the last one of this session is #{last}")]
+    PastEnd { seq: i64, last: i64 },
     /// Writing to the terminal or a pipe failed.
     #[error("cannot write: {0}")]
     Output(#[from] std::io::Error),

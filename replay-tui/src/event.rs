@@ -17,6 +17,8 @@ pub struct EventItem {
     pub text: Option<String>,
     /// Literal-free text of the statement, when the text itself could not be opened.
     pub template: Option<String>,
+    /// Bind values of the statement as they are shown, where they could be opened; at most [`TEXT_LIMIT`] bytes.
+    pub binds: Vec<Shown>,
 }
 
 /// Longest text that an item carries; the rest is read when its details are opened.
@@ -52,7 +54,7 @@ impl EventItem {
     /// The item of a stored event.
     pub fn new(event: StoredEvent) -> Self {
         let body = event.decode_body().ok();
-        Self { event, body, text: None, template: None }
+        Self { event, body, text: None, template: None, binds: Vec::new() }
     }
 
     /// Number in the session.

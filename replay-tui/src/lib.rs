@@ -6,6 +6,8 @@
 //!
 //! Invariant: text that a person, an agent or a target wrote reaches a terminal only as [`Shown`].
 
+#![deny(clippy::print_stdout, clippy::print_stderr)]
+
 pub mod app;
 pub mod chain;
 mod clipboard;

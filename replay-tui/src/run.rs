@@ -19,7 +19,6 @@ use ratatui::layout::{Position, Rect};
 
 use crate::app::{Cmd, Msg, Screen, Start, State};
 use crate::clipboard;
-use crate::commands::Keymap;
 use crate::config::ReplayConfig;
 use crate::error::ReplayError;
 use crate::key::Key;
@@ -79,11 +78,7 @@ pub fn run(options: ReplayOptions) -> Result<Ended, ReplayError> {
     if !stdout().is_terminal() || !std::io::stdin().is_terminal() {
         return Ok(Ended::NoTerminal);
     }
-    let keymap = Keymap::new(&options.config.keys)?;
-    for (name, filter) in &options.config.filters {
-        bodycam_record::Filter::parse(filter)
-            .map_err(|err| ReplayError::Config(format!("filters.{name}: {err}")))?;
-    }
+    let keymap = options.config.keymap()?;
     if let Some(at) = &options.at
         && crate::timeline::Goto::parse(at).is_none()
     {

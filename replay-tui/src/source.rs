@@ -322,6 +322,8 @@ impl Row for EventInSession<'_> {
     fn words(&self) -> Vec<Cow<'_, str>> {
         let mut words: Vec<Cow<'_, str>> = vec![self.event.kind().into()];
         words.extend(self.event.words().map(Cow::Borrowed));
+        let binds = self.event.binds.iter().enumerate();
+        words.extend(binds.map(|(i, bind)| Cow::Owned(format!("${}←{bind}", i + 1))));
         for field in
             [Field::Table, Field::Host, Field::Reason, Field::Outcome, Field::Sqlstate, Field::Finding]
         {

@@ -3,6 +3,7 @@
 //! Invariant: what the player shows at time t follows from t alone: `seek(t)` gives what playing from 0 to t
 //! gives.
 
+use crate::error::ReplayError;
 use crate::event::{EventItem, Mark};
 
 /// A pause longer than this is idle time.
@@ -11,6 +12,8 @@ pub const IDLE_NS: i64 = 3_000_000_000;
 const SKIPPED_NS: i64 = 1_000_000_000;
 /// Running totals are kept for every this many ticks; the rest is added up from there.
 const KEYFRAME: usize = 512;
+/// A day.
+const DAY_NS: i64 = 86_400_000_000_000;
 
 /// One event on the axis.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -450,12 +453,33 @@ impl Goto {
         }
     }
 
+    /// Refuses the number of an event after the last.
+    pub fn check(self, timeline: &Timeline) -> Result<(), ReplayError> {
+        match (self, timeline.ticks.last()) {
+            (Goto::Seq(seq), Some(last)) if seq > last.seq => {
+                Err(ReplayError::PastEnd { seq, last: last.seq })
+            }
+            _ => Ok(()),
+        }
+    }
+
     /// Where that is in a session that started at `start_ns` (Unix).
     pub fn at_ns(self, timeline: &Timeline, start_ns: i64) -> i64 {
-        const DAY: i64 = 86_400_000_000_000;
         match self {
             Goto::Offset(ns) => ns,
-            Goto::Clock(ns) => (ns - start_ns.rem_euclid(DAY)).rem_euclid(DAY),
+            Goto::Clock(ns) => {
+                // The first such time that is not before the start, and the last that is. What is shown of a time
+                // leaves out the fraction of its second, so that the first event's own lies before the start.
+                let later = (ns - start_ns.rem_euclid(DAY_NS)).rem_euclid(DAY_NS);
+                let before = DAY_NS - later;
+                let starts_same_day = ns >= start_ns.rem_euclid(DAY_NS);
+                let end = timeline.end_ns();
+                match later <= end {
+                    true if starts_same_day || later < before => later,
+                    false if later - end < before => later,
+                    _ => 0,
+                }
+            }
             Goto::Seq(seq) => timeline.at(timeline.index_of_seq(seq)),
             Goto::PerMille(n) => {
                 let share = i128::from(timeline.end_ns()) * i128::from(n) / 1000;

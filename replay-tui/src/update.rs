@@ -56,6 +56,7 @@ pub fn update(state: &mut State, msg: Msg) -> Vec<Cmd> {
                 session.chain = *chain;
                 session.next_seq = next_seq;
                 session.scanning = !done;
+                session.failed = None;
             });
             playback::scanned(state, generation, done)
         }
@@ -87,7 +88,10 @@ pub fn update(state: &mut State, msg: Msg) -> Vec<Cmd> {
             if generation == state.sessions.generation {
                 state.sessions.loading = false;
             }
-            with_session(state, generation, |session| session.scanning = false);
+            with_session(state, generation, |session| {
+                session.scanning = false;
+                session.failed = Some(crate::shown::Shown::limit(&error, 1000));
+            });
             state.complain(&error);
             Vec::new()
         }

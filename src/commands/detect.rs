@@ -16,6 +16,7 @@ use bodycam_record::{TenantKey, shown};
 use super::{LakeAt, lake_at, runtime};
 use crate::cli::{Detect, LakeArg};
 use crate::config::Config;
+use crate::speak::{along, to_stderr};
 
 /// Runs, watches, tests, lists.
 pub fn run(command: Detect) -> Result<ExitCode> {
@@ -100,21 +101,22 @@ pub fn line(news: &News) -> String {
 
 fn conclude(summary: &Summary, json: bool) {
     for failure in &summary.failures {
-        eprintln!("rule failed: {}", shown(failure));
+        to_stderr(format_args!("rule failed: {}\n", shown(failure)));
     }
     if let Some(ahead) = summary.ahead {
-        eprintln!(
+        to_stderr(format_args!(
             "warning: {} hours hold events that are dated after the newest commit, up to {}: a clock is wrong, or \
-             somebody lies",
+             somebody lies\n",
             ahead.hours,
             time(ahead.newest_ns)
-        );
+        ));
     }
     if !json {
-        println!(
-            "{} rules, {} windows evaluated, {} new findings, {} taken back",
+        // The hunt has ended as it has, whether or not anyone reads of it.
+        along(format_args!(
+            "{} rules, {} windows evaluated, {} new findings, {} taken back\n",
             summary.rules, summary.evaluated, summary.found, summary.retracted
-        );
+        ));
     }
 }
 
@@ -123,14 +125,15 @@ fn test(dir: Option<&Path>) -> Result<ExitCode> {
     let mut failed = 0;
     for outcome in &outcomes {
         match &outcome.failure {
-            None => println!("ok      {} {}", outcome.rule, shown(&outcome.fixture)),
+            None => along(format_args!("ok      {} {}\n", outcome.rule, shown(&outcome.fixture))),
             Some(why) => {
                 failed += 1;
-                println!("FAILED  {} {}: {}", outcome.rule, shown(&outcome.fixture), shown(why));
+                let (rule, fixture) = (&outcome.rule, shown(&outcome.fixture));
+                along(format_args!("FAILED  {rule} {fixture}: {}\n", shown(why)));
             }
         }
     }
-    println!("{} passed, {failed} failed", outcomes.len() - failed);
+    along(format_args!("{} passed, {failed} failed\n", outcomes.len() - failed));
     Ok(ExitCode::from(u8::from(failed > 0)))
 }
 

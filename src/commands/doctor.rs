@@ -464,6 +464,7 @@ async fn survey(config: &Config, target: &TargetConfig, running: &[SocketAddr], 
         let detail = "the role does not see where sessions come from, nor sessions that replicate";
         report.warn(&name, detail, &format!("GRANT pg_read_all_stats TO {}", target.role));
     }
+    sensitive(config, target, &survey, report).await;
     // Several targets can be databases of one server, whose sessions are looked at once.
     let here: Vec<&str> =
         config.targets.iter().filter(|t| t.address == target.address).map(|t| t.name.as_str()).collect();
@@ -491,6 +492,41 @@ async fn survey(config: &Config, target: &TargetConfig, running: &[SocketAddr], 
             }
             report.bypass.extend(found);
         }
+    }
+}
+
+/// Whether the relations that the target lists as sensitive are there: detections compare names.
+async fn sensitive(config: &Config, target: &TargetConfig, survey: &Survey, report: &mut Report) {
+    if target.sensitive.is_empty() {
+        return;
+    }
+    let name = format!("sensitive of {}", target.name);
+    // Clients get to those that no earlier target takes.
+    let leads_here = |database: &String| {
+        let first = config.targets.iter().find(|other| other.serves(database));
+        first.is_some_and(|first| first.name == target.name)
+    };
+    let look = async {
+        let databases: Vec<String> = survey.databases().await?.into_iter().filter(leads_here).collect();
+        Ok::<_, anyhow::Error>(survey.lacking(&databases, &target.sensitive).await?)
+    };
+    match look.await {
+        Err(error) => report.warn(
+            &name,
+            format!("cannot tell whether the relations are there: {error:#}"),
+            "run doctor again",
+        ),
+        Ok(lacking) if lacking.is_empty() => {
+            report.ok(&name, format!("every relation is there ({})", target.sensitive.len()));
+        }
+        Ok(lacking) => report.warn(
+            &name,
+            format!(
+                "no database behind this target has {}: no detection ever watches it",
+                lacking.join(", ")
+            ),
+            "write names as the server spells them, schema.relation, or take out what is gone",
+        ),
     }
 }
 

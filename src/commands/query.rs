@@ -14,6 +14,7 @@ use bodycam_record::shown;
 use tempfile::NamedTempFile;
 
 use crate::cli::{LakeArg, QueryFormat};
+use crate::speak::to_stderr;
 
 /// Symbolic links that are followed one after the other, as Linux does.
 const MAX_LINKS: usize = 40;
@@ -24,7 +25,7 @@ pub fn run(
     format: QueryFormat,
     output: Option<PathBuf>,
     timeout: u64,
-    memory: usize,
+    memory: u64,
     lake: &LakeArg,
 ) -> Result<ExitCode> {
     let at = super::lake_at(lake)?;
@@ -41,10 +42,13 @@ pub fn run(
         sql: sql.to_owned(),
         format,
         timeout: Duration::from_secs(timeout),
-        memory_bytes: memory.saturating_mul(1 << 20),
+        memory_bytes: usize::try_from(memory.saturating_mul(1 << 20)).unwrap_or(usize::MAX),
         tenant: at.tenant_key,
     };
     let store = Store::open(&at.url)?;
+    if let (Some(path), Some(lake)) = (&output, store.directory()) {
+        keep_out_of(lake, path)?;
+    }
     let terminal = std::io::stderr().is_terminal();
     let (mut out, whole) = match &output {
         Some(path) => written_to(path)
@@ -53,11 +57,12 @@ pub fn run(
     };
     let outcome = super::runtime()?.block_on(query::run(&store, &options, &mut *out, &mut |p| {
         if terminal {
-            eprint!("\r{} of {} rows read, {} s\x1b[K", p.rows_read, p.rows_total, p.elapsed.as_secs());
+            let (read, total, s) = (p.rows_read, p.rows_total, p.elapsed.as_secs());
+            to_stderr(format_args!("\r{read} of {total} rows read, {s} s\x1b[K"));
         }
     }));
     if terminal {
-        eprint!("\r\x1b[K");
+        to_stderr(format_args!("\r\x1b[K"));
     }
     let written = outcome.map_err(anyhow::Error::from).and_then(|outcome| {
         out.flush()?;
@@ -69,9 +74,23 @@ pub fn run(
     });
     let outcome = written?;
     if terminal {
-        eprintln!("{} rows in {:.2} s", outcome.rows, outcome.elapsed.as_secs_f64());
+        let (rows, s) = (outcome.rows, outcome.elapsed.as_secs_f64());
+        to_stderr(format_args!("{rows} rows in {s:.2} s\n"));
     }
     Ok(ExitCode::SUCCESS)
+}
+
+/// Refuses a result in the lake itself: there is only what commits name.
+fn keep_out_of(lake: &Path, path: &Path) -> Result<()> {
+    let name = || shown(&path.display().to_string());
+    let to = followed(path).with_context(|| format!("cannot write {}", name()))?;
+    // Of a path that is not there the part that is says where it would lie.
+    let there = to.ancestors().map(|part| if part.as_os_str().is_empty() { Path::new(".") } else { part });
+    let real = there.filter_map(|part| part.canonicalize().ok()).next();
+    if real.is_some_and(|real| real.starts_with(lake)) {
+        bail!("{} lies in the lake itself: name a file outside it with --output", name());
+    }
+    Ok(())
 }
 
 /// Where a result goes, and, when it is a plain file, what becomes that file once the result is whole.
@@ -123,6 +142,21 @@ mod tests {
         out.flush().unwrap();
         let (partial, to) = whole.unwrap();
         partial.persist(to).unwrap();
+    }
+
+    #[test]
+    fn a_result_does_not_go_into_the_lake() {
+        let dir = tempfile::tempdir().unwrap();
+        let lake = dir.path().canonicalize().unwrap().join("lake");
+        fs::create_dir_all(lake.join("tables")).unwrap();
+        symlink("lake/tables/x.parquet", dir.path().join("link")).unwrap();
+        for inside in ["lake/x.csv", "lake/tables/x.csv", "lake/new/x.csv", "lake/../lake/x.csv", "link"] {
+            let said = keep_out_of(&lake, &dir.path().join(inside)).unwrap_err().to_string();
+            assert!(said.contains("lies in the lake itself"), "{said}");
+        }
+        for outside in ["x.csv", "lake.csv", "lake/../x.csv", "new/x.csv"] {
+            keep_out_of(&lake, &dir.path().join(outside)).unwrap();
+        }
     }
 
     #[test]

@@ -13,21 +13,25 @@ use super::{LakeAt, lake_at, now_ns};
 use crate::cli::{Events, Findings, LakeArg, ListFormat, ReplayFormat, Sessions};
 use crate::config::ReplayConfig;
 
-/// Rows of each result that the text shows.
-const ROWS: usize = 20;
+/// What of a session is shown.
+pub struct Part {
+    pub at: Option<String>,
+    pub to: Option<String>,
+    /// Rows of each result.
+    pub rows: u32,
+}
 
 /// Opens the replay in the terminal, or prints a session with `format`.
 pub fn replay(
     session: Option<String>,
     format: Option<ReplayFormat>,
-    at: Option<String>,
-    to: Option<String>,
+    part: Part,
     lake: &LakeArg,
 ) -> Result<ExitCode> {
     match (format, session) {
-        (Some(format), Some(session)) => as_text(session, format, at, to, lake),
+        (Some(format), Some(session)) => as_text(session, format, part, lake),
         (Some(_), None) => bail!("name the session to print; `bodycam sessions ls` lists them"),
-        (None, session) => in_terminal(session.as_deref(), at, lake),
+        (None, session) => in_terminal(session.as_deref(), part.at, lake),
     }
 }
 
@@ -59,15 +63,15 @@ pub fn keys(format: ListFormat) -> Result<ExitCode> {
 fn as_text(
     session: String,
     format: ReplayFormat,
-    at: Option<String>,
-    to: Option<String>,
+    Part { at, to, rows }: Part,
     lake: &LakeArg,
 ) -> Result<ExitCode> {
+    let rows = usize::try_from(rows).unwrap_or(usize::MAX);
     let format = match format {
         ReplayFormat::Text => TextFormat::Text,
         ReplayFormat::Jsonl => TextFormat::Jsonl,
     };
-    let options = ReplayText { session, at, to, format, rows: ROWS, ascii: is_ascii() };
+    let options = ReplayText { session, at, to, format, rows, ascii: is_ascii() };
     print(lake, |source, _, out| text::replay(source, &options, out))
 }
 

@@ -45,6 +45,20 @@ pub struct Parts {
     pub admin: Option<AdminAt>,
 }
 
+impl Parts {
+    /// Every part that this binary has.
+    pub fn all() -> Self {
+        Self {
+            gateway: true,
+            #[cfg(feature = "recorder")]
+            recorder: true,
+            #[cfg(feature = "analyzer")]
+            detect: true,
+            admin: None,
+        }
+    }
+}
+
 /// Which of the configured admin addresses is listened on.
 #[derive(Debug, Clone, Copy)]
 pub enum AdminAt {
@@ -62,6 +76,8 @@ pub fn run(path: &Path, parts: Parts) -> Result<ExitCode> {
     let runtime = super::runtime()?;
     // Before anything is opened: a signal during the start stops in order, too.
     let mut signals = Signals::listen(&runtime)?;
+    // What cannot go on must not have begun: the parts start one after another.
+    check_files(path, config, parts, &runtime)?;
     let mut running = Running::start_on(runtime, config, Clock::system(), parts)?;
     running.say_where(config);
     let reload = running.follow(path, config)?;
@@ -73,6 +89,34 @@ pub fn run(path: &Path, parts: Parts) -> Result<ExitCode> {
         None => Ok(ExitCode::SUCCESS),
         Some(error) => Err(error),
     }
+}
+
+/// Whether these parts can read what the configuration at `path` refers to: secrets, keys, certificates, rules.
+#[cfg_attr(
+    not(feature = "analyzer"),
+    expect(unused_variables, reason = "rules are read by the analyzer alone")
+)]
+pub fn check_files(
+    path: &Path,
+    config: &Config,
+    parts: Parts,
+    runtime: &tokio::runtime::Runtime,
+) -> Result<()> {
+    let readable = || {
+        if parts.gateway {
+            config.check_gateway_files()?;
+        }
+        #[cfg(feature = "recorder")]
+        if parts.recorder {
+            config.check_recorder_files()?;
+        }
+        #[cfg(feature = "analyzer")]
+        if parts.detect {
+            runtime.block_on(bodycam_analyzer::detect::ls(&config.detect))?;
+        }
+        Ok::<_, anyhow::Error>(())
+    };
+    readable().with_context(|| format!("the configuration {} is not usable", path.display()))
 }
 
 /// What the operating system tells the process to do.
@@ -562,6 +606,9 @@ impl admin::Probe for Probe {
             if producer.spool_bytes() >= self.limit {
                 return Err("the spool is full: traffic is held until the recorder catches up".to_owned());
             }
+            if let Some(why) = producer.refuses() {
+                return Err(format!("the spool refuses what is recorded: {why}"));
+            }
             let silent = producer.silent_for();
             if silent > SILENT {
                 let seconds = silent.as_secs();
@@ -599,13 +646,17 @@ fn init_logging() {
     use std::io::IsTerminal;
     let filter = tracing_subscriber::EnvFilter::try_from_env("BODYCAM_LOG")
         .unwrap_or_else(|_| tracing_subscriber::EnvFilter::new("info,tokio_postgres=warn"));
-    let builder = tracing_subscriber::fmt().with_env_filter(filter).with_writer(std::io::stderr);
+    // A log that cannot be written (a full disk) is no reason to write, and to fail, once more.
+    let builder = tracing_subscriber::fmt()
+        .with_env_filter(filter)
+        .with_writer(std::io::stderr)
+        .log_internal_errors(false);
     let outcome = if std::io::stderr().is_terminal() {
         builder.with_ansi(false).try_init()
     } else {
         builder.json().try_init()
     };
     if let Err(error) = outcome {
-        eprintln!("bodycam: no logging: {error}");
+        crate::speak::to_stderr(format_args!("bodycam: no logging: {error}\n"));
     }
 }

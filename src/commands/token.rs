@@ -13,6 +13,7 @@ use serde_json::json;
 use super::{load, moment, now_ns};
 use crate::cli::{ListFormat, Token};
 use crate::config::Config;
+use crate::speak::{to_stderr, to_stdout};
 
 /// Issues, lists, revokes.
 pub fn run(command: Token) -> Result<ExitCode> {
@@ -22,13 +23,13 @@ pub fn run(command: Token) -> Result<ExitCode> {
             let (roster, state) = (Roster::new(&config.principals)?, SqliteState::open(&config.state.path)?);
             let ttl_ns = token::parse_ttl(&ttl)?;
             let issued = token::issue(&state, &roster, &principal, ttl_ns, &note, now_ns())?;
-            eprintln!(
-                "token {} for {}, until {}; it is shown this once:",
+            to_stderr(format_args!(
+                "token {} for {}, until {}; it is shown this once:\n",
                 issued.id,
                 shown(&principal),
                 moment(issued.expires_ns)
-            );
-            println!("{}", issued.text.as_str());
+            ));
+            to_stdout(format_args!("{}\n", issued.text.as_str()))?;
         }
         Token::Ls { principal, format, config } => {
             let config = load(&config)?;
@@ -42,7 +43,7 @@ pub fn run(command: Token) -> Result<ExitCode> {
             let config = load(&config)?;
             let state = SqliteState::open_existing(&config.state.path)?;
             token::revoke(&state, &id, now_ns())?;
-            println!("revoked; open sessions that use it are closed within a minute");
+            to_stdout(format_args!("revoked; open sessions that use it are closed within a minute\n"))?;
         }
     }
     Ok(ExitCode::SUCCESS)

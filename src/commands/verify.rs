@@ -12,6 +12,7 @@ use bodycam_verify::{Files, Options, Pool, Progress, Report, Trust};
 use bytes::Bytes;
 
 use crate::cli::LakeArg;
+use crate::speak::to_stderr;
 
 /// Runs the verification and prints the report.
 pub fn run(json: bool, as_of: Option<String>, trust: Option<PathBuf>, lake: &LakeArg) -> Result<ExitCode> {
@@ -30,7 +31,8 @@ pub fn run(json: bool, as_of: Option<String>, trust: Option<PathBuf>, lake: &Lak
 
 /// 1 = could not run; every other failure of the binary is 2, which here means tampered.
 fn could_not_run(error: &anyhow::Error) -> Result<ExitCode> {
-    eprintln!("bodycam verify: could not run: {}", shown_lines(&format!("{error:#}")));
+    let error = shown_lines(&format!("{error:#}"));
+    to_stderr(format_args!("bodycam verify: could not run: {error}\n"));
     Ok(ExitCode::from(1))
 }
 
@@ -60,20 +62,20 @@ pub fn check(
     let terminal = std::io::stderr().is_terminal();
     let report = bodycam_verify::run(&directory, &options, &Threads, &|p| progress(terminal, p));
     if terminal {
-        eprint!("\r\x1b[K");
+        to_stderr(format_args!("\r\x1b[K"));
     }
     Ok(report)
 }
 
 fn progress(terminal: bool, p: Progress) {
     if terminal && p.files.is_multiple_of(8) {
-        eprint!(
+        to_stderr(format_args!(
             "\rchecked {} of {} files, {} of {} MiB\x1b[K",
             p.files,
             p.files_total,
             p.bytes >> 20,
             p.bytes_total >> 20
-        );
+        ));
     }
 }
 

@@ -25,7 +25,8 @@ const INTRODUCTION: &str = "# Configuration
 One TOML file, `bodycam.toml` (`--config`). Unknown settings are refused, and so is a setting that would do nothing.
 Relative paths are relative to the file. Secrets are given by reference: `env:NAME` or `file:PATH`.
 Every setting can be overridden by an environment variable, `BODYCAM__SECTION__SETTING=value` (the value is read as TOML
-where it is TOML, else as text). `bodycam config check` reads everything and binds nothing.
+where it is TOML, else as text). `bodycam config check` reads everything,
+and the secrets, certificates and rules that it refers to, and binds nothing.
 
 This page is made from the types (`make docs`).
 ";

@@ -8,9 +8,10 @@ use bodycam_analyzer::DetectConfig;
 use bodycam_bus::SpoolConfig;
 use bodycam_bus::kafka::{Kafka, KafkaConfig};
 use bodycam_proxy::admin::AdminConfig;
+use bodycam_proxy::clock::Clock;
 use bodycam_proxy::gateway::GatewayConfig;
 use bodycam_proxy::http::HttpConfig;
-use bodycam_proxy::identity::PrincipalConfig;
+use bodycam_proxy::identity::{PrincipalConfig, Roster};
 use bodycam_proxy::postgres::{PostgresConfig, TargetConfig};
 use bodycam_proxy::recording::RecordingConfig;
 use bodycam_proxy::secret::Secret;
@@ -93,10 +94,20 @@ impl Default for StateConfig {
 impl Config {
     /// Reads the file, applies the environment, checks everything.
     pub fn load(path: &Path) -> Result<Self> {
+        Self::load_checked(path, |config| config.check().and_then(|()| config.check_effect()))
+    }
+
+    /// As [`Config::load`], for a gateway that is running: rights that would do nothing are no reason to go on with
+    /// those that somebody has taken away.
+    pub fn load_again(path: &Path) -> Result<Self> {
+        Self::load_checked(path, Self::check)
+    }
+
+    fn load_checked(path: &Path, check: impl FnOnce(&Self) -> Result<()>) -> Result<Self> {
         let usable = || {
             let config: Self = parse(&read(path)?, std::env::vars_os())?;
             let config = config.resolved(path.parent().unwrap_or(Path::new(".")));
-            config.check()?;
+            check(&config)?;
             Ok::<_, anyhow::Error>(config)
         };
         usable().with_context(|| format!("the configuration {} is not usable", path.display()))
@@ -120,9 +131,6 @@ impl Config {
         if self.postgres.is_some() && self.targets.is_empty() {
             bail!("[postgres] would do nothing without [[targets]]");
         }
-        if self.principals.is_empty() {
-            bail!("nobody could log in: add [[principals]]");
-        }
         self.check_places()?;
         for principal in &self.principals {
             if self.http.is_none() && !principal.egress.is_empty() {
@@ -139,14 +147,15 @@ impl Config {
                 }
             }
         }
-        bodycam_proxy::identity::Roster::new(&self.principals)?;
-        bodycam_proxy::identity::roster::check_rights(&self.principals)?;
+        Roster::new(&self.principals)?;
         if let Some(postgres) = &self.postgres {
             postgres.check(&self.targets)?;
         }
         if let Some(http) = &self.http {
             http.check(&self.principals)?;
         }
+        #[cfg(feature = "reader")]
+        self.replay.keymap()?;
         #[cfg(feature = "recorder")]
         self.recorder.check()?;
         #[cfg(feature = "analyzer")]
@@ -164,6 +173,52 @@ impl Config {
         let Some(sasl) = self.kafka.as_ref().and_then(|kafka| kafka.sasl.as_ref()) else { return Ok(None) };
         let read = Secret::try_from(sasl.password.clone()).and_then(|secret| secret.read());
         Ok(Some(read.context("[kafka] sasl.password")?.to_string()))
+    }
+
+    /// Whether everybody and everything that is listed can do something.
+    fn check_effect(&self) -> Result<()> {
+        if self.principals.is_empty() {
+            bail!("nobody could log in: add [[principals]]");
+        }
+        let now_ns = Clock::system().wall_ns();
+        let roster = Roster::new(&self.principals)?;
+        let targets: Vec<&str> = self.targets.iter().map(|target| target.name.as_str()).collect();
+        bodycam_proxy::identity::roster::check_rights(&self.principals, &targets, now_ns)?;
+        // Whoever has no access now may have it again: what only they may reach stays.
+        if let Some(target) = targets.iter().find(|target| !roster.members().any(|m| m.may_reach(target))) {
+            bail!(
+                "target '{target}' would do nothing: no principal may reach it; name it in somebody's targets, or remove it"
+            );
+        }
+        match &self.http {
+            Some(http) => Ok(http.check_effect(&self.principals, now_ns)?),
+            None => Ok(()),
+        }
+    }
+
+    /// Whether a gateway can read what its settings refer to: keys, secrets, certificates. Nothing of it is kept, and
+    /// nothing is made. Commands that need none of it run without, so that [`Config::load`] leaves it out.
+    pub fn check_gateway_files(&self) -> Result<()> {
+        let reference = &self.gateway.tenant_key;
+        crate::tenant_key::check(reference).with_context(|| {
+            let reference = bodycam_record::shown(reference);
+            format!(
+                "[gateway] tenant_key: {reference} cannot be used; bring the key back, or name where it is"
+            )
+        })?;
+        if let Some(postgres) = &self.postgres {
+            bodycam_proxy::postgres::check_files(postgres, &self.targets)?;
+        }
+        if let Some(http) = &self.http {
+            http.check_files()?;
+        }
+        Ok(())
+    }
+
+    /// The same for a recorder.
+    #[cfg(feature = "recorder")]
+    pub fn check_recorder_files(&self) -> Result<()> {
+        bodycam_proxy::recording::check_key_file(&self.recorder.key).context("[recorder] key")
     }
 
     /// Addresses that are taken once, and files that must be where they are said to be.

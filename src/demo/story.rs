@@ -19,6 +19,7 @@ use super::{company, tamper};
 use crate::commands::service::{Parts, Running};
 use crate::commands::{LakeAt, detect, runtime, verify};
 use crate::config::Config;
+use crate::speak::along;
 
 /// Days of ordinary work before today.
 const DAYS: i64 = 21;
@@ -114,8 +115,7 @@ pub fn tell(dir: &Path, offer_replay: bool) -> Result<ExitCode> {
     say(&format!("({findings} findings; in the replay press ? for help, g f for the findings, q to leave)"));
     say(&format!("Everything lies in {}: remove it when you have seen enough.", named(dir)));
     if offer_replay && std::io::stdout().is_terminal() && std::io::stdin().is_terminal() {
-        print!("\nOpen the replay now? [Y/n] ");
-        std::io::stdout().flush()?;
+        along(format_args!("\nOpen the replay now? [Y/n] "));
         let mut answer = String::new();
         std::io::stdin().read_line(&mut answer)?;
         if !answer.trim().eq_ignore_ascii_case("n") {
@@ -283,7 +283,6 @@ listen = "{proxy}"
 [http.hosts]
 "api.carrier.example" = ["127.0.0.1"]
 "drop.paste.example" = ["127.0.0.1"]
-"evil.example" = ["127.0.0.1"]
 
 [[principals]]
 name = "mira"
@@ -323,22 +322,21 @@ fn named(path: &Path) -> String {
 }
 
 fn say(text: &str) {
-    println!("{text}");
+    along(format_args!("{text}\n"));
 }
 
 fn step(text: &str) {
-    println!("\n• {text}");
+    along(format_args!("\n• {text}\n"));
 }
 
 fn done(text: &str) {
-    println!("  ✔ {text}");
+    along(format_args!("  ✔ {text}\n"));
 }
 
 /// A bar on terminals, nothing elsewhere.
 fn progress(at: i64, of: i64) {
     if std::io::stdout().is_terminal() {
         let end = if at == of { "\r\x1b[K" } else { "" };
-        print!("\r  day {at} of {of}{end}");
-        let _ = std::io::stdout().flush();
+        along(format_args!("\r  day {at} of {of}{end}"));
     }
 }

@@ -7,7 +7,7 @@ use bodycam_proxy::postgres::codec::startup::Version;
 use bodycam_proxy::postgres::{ClientAuth, ClientTls};
 use bodycam_record::ContentKind;
 
-use crate::support::gateway::{Gateway, MEMORY, Recorded, Setup};
+use crate::support::gateway::{Gateway, Recorded, Setup};
 use crate::support::postgres::{DIRECT, shared};
 use crate::support::wire::{Wire, bind, close, describe, execute, line, message, parse, query, sync};
 
@@ -89,6 +89,45 @@ fn a_client_that_breaks_the_protocol_is_closed_and_nothing_of_it_runs() {
 }
 
 #[test]
+fn a_connection_that_ends_in_the_middle_of_a_message_is_told_as_that() {
+    let gateway = gateway(|_| ());
+    let database = shared().database();
+    for cut in [1, 4, 5, 9] {
+        let mut wire = Wire::log_in(gateway.port, "ada", &gateway.token("ada"), &database);
+        assert_eq!(wire.query("SELECT 1"), "T D(1) C(SELECT 1) ZI");
+        wire.send(&query("SELECT 'canary'")[..cut]);
+        wire.stream.shutdown(std::net::Shutdown::Write).unwrap();
+        assert_eq!(wire.until_end(), "E(08P01)", "{cut}");
+        assert_eq!(decision(&gateway), "message truncated-message 08P01", "{cut}");
+        assert_eq!(gateway.story().last().unwrap(), "closed client", "{cut}");
+    }
+    let described = message(
+        b'T',
+        &[0, 1, b'c', 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 25, 0xff, 0xff, 0xff, 0xff, 0xff, 0xff, 0, 0],
+    );
+    let short = message(b'D', &[0, 1, 0, 0, 0, 1, b'x'])[..7].to_vec();
+    let (port, _server) = hostile_server_that([described.clone(), short].concat(), true);
+    let gateway = self::gateway(|s| s.targets[0].address = format!("127.0.0.1:{port}"));
+    let mut wire = Wire::log_in(gateway.port, "ada", &gateway.token("ada"), "any");
+    wire.send(&query("SELECT 'canary'"));
+    assert_eq!(wire.until_end(), "T E(08006)");
+    assert_eq!(decision(&gateway), "message truncated-message 08006");
+    assert_eq!(gateway.story().last().unwrap(), "closed server");
+
+    // Of a long row the beginning has left before its end is known.
+    let mut long = vec![0, 1, 0, 0, 0, 5];
+    long.resize(200_000, b'x');
+    let (port, _server) = hostile_server([described, message(b'D', &long)].concat());
+    let gateway = self::gateway(|s| s.targets[0].address = format!("127.0.0.1:{port}"));
+    let mut wire = Wire::log_in(gateway.port, "ada", &gateway.token("ada"), "any");
+    wire.send(&query("SELECT 'canary'"));
+    let mut got = Vec::new();
+    let _ = wire.stream.read_to_end(&mut got);
+    assert!(got.len() < long.len(), "{} bytes", got.len());
+    assert_eq!(decision(&gateway), "message malformed-message 08P01");
+}
+
+#[test]
 fn packets_before_the_login_that_cannot_be_are_answered_once_and_closed() {
     let files = tempfile::tempdir().unwrap();
     let key = rcgen::KeyPair::generate().unwrap();
@@ -159,6 +198,11 @@ fn packets_before_the_login_that_cannot_be_are_answered_once_and_closed() {
 /// A server that says hello to whoever comes, answers the gateway's own first query, sends `answer` to what
 /// comes next, and tells what it got after that. Whoever comes for the catalog is sent away.
 fn hostile_server(answer: Vec<u8>) -> (u16, std::sync::mpsc::Receiver<Vec<u8>>) {
+    hostile_server_that(answer, false)
+}
+
+/// As [`hostile_server`]; it may leave when it has answered.
+fn hostile_server_that(answer: Vec<u8>, leaves: bool) -> (u16, std::sync::mpsc::Receiver<Vec<u8>>) {
     let listener = TcpListener::bind("127.0.0.1:0").unwrap();
     let port = listener.local_addr().unwrap().port();
     let serve = move |mut stream: TcpStream| {
@@ -180,6 +224,9 @@ fn hostile_server(answer: Vec<u8>) -> (u16, std::sync::mpsc::Receiver<Vec<u8>>) 
             got.extend_from_slice(&buffer[..n]);
             if !std::mem::replace(&mut answered, true) {
                 stream.write_all(&answer).unwrap();
+                if leaves {
+                    break;
+                }
             }
         }
         Some(got)
@@ -235,6 +282,15 @@ fn a_target_that_breaks_the_protocol_ends_the_session_on_both_sides() {
             "T D(x) C(SELECT 1) ZI E(08P01)",
             "message out-of-order 08P01",
         ),
+        ("rows without columns", row.clone(), "E(08P01)", "message out-of-order 08P01"),
+        (
+            "rows of a second statement without columns",
+            [described.clone(), row.clone(), complete.clone(), row.clone()].concat(),
+            "T D(x) C(SELECT 1) E(08P01)",
+            "message out-of-order 08P01",
+        ),
+        ("an error without an end", message(b'E', b"SERROR"), "E(08P01)", "message malformed-message 08P01"),
+        ("a notice with more", message(b'N', b"SNOTICE\0\0x"), "E(08P01)", "message malformed-message 08P01"),
         (
             "an error without SQLSTATE",
             [message(b'E', b"SERROR\0\0"), ready.clone()].concat(),
@@ -242,7 +298,19 @@ fn a_target_that_breaks_the_protocol_ends_the_session_on_both_sides() {
             "none",
         ),
     ];
-    for (name, answer, seen, decided) in cases {
+    let rows: [(&str, &[u8]); 6] = [
+        ("more columns than announced", &[0, 2, 0, 0, 0, 1, b'x', 0, 0, 0, 1, b'y']),
+        ("fewer columns than announced", &[0, 0]),
+        ("a count below zero", &[0xff, 0xff]),
+        ("a field of -7 bytes", &[0, 1, 0xff, 0xff, 0xff, 0xf9, b'x']),
+        ("a field beyond the row", &[0, 1, 0, 0, 0, 100, b'x']),
+        ("bytes behind the row", &[0, 1, 0, 0, 0, 1, b'x', b'y']),
+    ];
+    let rows = rows.map(|(name, row)| {
+        let answer = [described.clone(), message(b'D', row), complete.clone(), ready.clone()].concat();
+        (name, answer, "T E(08P01)", "message malformed-message 08P01")
+    });
+    for (name, answer, seen, decided) in cases.into_iter().chain(rows) {
         let (port, server) = hostile_server(answer);
         let gateway = gateway(|s| s.targets[0].address = format!("127.0.0.1:{port}"));
         let mut wire = Wire::log_in(gateway.port, "ada", &gateway.token("ada"), "any");
@@ -928,6 +996,89 @@ fn no_way_of_sending_a_secret_leaves_it_in_content() {
 }
 
 #[test]
+fn a_secret_in_an_expression_a_definition_or_a_query_is_nowhere_in_the_spool() {
+    let gateway = gateway(|_| ());
+    let database = shared().database();
+    shared().sql(
+        &database,
+        "CREATE TABLE users (id int, name text UNIQUE, password text, data jsonb);
+         GRANT ALL ON users TO app; GRANT CREATE ON SCHEMA public TO app",
+    );
+    let mut wire = Wire::log_in(gateway.port, "ada", &gateway.token("ada"), &database);
+    let forms = [
+        "update users set password='x'||@ where id=1",
+        "update users set password=case when true then @ end",
+        "update users set (name, password) = ('x', @)",
+        "update users set password = (select @::text)",
+        "update users set password = v.p from (values (@)) v(p)",
+        "with n(password) as (values (@)) insert into users(password) select password from n",
+        "insert into users(name, password) values ('kept', lower('x' || @))",
+        "insert into users(password) select @",
+        "insert into users(name) values ('a') on conflict (name) do update set password = 'x' || @",
+        "merge into users u using (select 7 as id) n on u.id = n.id when not matched then insert (password) values ('x' || @)",
+        "select 1 from (values ('x', @)) as v(name, password)",
+        "select 'x' || @ as password",
+        "select password from users union all select @",
+        "select 1 from users where password = 'x' || @ or password in ('x', @) or password like 'x' || @",
+        "select case password when @ then 1 end from users",
+        "select 1 from users where 'x' || @ = password",
+        "select 1 from users where data ->> 'password' = @",
+        "select set_config('my.password', 'x' || @, false)",
+        "explain select 1 from users where password = 'x' || @",
+        "declare c cursor with hold for select 'x' || @ as password",
+        "create table u2(password text default @)",
+        "create table u3(password text default 'x' || @)",
+        "create table u3(id int, password text check (lower(password) <> 'x' || @))",
+        "alter table users alter password set default 'x' || @",
+        "alter table u3 alter password set default @",
+        "alter table u3 add if not exists password text default 'x' || @",
+        "create domain password as text default @",
+        "create procedure pq(password text default @) language sql as ''",
+        "create view u4(password) as select 'x' || @",
+        "/* alter role sa1 password @ */ select 1",
+        "select 1 -- password 'CANARY'",
+        "do $do$ begin update users set password = 'x' || @; end $do$",
+        "prepare q as update users set password = 'x' || @",
+    ];
+    let literals = [
+        "'CANARY'",
+        "E'\\x41 CANARY'",
+        "U&'CANARY'",
+        "N'CANARY'",
+        "$$CANARY$$",
+        "$x$CANARY$x$",
+        "'a'\n'CANARY'",
+    ];
+    for (form, literal) in forms.iter().flat_map(|form| literals.map(|literal| (form, literal))) {
+        let text = form.replace('@', literal);
+        wire.query(&text);
+        wire.ask(&[parse("", &text), bind("", "", &[]), execute("", 0), sync()].concat());
+    }
+    // In comments and bodies a parameter stands for nothing.
+    let takes = |form: &str| form.contains('@') && !form.starts_with("/*") && !form.starts_with("do ");
+    for form in forms.into_iter().filter(|form| takes(form)) {
+        let text = form.replace('@', "$1");
+        wire.ask(&[parse("", &text), bind("", "", &["CANARY"]), execute("", 0), sync()].concat());
+    }
+    drop(wire);
+    gateway.wait_closed();
+    let (mut cut, mut kept) = (0, 0);
+    for recorded in gateway.events() {
+        let body = format!("{:?}", recorded.body);
+        assert!(!body.contains("CANARY"), "{body}");
+        // What the target answers is not searched.
+        for (kind, bytes) in recorded.content.iter().filter(|(kind, _)| *kind != ContentKind::Rows) {
+            let text = String::from_utf8_lossy(bytes);
+            assert!(!text.contains("CANARY"), "{kind:?}: {text}");
+            cut += usize::from(text.contains("***"));
+            kept += usize::from(text.contains("'kept'"));
+        }
+    }
+    assert!(gateway.templates().iter().all(|text| !text.contains("CANARY")));
+    assert!(cut >= 2 * forms.len() * literals.len() - 10 && kept > 10, "{cut} {kept}");
+}
+
+#[test]
 fn a_token_in_any_place_of_a_login_or_statement_is_recorded_by_its_id_only() {
     let gateway = gateway(|s| s.targets[0].databases = vec!["db*".to_owned(), "bcam_*".to_owned()]);
     let database = shared().database();
@@ -1008,7 +1159,6 @@ fn a_target_that_is_withdrawn_ends_the_sessions_with_it() {
 
 #[test]
 fn a_session_cannot_fill_the_gateway_with_what_it_prepared() {
-    let _alone = MEMORY.lock();
     let gateway = gateway(|_| ());
     let database = shared().database();
     let column = |n: usize| format!("{n:04}{}", "c".repeat(58));

@@ -132,8 +132,14 @@ fn paging_through_a_portal_counts_every_page() {
     let open = [parse("", "SELECT id FROM people ORDER BY id"), bind("p", "", &[]), execute("p", 2), sync()];
     assert_eq!(wire.ask(&open.concat()), "1 2 D(1) D(2) s ZT");
     assert_eq!(wire.ask(&[execute("p", 2), sync()].concat()), "D(3) C(SELECT 1) ZT");
+    // A portal that has ended says so to whoever asks again, and each time is a statement.
+    assert_eq!(wire.ask(&[execute("p", 0), sync()].concat()), "C(SELECT 0) ZT");
     assert_eq!(wire.query("COMMIT"), "C(COMMIT) ZI");
     let story = told(&gateway, wire);
+    assert_eq!(
+        story[5..7],
+        ["extended #3 allow SELECT id FROM people ORDER BY id", "result #3.0 complete SELECT 0 0 rows"]
+    );
     assert_eq!(
         story[2..5],
         [
@@ -350,6 +356,15 @@ fn a_function_call_message_is_a_statement() {
     body.extend_from_slice(&[0, 0, 0, 2, 0, 0, 0, 2, b'4', b'0', 0, 0, 0, 1, b'2', 0, 0]);
     assert_eq!(wire.ask(&message(b'F', &body)), "V ZI");
     assert_eq!(wire.ask(&message(b'F', &[0; 10])), "E(42883) ZI");
+    // query_to_xml(text, boolean, boolean, text), which runs what it is given.
+    let mut body = 2924u32.to_be_bytes().to_vec();
+    body.extend_from_slice(&[0, 0, 0, 4]);
+    for value in ["SELECT 1", "t", "f", ""] {
+        body.extend(u32::try_from(value.len()).unwrap().to_be_bytes());
+        body.extend(value.as_bytes());
+    }
+    body.extend_from_slice(&[0, 0]);
+    assert_eq!(wire.ask(&message(b'F', &body)), "V ZI");
     drop(wire);
     gateway.wait_closed();
     let statements = gateway.statements();
@@ -357,6 +372,12 @@ fn a_function_call_message_is_a_statement() {
     assert_eq!(
         (statement.form.as_str(), &statement.opaque[..]),
         ("function-call", &["function-call".to_owned()][..])
+    );
+    assert_eq!(statement.functions, ["int4pl"]);
+    let (_, xml, _) = &statements[2];
+    assert_eq!(
+        (&xml.functions[..], &xml.opaque[..]),
+        (&["query_to_xml".to_owned()][..], &["function-call".to_owned(), "dynamic-sql".to_owned()][..])
     );
     assert_eq!(recorded.binds()[0].value.as_deref(), Some(&b"40"[..]));
     assert!(recorded.text(ContentKind::Detail).unwrap().contains(&oid.to_string()));

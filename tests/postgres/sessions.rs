@@ -355,6 +355,37 @@ fn a_target_that_cannot_be_reached_or_trusted_is_a_clear_error() {
 }
 
 #[test]
+fn a_server_that_has_signed_its_own_certificate_is_trusted_by_that_and_by_its_name() {
+    // As `openssl req -x509` makes it: marked as an authority.
+    let own = |name: &str, until: i32| {
+        let mut params = rcgen::CertificateParams::new(vec![name.to_owned()]).unwrap();
+        params.is_ca = rcgen::IsCa::Ca(rcgen::BasicConstraints::Unconstrained);
+        params.not_after = rcgen::date_time_ymd(until, 1, 1);
+        let key = rcgen::KeyPair::generate().unwrap();
+        [params.self_signed(&key).unwrap().pem(), key.serialize_pem()]
+    };
+    let files = tempfile::tempdir().unwrap();
+    let [other, _] = own("127.0.0.1", 2090);
+    for (at, name, until, trusts_it, says) in [
+        (0, "127.0.0.1", 2090, true, ""),
+        (1, "db.example.com", 2090, true, "not valid for name"),
+        (2, "127.0.0.1", 2020, true, "expired"),
+        (3, "127.0.0.1", 2090, false, "put the certificate itself into `ca`"),
+    ] {
+        let [cert, key] = own(name, until);
+        let cluster = Cluster::with(&Settings { tls: Some((&cert, &key)), ..Settings::default() });
+        let ca = file(&files, &format!("ca{at}"), if trusts_it { &cert } else { &other });
+        let mut setup = Setup::new(&cluster);
+        setup.targets[0].tls = UpstreamTls::VerifyFull;
+        setup.targets[0].ca = Some(ca);
+        let output = setup.start().psql("postgres").args(["-c", "SELECT 1"]).output().unwrap();
+        let told = String::from_utf8(output.stderr).unwrap();
+        assert_eq!(output.status.success(), says.is_empty(), "{at}: {told}");
+        assert!(told.contains(says), "{at}: {told}");
+    }
+}
+
+#[test]
 fn targets_that_ask_for_md5_or_for_nothing_work_and_for_clear_passwords_only_under_tls() {
     let [authority, cert, key] = certificate("127.0.0.1");
     let files = tempfile::tempdir().unwrap();

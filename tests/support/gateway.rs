@@ -3,7 +3,7 @@
 use std::collections::HashMap;
 use std::net::SocketAddr;
 use std::process::Command;
-use std::sync::{Arc, Mutex};
+use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use bodycam_bus::{Record, SpoolConfig};
@@ -131,9 +131,6 @@ impl Setup {
     }
 }
 
-/// Held by tests that measure the memory of the test process, and by those that fill it.
-pub static MEMORY: Mutex<()> = Mutex::new(());
-
 /// Key of the tenant `test`.
 const KEY: [u8; 32] = [7; 32];
 
@@ -251,6 +248,15 @@ impl Gateway {
             }
         }
         events.into_iter().map(|event| opened(event, &keys, &chunks)).collect()
+    }
+
+    /// The templates recorded so far.
+    pub fn templates(&self) -> Vec<String> {
+        let templates = records(&self.spool).into_iter().filter_map(|record| match record {
+            Record::Template { text, .. } => Some(text.to_string()),
+            _ => None,
+        });
+        templates.collect()
     }
 
     /// The statements recorded so far with their results, in order.

@@ -655,3 +655,202 @@ async fn records_of_windows_that_no_list_names_are_counted_and_many_are_a_fault(
     });
     said(&cut, false).is("the end of the list", 2, "WINDOW");
 }
+
+/// The paths of all values in a JSON document that have none below them.
+fn leaves(value: &serde_json::Value, at: &str, out: &mut Vec<String>) {
+    match value {
+        serde_json::Value::Array(items) => {
+            items.iter().enumerate().for_each(|(n, item)| leaves(item, &format!("{at}/{n}"), out));
+        }
+        serde_json::Value::Object(fields) => {
+            fields.iter().for_each(|(name, item)| leaves(item, &format!("{at}/{name}"), out));
+        }
+        _ => out.push(at.to_owned()),
+    }
+}
+
+#[tokio::test]
+async fn nothing_that_somebody_writes_into_a_commit_or_list_keeps_the_rest_from_being_verified() {
+    let lake = recorded().await;
+    let values = [
+        serde_json::json!("../../../etc/passwd"),
+        serde_json::json!("tables/sql/../../../etc/passwd"),
+        serde_json::json!(u64::MAX),
+        serde_json::json!(i64::MAX),
+        serde_json::json!(i64::MIN),
+        serde_json::json!(null),
+        serde_json::json!([]),
+    ];
+    let mut tried = 0;
+    for folder in ["streams/", "commits/", "windows/"] {
+        for (path, bytes) in lake.objects.iter().filter(|(path, _)| path.starts_with(folder)) {
+            let clean: serde_json::Value = serde_json::from_slice(bytes).unwrap();
+            let mut places = Vec::new();
+            leaves(&clean, "", &mut places);
+            // All of a few files in each run: the same ones, spread over all kinds of values.
+            for (n, place) in places.iter().enumerate().filter(|(n, _)| folder == "streams/" || n % 2 == 0) {
+                let mut json = clean.clone();
+                let value = &values[(n / 5 + tried) % values.len()];
+                if json.pointer(place) == Some(value) {
+                    continue;
+                }
+                *json.pointer_mut(place).unwrap() = value.clone();
+                let mut altered = lake.clone();
+                altered.put(path, serde_json::to_vec(&json).unwrap());
+                let report = verify(&altered);
+                // Of window records nothing is signed, and not all that they say can be held against anything.
+                let wanted: &[u8] = if folder == "windows/" { &[2, 4, 5] } else { &[2, 5] };
+                assert!(
+                    wanted.contains(&report.exit_code) || value.is_null(),
+                    "{path} {place} {value}: {}",
+                    report.to_text()
+                );
+                assert_ne!(report.exit_code, 1, "{path} {place} {value}: {}", report.to_text());
+                tried += 1;
+            }
+        }
+    }
+    assert!(tried > 100, "{tried}");
+}
+
+#[tokio::test]
+async fn a_commit_that_leads_out_of_the_lake_is_proof_and_everything_else_is_still_checked() {
+    let lake = recorded().await;
+    let named = live(lake, Table::Events(Family::Sql)).remove(0).path;
+    let (path, bytes) = lake
+        .objects
+        .iter()
+        .find(|(p, b)| p.starts_with("commits/") && String::from_utf8_lossy(b).contains(&named))
+        .unwrap();
+    let mut altered = lake.clone();
+    let out = "tables/sql/../../../etc/passwd";
+    altered.put(path, String::from_utf8_lossy(bytes).replace(&named, out).into_bytes());
+    let key = altered.objects.keys().find(|p| p.starts_with("keys/")).unwrap().clone();
+    altered.objects.remove(&key);
+    let found = said(&altered, true);
+    found.is("a way out", 2, "COMMIT");
+    found.is("a way out", 2, "MANIFEST");
+    found.is("what else is wrong", 2, "UNDECLARED_ERASURE");
+    assert!(!found.classes().contains("UNREADABLE"), "{:#}", found.json);
+    let faults = found.json["faults"].as_array().unwrap();
+    assert!(faults.iter().any(|f| f["class"] == "MANIFEST" && f["path"] == out), "{:#}", found.json);
+    assert!(
+        found.json["properties"]
+            .as_array()
+            .unwrap()
+            .iter()
+            .all(|p| { p["state"] != "not-checked" || p["aspect"] == "freshness" })
+    );
+}
+
+#[tokio::test]
+async fn what_no_commit_names_is_counted_by_folder_and_changes_nothing_else() {
+    let lake = recorded().await;
+    let mut more = lake.clone();
+    let data = live(lake, Table::Events(Family::Sql)).remove(0).path;
+    let (folder, _) = data.rsplit_once('/').unwrap();
+    for n in 0..12 {
+        more.put(&format!("{folder}/leftover-{n:02}.parquet"), b"PAR1".to_vec());
+    }
+    let session = foreign_session();
+    for path in [
+        &layout::session_key(session),
+        "directory/0123",
+        "findings/gw-1@0-0-0-1-00000abc.parquet",
+        "findings/EXF-002-1-5-0-0123456789abcdef.parquet",
+        "content/note.txt",
+        "streams/00.json",
+        "streams/readme",
+        "commits/readme",
+    ] {
+        more.put(path, b"{}".to_vec());
+    }
+    let clean = said(lake, true);
+    assert_eq!(clean.json["strays"], serde_json::json!([]));
+    let found = said(&more, true);
+    assert_eq!((found.code, found.classes()), (4, BTreeSet::new()), "{:#}", found.json);
+    let strays: BTreeMap<&str, (u64, usize)> = found.json["strays"]
+        .as_array()
+        .unwrap()
+        .iter()
+        .map(|s| {
+            let first = s["first"].as_array().unwrap().len();
+            (s["folder"].as_str().unwrap(), (s["count"].as_u64().unwrap(), first))
+        })
+        .collect();
+    let wanted = [
+        ("tables/sql/", (12, 10)),
+        ("keys/", (1, 1)),
+        ("directory/", (1, 1)),
+        ("findings/", (2, 2)),
+        ("content/", (1, 1)),
+        ("streams/", (2, 2)),
+        ("commits/", (1, 1)),
+    ];
+    assert_eq!(strays, wanted.into(), "{:#}", found.json);
+    let notices = found.json["faults"].as_array().unwrap().iter().filter(|f| f["class"] == "STRAY").count();
+    assert_eq!(notices, wanted.len());
+    let (_, text) = run(&more, &["verify"], false);
+    assert!(
+        text.contains("STRAY  tables/sql/\n    12 objects") && text.contains("leftover-09.parquet, …"),
+        "{text}"
+    );
+}
+
+#[tokio::test]
+async fn a_commit_that_no_other_one_leads_to_was_put_there_or_cut_off() {
+    let lake = recorded().await;
+    let events = lake.commits().into_iter().find(|c| c.stream.as_str() == "gw-1/0").unwrap();
+    let mut planted = lake.clone();
+    planted.put("commits/gw-1@0/0/999999.json", events.to_json());
+    said(&planted, true).is("planted", 2, "COMMIT_GAP");
+    // The list of streams begins behind the ledger's commits.
+    let mut begins = lake.clone();
+    let entry = entry_of(lake, "gw-1/ledger");
+    let json = String::from_utf8_lossy(&lake.objects[&entry]).replace("\"from\":0", "\"from\":100000");
+    begins.put(&entry, json.into_bytes());
+    said(&begins, true).is("an entry that begins later", 2, "COMMIT_GAP");
+}
+
+#[tokio::test]
+async fn commits_of_keys_that_are_gone_are_missed_once_the_ledger_has_gone_on() {
+    let lake = without(recorded().await, |path| path.starts_with("snapshots/"));
+    let gone = without(&lake, |path| path.starts_with("commits/gw-1@keys/"));
+    let found = said(&gone, false);
+    found.is("the keys' commits", 2, "COMMIT_GAP");
+    let faults = found.json["faults"].as_array().unwrap();
+    assert!(faults.iter().any(|f| f["path"] == "commits/gw-1@keys"), "{:#}", found.json);
+    // Files of later commits tell that all commits were taken away.
+    let all = without(&lake, |path| path.starts_with("commits/"));
+    said(&all, false).is("all commits", 2, "COMMIT_GAP");
+    let tail = "commits/gw-1@0/0/";
+    let last = lake.objects.keys().filter(|p| p.starts_with(tail)).max_by_key(|p| p.len()).unwrap().clone();
+    let cut = without(&lake, |path| path == last);
+    assert_eq!(said(&cut, false).code, 2);
+    // A young lake: streams are listed, and nothing of them is committed.
+    let young = without(&lake, |path| {
+        ["commits/", "tables/", "content/", "sessions/", "templates/", "findings/", "windows/"]
+            .iter()
+            .any(|folder| path.starts_with(folder))
+    });
+    let found = said(&young, false);
+    assert_eq!((found.code, found.classes()), (4, BTreeSet::new()), "{:#}", found.json);
+    let empty =
+        found.json["faults"].as_array().unwrap().iter().filter(|f| f["class"] == "EMPTY_STREAM").count();
+    let listed = lake.objects.keys().filter(|path| path.starts_with("streams/")).count();
+    assert_eq!(empty, listed, "{:#}", found.json);
+    // A stream that was listed a moment before it begins.
+    let mut begun = lake.clone();
+    let n = listed as u64;
+    let entry = "{\"version\":1,\"stream\":\"gw-2/keys\",\"generation\":0,\"from\":0}\n";
+    begun.put(&layout::stream(n), entry.as_bytes().to_vec());
+    let found = said(&begun, false);
+    assert_eq!((found.code, found.classes()), (4, BTreeSet::new()), "{:#}", found.json);
+}
+
+#[test]
+fn times_are_told_in_utc() {
+    let (_, text) = run(&open_recording().lake(), &["verify"], false);
+    assert!(text.contains("last heartbeat at 2026-11-21T10:"), "{text}");
+    assert!(!text.contains("at 1795"), "{text}");
+}

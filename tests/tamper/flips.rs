@@ -45,6 +45,11 @@ fn every_flipped_bit_of_data_files_commits_and_keys_is_seen() {
                 // A hex digit in the other case, say.
                 continue;
             }
+            if report.exit_code == 4 && report.has(Class::Rewritten) {
+                // Other bytes, and readers get the same rows.
+                is_seen_or_means_nothing(path, at, bit, &report, &lake).unwrap();
+                continue;
+            }
             assert!(
                 matches!(report.exit_code, 1 | 2 | 5),
                 "{path} byte {at} bit {bit}\n{}",

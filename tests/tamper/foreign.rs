@@ -33,13 +33,13 @@ for path in glob.glob(root + "/**/*.parquet", recursive=True):
         sys.exit("unknown way " + how)
 "#;
 
-fn python(args: &[&str]) -> Output {
+pub fn python(args: &[&str]) -> Output {
     let python = std::env::var("BODYCAM_TEST_PYTHON").unwrap_or_else(|_| "python3".to_owned());
     Command::new(python).args(args).output().unwrap()
 }
 
 /// Whether Python has what these tests need; with CI it must.
-fn is_ready() -> bool {
+pub fn is_ready() -> bool {
     let ready = python(&["-c", "import pyarrow.parquet, blake3, cryptography, zstandard"]).status.success();
     let ci = std::env::var_os("CI").is_some_and(|v| !v.is_empty());
     assert!(
@@ -80,6 +80,14 @@ fn second_opinion(dir: &Path) -> Output {
     python(&[check.to_str().unwrap(), "--lake", dir.to_str().unwrap()])
 }
 
+/// The second opinion is a named mismatch and exit code 1, never a traceback.
+fn disagrees(what: &str, dir: &Path, names: &str) {
+    let told = second_opinion(dir);
+    let (said, error) = (String::from_utf8_lossy(&told.stdout), String::from_utf8_lossy(&told.stderr));
+    assert_eq!(told.status.code(), Some(1), "{what}: {said}{error}");
+    assert!(said.contains("MISMATCH") && said.contains(names) && error.is_empty(), "{what}: {said}{error}");
+}
+
 #[test]
 fn a_verifier_that_shares_no_code_with_ours_agrees() {
     if !is_ready() {
@@ -94,6 +102,27 @@ fn a_verifier_that_shares_no_code_with_ours_agrees() {
         assert!(said.contains(&format!("{} events", recording.events.len())), "{said}");
         assert!(said.contains(&format!("{} ledger records", recording.ledger.len())), "{said}");
     }
+    for gone in ["streams", "commits", "tables/sql", "tables/ledger", "streams/1.json"] {
+        let dir = tempfile::tempdir().unwrap();
+        to_directory(&recording().lake(), dir.path());
+        let path = dir.path().join(gone);
+        let removed =
+            if path.is_dir() { std::fs::remove_dir_all(&path) } else { std::fs::remove_file(&path) };
+        removed.unwrap();
+        disagrees(gone, dir.path(), "");
+    }
+    let first = "commits/gw-1@0/0/0.json";
+    for (what, text) in [("no JSON", "{"), ("no commit", "{}"), ("a list", "[]"), ("a number", "7")] {
+        let dir = tempfile::tempdir().unwrap();
+        to_directory(&recording().lake(), dir.path());
+        std::fs::write(dir.path().join(first), text).unwrap();
+        disagrees(what, dir.path(), "streams/0.json");
+    }
+    let dir = tempfile::tempdir().unwrap();
+    to_directory(&recording().lake(), dir.path());
+    let path = recording().lake().path_of(bodycam_lake::Table::Content, recording().sessions()[0], 0);
+    std::fs::write(dir.path().join(&path), "PAR1").unwrap();
+    disagrees("no Parquet", dir.path(), &path);
     let clean = recording();
     let a = clean.sessions()[0];
     let mut cell = clean.clone();

@@ -23,6 +23,7 @@ use datafusion::logical_expr::{Expr, ExprFunctionExt, LogicalPlan, LogicalPlanBu
 use super::content::{CLEAR, ContentTable};
 use super::files::FilesTable;
 use super::functions::{IdForm, content_kind_name, content_text, id_text_of};
+use super::principals::PrincipalsTable;
 
 /// Where rows come from.
 #[derive(Debug, Clone)]
@@ -80,6 +81,8 @@ enum Shape {
     Templates,
     /// Content.
     Content,
+    /// Names of principals.
+    Principals,
 }
 
 /// Every table, with its meaning.
@@ -110,6 +113,7 @@ const TABLES: &[(&str, Shape, &str)] = &[
     ("findings", Shape::Newest(Table::Findings, "id"), "findings, the newest revision of each"),
     ("templates", Shape::Templates, "literal-free statement text by fingerprint"),
     ("content", Shape::Content, "content; the columns text and bytes open it with the tenant key"),
+    ("principals", Shape::Principals, "names behind principal_ref; the tenant key opens them"),
     ("pulls", Shape::Pulls, "results that sent something, COPY to the client included"),
     ("egress", Shape::Egress, "requests and tunnels that were let out"),
     (HOURLY_PULLS, Shape::HourlyPulls, "pulls by hour, principal, target and relation"),
@@ -132,7 +136,11 @@ pub(crate) fn families_of(table: &str) -> Option<&'static [Family]> {
         Shape::Kinds(Family::Gap, _) => &[Family::Gap],
         Shape::Events => &Family::EVENTS,
         Shape::Templates => &[],
-        Shape::Kinds(Family::Ledger, _) | Shape::Ledger | Shape::Newest(..) | Shape::Content => return None,
+        Shape::Kinds(Family::Ledger, _)
+        | Shape::Ledger
+        | Shape::Newest(..)
+        | Shape::Content
+        | Shape::Principals => return None,
     })
 }
 
@@ -200,6 +208,10 @@ impl LakeSchema {
                 self.scan(Table::Templates)?.project(columns(Table::Templates, |_| true))?.distinct()?.build()
             }
             Shape::Content => self.content(),
+            Shape::Principals => {
+                let table = PrincipalsTable::new(self.view(), self.tenant.clone());
+                LogicalPlanBuilder::scan("principals", provider_as_source(Arc::new(table)), None)?.build()
+            }
         }
     }
 
@@ -224,6 +236,13 @@ impl LakeSchema {
                 Arc::new(MemTable::try_new(table.schema(), vec![batches])?)
             }
         })
+    }
+
+    fn view(&self) -> Option<View> {
+        match &self.rows {
+            Rows::Lake { view, .. } => Some(view.clone()),
+            Rows::Memory(_) => None,
+        }
     }
 
     fn store(&self) -> Option<Store> {

@@ -3,20 +3,24 @@
 //! Files are left out by what their commit says about times and sessions, row groups and pages by their
 //! statistics and Bloom filters. Filters run inside the Parquet reader only where they pick few rows.
 
+use std::ops::Range;
 use std::sync::Arc;
 
 use arrow::array::{ArrayRef, FixedSizeBinaryBuilder, Int64Array};
 use arrow::datatypes::SchemaRef;
 use async_trait::async_trait;
-use bodycam_lake::{FileEntry, Store, Table};
+use bodycam_lake::{FileEntry, LakeError, Store, Table};
 use bodycam_record::SessionId;
+use bytes::Bytes;
 use datafusion::catalog::Session;
 use datafusion::common::project_schema;
 use datafusion::common::pruning::PruningStatistics;
 use datafusion::common::stats::Precision;
-use datafusion::common::{Column, DFSchema, Result, Statistics};
+use datafusion::common::{Column, DFSchema, DataFusionError, Result, Statistics};
 use datafusion::datasource::listing::PartitionedFile;
-use datafusion::datasource::physical_plan::parquet::CachedParquetFileReaderFactory;
+use datafusion::datasource::physical_plan::parquet::{
+    CachedParquetFileReaderFactory, ParquetFileReaderFactory,
+};
 use datafusion::datasource::physical_plan::{FileGroup, FileScanConfigBuilder, ParquetSource};
 use datafusion::datasource::source::DataSourceExec;
 use datafusion::datasource::{TableProvider, TableType};
@@ -26,7 +30,14 @@ use datafusion::physical_expr::PhysicalExpr;
 use datafusion::physical_optimizer::pruning::PruningPredicateBuilder;
 use datafusion::physical_plan::ExecutionPlan;
 use datafusion::physical_plan::empty::EmptyExec;
+use datafusion::physical_plan::metrics::ExecutionPlanMetricsSet;
 use datafusion::scalar::ScalarValue;
+use futures::future::BoxFuture;
+use futures::{FutureExt, TryFutureExt};
+use parquet::arrow::arrow_reader::ArrowReaderOptions;
+use parquet::arrow::async_reader::AsyncFileReader;
+use parquet::errors::ParquetError;
+use parquet::file::metadata::ParquetMetaData;
 
 use super::pushdown;
 
@@ -94,10 +105,10 @@ impl TableProvider for FilesTable {
         let mut options = state.default_table_options().parquet;
         options.global.pushdown_filters = needle;
         options.global.reorder_filters = needle;
-        let reader = CachedParquetFileReaderFactory::new(
+        let reader = NamedFiles(CachedParquetFileReaderFactory::new(
             self.store.object_store(),
             state.runtime_env().cache_manager.get_file_metadata_cache(),
-        );
+        ));
         let mut source = ParquetSource::new(self.schema.clone())
             .with_table_parquet_options(options)
             .with_metadata_size_hint(FOOTER_BYTES)
@@ -105,12 +116,17 @@ impl TableProvider for FilesTable {
         if let Some(predicate) = predicate {
             source = source.with_predicate(predicate);
         }
-        let rows = files.iter().map(|f| f.rows).sum::<u64>();
-        let bytes = files.iter().map(|f| f.bytes).sum::<u64>();
+        let sizes: std::result::Result<Vec<u64>, _> = files.iter().map(|f| self.store.size_of(f)).collect();
+        let sizes = sizes.map_err(|err| DataFusionError::External(Box::new(err)))?;
+        let bytes = sizes.iter().fold(0u64, |sum, size| sum.saturating_add(*size));
+        // Of a file that somebody encoded anew nobody knows how many rows it has.
+        let as_committed = files.iter().zip(&sizes).all(|(file, size)| file.bytes == *size);
+        let rows = if as_committed { exactly(files.iter().map(|f| f.rows).sum()) } else { Precision::Absent };
         let statistics = Statistics::new_unknown(&self.schema)
-            .with_num_rows(exactly(rows))
+            .with_num_rows(rows)
             .with_total_byte_size(exactly(bytes).to_inexact());
-        let group = FileGroup::new(files.into_iter().map(|f| partitioned(f, &self.schema)).collect());
+        let partitioned = |(file, size)| partitioned(file, size, &self.schema);
+        let group = FileGroup::new(files.into_iter().zip(sizes).map(partitioned).collect());
         let groups = group.split_files(state.config().target_partitions());
         let config = FileScanConfigBuilder::new(ObjectStoreUrl::local_filesystem(), Arc::new(source))
             .with_file_groups(groups)
@@ -126,13 +142,65 @@ fn exactly(n: u64) -> Precision<usize> {
     usize::try_from(n).map_or(Precision::Absent, Precision::Exact)
 }
 
-fn partitioned(file: &Arc<FileEntry>, schema: &SchemaRef) -> PartitionedFile {
-    let statistics = Statistics::new_unknown(schema).with_num_rows(exactly(file.rows));
-    let mut partitioned =
-        PartitionedFile::new(file.path.clone(), file.bytes).with_statistics(Arc::new(statistics));
+fn partitioned(file: &Arc<FileEntry>, size: u64, schema: &SchemaRef) -> PartitionedFile {
+    let rows = if size == file.bytes { exactly(file.rows) } else { Precision::Absent };
+    let statistics = Statistics::new_unknown(schema).with_num_rows(rows);
+    let mut partitioned = PartitionedFile::new(file.path.clone(), size).with_statistics(Arc::new(statistics));
     // Files never change under a name; the digest keeps the metadata cache honest all the same.
     partitioned.object_meta.e_tag = Some(file.sha256.to_hex());
     partitioned
+}
+
+/// Readers whose errors name their file.
+#[derive(Debug)]
+struct NamedFiles(CachedParquetFileReaderFactory);
+
+impl ParquetFileReaderFactory for NamedFiles {
+    fn create_reader(
+        &self,
+        partition: usize,
+        file: PartitionedFile,
+        metadata_size_hint: Option<usize>,
+        metrics: &ExecutionPlanMetricsSet,
+    ) -> Result<Box<dyn AsyncFileReader + Send>> {
+        let path = file.object_meta.location.to_string();
+        let inner = self.0.create_reader(partition, file, metadata_size_hint, metrics)?;
+        Ok(Box::new(NamedFile { path, inner }))
+    }
+}
+
+struct NamedFile {
+    path: String,
+    inner: Box<dyn AsyncFileReader + Send>,
+}
+
+impl NamedFile {
+    fn named(path: &str, err: ParquetError) -> ParquetError {
+        // What DataFusion says of a footer names the file once more.
+        let text = err.to_string();
+        let text = text.split_once(&format!("{path}: ")).map_or(text.as_str(), |(_, rest)| rest);
+        ParquetError::External(Box::new(LakeError::not_as_committed(path, text)))
+    }
+}
+
+impl AsyncFileReader for NamedFile {
+    fn get_bytes(&mut self, range: Range<u64>) -> BoxFuture<'_, std::result::Result<Bytes, ParquetError>> {
+        self.inner.get_bytes(range).map_err(|err| Self::named(&self.path, err)).boxed()
+    }
+
+    fn get_byte_ranges(
+        &mut self,
+        ranges: Vec<Range<u64>>,
+    ) -> BoxFuture<'_, std::result::Result<Vec<Bytes>, ParquetError>> {
+        self.inner.get_byte_ranges(ranges).map_err(|err| Self::named(&self.path, err)).boxed()
+    }
+
+    fn get_metadata<'a>(
+        &'a mut self,
+        options: Option<&'a ArrowReaderOptions>,
+    ) -> BoxFuture<'a, std::result::Result<Arc<ParquetMetaData>, ParquetError>> {
+        self.inner.get_metadata(options).map_err(|err| Self::named(&self.path, err)).boxed()
+    }
 }
 
 /// What commits say about files, as statistics of their columns.

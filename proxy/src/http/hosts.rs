@@ -153,14 +153,18 @@ impl HostRule {
     }
 
     fn names(&self, name: &str, port: u16) -> bool {
-        self.has_port(port)
-            && match &self.destination {
-                Destination::Name(only) => only == name,
-                Destination::Below(parent) => name
-                    .strip_suffix(parent.as_str())
-                    .is_some_and(|rest| rest.len() > 1 && rest.ends_with('.')),
-                Destination::Network(..) => false,
+        self.has_port(port) && self.has_name(name)
+    }
+
+    /// Whether it opens this name, at whatever port.
+    pub fn has_name(&self, name: &str) -> bool {
+        match &self.destination {
+            Destination::Name(only) => only == name,
+            Destination::Below(parent) => {
+                name.strip_suffix(parent.as_str()).is_some_and(|rest| rest.len() > 1 && rest.ends_with('.'))
             }
+            Destination::Network(..) => false,
+        }
     }
 
     fn holds(&self, address: IpAddr, port: u16) -> bool {

@@ -201,6 +201,14 @@ pub fn matches(pattern: &str, name: &str) -> bool {
     rest.ends_with(last)
 }
 
+/// The first entry of a list that is in it already.
+pub fn repeated<T: PartialEq>(list: &[T]) -> Option<&T> {
+    list.iter()
+        .enumerate()
+        .find(|(at, entry)| list.iter().take(*at).any(|before| before == *entry))
+        .map(|e| e.1)
+}
+
 fn fault(entry: &PrincipalConfig, field: &'static str, problem: String) -> RosterError {
     RosterError { principal: shown(&entry.name), field, problem }
 }
@@ -233,17 +241,37 @@ fn check_alone(entry: &PrincipalConfig) -> Result<(), RosterError> {
             return Err(fault(entry, field, format!("'{}' is empty or has spaces around it", shown(bad))));
         }
     }
+    // Hosts can be spelled in more ways than one: who reads the rules compares them.
+    if let Some(twice) = repeated(&entry.targets) {
+        let problem = format!("'{}' appears twice; remove one of them", shown(twice));
+        return Err(fault(entry, "targets", problem));
+    }
     Ok(())
 }
 
-/// Refuses entries that could do nothing at all: no target, no host, and nobody whom they vouch for.
-pub fn check_rights(entries: &[PrincipalConfig]) -> Result<(), RosterError> {
+/// Refuses entries that could do nothing at all: no target, no host, and nobody whom they vouch for; and agents
+/// whose targets are none of their owner's. `targets` are all there are. Who has no access at `now_ns` anyway, by
+/// its own entry or by those who answer for it, is passed over: rosters keep such entries.
+pub fn check_rights(entries: &[PrincipalConfig], targets: &[&str], now_ns: i64) -> Result<(), RosterError> {
+    let roster = Roster::new(entries)?;
     for entry in entries {
+        let Ok(member) = roster.standing(&entry.name, now_ns) else { continue };
         let vouches = || entries.iter().any(|other| other.sponsor.as_deref() == Some(entry.name.as_str()));
-        if entry.targets.is_empty() && entry.egress.is_empty() && !entry.disabled && !vouches() {
+        if entry.targets.is_empty() && entry.egress.is_empty() && !vouches() {
             let problem =
                 "and 'egress' are empty, so that it may reach nothing; list what it may reach, or remove it";
             return Err(fault(entry, "targets", problem.to_owned()));
+        }
+        if let Some(owner) = &entry.owner
+            && !entry.targets.is_empty()
+            && !targets.iter().any(|target| member.may_reach(target))
+        {
+            let problem = format!(
+                "no target in it is also in that of its owner '{}'; an agent reaches what both may: list \
+                 something of its owner's, or remove it",
+                shown(owner)
+            );
+            return Err(fault(entry, "targets", problem));
         }
     }
     Ok(())
@@ -391,22 +419,54 @@ pub mod tests {
         assert_eq!(change(3, |e| e.name = "a b".into()), named("a b", "name"));
         assert_eq!(change(0, |e| e.max_sessions = Some(0)), named("ann", "max_sessions"));
         assert_eq!(change(0, |e| e.targets = vec![" x".into()]), named("ann", "targets"));
+        assert_eq!(change(0, |e| e.targets = vec!["x".into(), "x".into()]), named("ann", "targets"));
         assert!(toml::from_str::<Config>("[[principals]]\nname='x'\nkind='person'\ntarget=['a']").is_err());
     }
 
     #[test]
     fn who_may_reach_nothing_and_vouches_for_nobody_is_named() {
-        check_rights(&entries()).unwrap();
+        let check = |entries: &[PrincipalConfig]| check_rights(entries, &["orders", "hr"], 0);
+        check(&entries()).unwrap();
         let mut idle = entries();
         idle[1].targets.clear();
         idle[1].egress.clear();
-        let error = check_rights(&idle).unwrap_err();
+        let error = check(&idle).unwrap_err();
         assert_eq!((error.principal.as_str(), error.field), ("agent-7", "targets"));
         idle[1].disabled = true;
-        check_rights(&idle).unwrap();
+        check(&idle).unwrap();
         idle[0].targets.clear();
         idle[0].egress.clear();
-        check_rights(&idle).unwrap();
+        check(&idle).unwrap();
+    }
+
+    #[test]
+    fn an_agent_whose_targets_are_none_of_its_owners_is_named_unless_its_access_is_over() {
+        let check = |now: &str, change: fn(&mut Vec<PrincipalConfig>)| {
+            let mut entries = entries();
+            change(&mut entries);
+            let outcome = check_rights(&entries, &["orders", "staging-1", "hr"], ns(now));
+            outcome.map_err(|error| (error.principal.clone(), error.to_string()))
+        };
+        const DURING: &str = "2027-03-01T00:00:00Z";
+        let (name, error) = check(DURING, |e| e[3].targets = vec!["staging-*".into()]).unwrap_err();
+        assert!(name == "cids-agent" && error.contains("its owner 'cid'"), "{error}");
+        // Both have patterns, and no target is in both; hosts do not make up for it.
+        let (name, _) = check(DURING, |e| e[1].targets = vec!["h*".into()]).unwrap_err();
+        assert_eq!(name, "agent-7");
+        for (now, change) in [
+            (
+                DURING,
+                (|e| e[1].targets = vec!["hr".into(), "orders".into()]) as fn(&mut Vec<PrincipalConfig>),
+            ),
+            (DURING, |e| e[1].targets.clear()),
+            (DURING, |e| (e[3].targets, e[3].disabled) = (vec!["hr".into()], true)),
+            (DURING, |e| (e[3].targets, e[2].disabled) = (vec!["hr".into()], true)),
+            (DURING, |e| (e[3].targets, e[0].disabled) = (vec!["hr".into()], true)),
+            ("2027-04-01T00:00:00Z", |e| e[3].targets = vec!["hr".into()]),
+            ("2027-04-01T00:00:00Z", |e| e[2].targets.clear()),
+        ] {
+            check(now, change).unwrap();
+        }
     }
 
     #[test]

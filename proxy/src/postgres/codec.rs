@@ -29,8 +29,8 @@ pub enum FrameError {
     #[error("unknown {from} message type {}", shown_bytes(&[*tag]))]
     Unknown { from: &'static str, tag: u8 },
     /// A length that the type cannot have.
-    #[error("{from} message '{}' has a length of {length}", shown_bytes(&[*tag]))]
-    Length { from: &'static str, tag: u8, length: i64 },
+    #[error("{from} message '{}' has a length of {length}, where 4 to {most} are possible", shown_bytes(&[*tag]))]
+    Length { from: &'static str, tag: u8, length: i64, most: usize },
     /// A body that does not have the form of its type.
     #[error("malformed {message} message: {what}")]
     Malformed { message: &'static str, what: &'static str },
@@ -86,7 +86,8 @@ pub fn header<D: Direction>(bytes: &[u8]) -> Result<Option<Header<D::Kind>>, Fra
     let Some((&tag, rest)) = bytes.split_first() else { return Ok(None) };
     let (kind, lengths) = D::kind(tag).ok_or(FrameError::Unknown { from: D::FROM, tag })?;
     let Some(length) = rest.first_chunk().map(|b| i32::from_be_bytes(*b)) else { return Ok(None) };
-    let bad = FrameError::Length { from: D::FROM, tag, length: i64::from(length) };
+    let most = lengths.end() + 4;
+    let bad = FrameError::Length { from: D::FROM, tag, length: i64::from(length), most };
     let body = usize::try_from(length).ok().and_then(|l| l.checked_sub(4)).ok_or(bad.clone())?;
     if !lengths.contains(&body) {
         return Err(bad);

@@ -9,7 +9,7 @@ use serde::{Deserialize, Serialize};
 use thiserror::Error;
 
 use super::inspect::InspectConfig;
-use crate::identity::roster::matches;
+use crate::identity::roster::{matches, repeated};
 use crate::secret::Secret;
 
 /// The PostgreSQL listener: `[postgres]`.
@@ -72,7 +72,7 @@ pub struct ClientTls {
 pub struct TargetConfig {
     /// Name, as principals' `targets` and the record know it.
     pub name: String,
-    /// Databases that lead to this target: names, or patterns with `*`. The first target that has the client's database takes it.
+    /// Databases that lead to this target: names, or patterns with `*`. The first target that has the client's database takes it; one that an earlier target takes whole is refused.
     pub databases: Vec<String>,
     /// Host and port of the server, `"db.internal:5432"`.
     pub address: String,
@@ -87,7 +87,7 @@ pub struct TargetConfig {
     /// File with the certificates (PEM) of the authorities that `verify-full` trusts; the usual public ones when absent.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub ca: Option<PathBuf>,
-    /// Relations that hold what must not leave, `schema.name`: detections watch reads of them.
+    /// Relations that hold what must not leave, `schema.relation`, no patterns: detections watch reads of them.
     #[serde(default)]
     pub sensitive: Vec<String>,
 }
@@ -175,6 +175,7 @@ impl PostgresConfig {
                 let problem = "appears twice; names are unique".to_owned();
                 return Err(ConfigError::Target { target: shown(&target.name), field: "name", problem });
             }
+            target.check_reached(targets.get(..at).unwrap_or_default())?;
         }
         Ok(())
     }
@@ -203,6 +204,11 @@ impl TargetConfig {
         if self.databases.is_empty() || self.databases.iter().any(String::is_empty) {
             return fault("databases", "must name at least one database, or \"*\", and no empty one");
         }
+        for (field, list) in [("databases", &self.databases), ("sensitive", &self.sensitive)] {
+            if let Some(twice) = repeated(list) {
+                return fault(field, &format!("'{}' appears twice; remove one of them", shown(twice)));
+            }
+        }
         if self.host_port().is_none() {
             return fault("address", "must be host:port, for example \"db.internal:5432\"");
         }
@@ -215,7 +221,40 @@ impl TargetConfig {
         let qualified =
             |name: &String| matches!(name.split_once('.'), Some((s, n)) if !s.is_empty() && !n.is_empty());
         if !self.sensitive.iter().all(qualified) {
-            return fault("sensitive", "names relations as schema.name");
+            return fault("sensitive", "names relations as schema.relation");
+        }
+        if let Some(pattern) = self.sensitive.iter().find(|name| name.contains('*')) {
+            let problem = format!(
+                "'{}' is a pattern, and names are compared as they are; list each relation, as schema.relation",
+                shown(pattern)
+            );
+            return fault("sensitive", &problem);
+        }
+        Ok(())
+    }
+
+    /// Refuses databases that the targets `before` this one take already: the first one that serves a database
+    /// gets it.
+    fn check_reached(&self, before: &[TargetConfig]) -> Result<(), ConfigError> {
+        for own in &self.databases {
+            // A star in a name is matched by a star only, so that a pattern matches another one, read as a name, when
+            // it takes all that the other one takes. Several patterns together take no more of it than one of them:
+            // each must take the names with something in the star's place that none of them spells.
+            let taken = before.iter().find_map(|target| {
+                target.databases.iter().find(|pattern| matches(pattern, own)).map(|pattern| (target, pattern))
+            });
+            let Some((first, pattern)) = taken else { continue };
+            let (own_name, first_name) = (shown(&self.name), shown(&first.name));
+            let remedy = match matches(own, pattern) {
+                true => "remove one of the two".to_owned(),
+                false => format!("put '{own_name}' before '{first_name}', or remove it"),
+            };
+            let problem = format!(
+                "'{}' never leads here: target '{first_name}' stands before and takes it with '{}'; {remedy}",
+                shown(own),
+                shown(pattern)
+            );
+            return Err(ConfigError::Target { target: own_name, field: "databases", problem });
         }
         Ok(())
     }
@@ -257,9 +296,11 @@ mod tests {
 
     #[test]
     fn what_cannot_work_is_refused_with_the_field() {
-        let cases: [(&str, &str); 4] = [
+        let cases: [(&str, &str); 6] = [
             ("tls = \"disable\"\nca = \"ca.pem\"", "ca"),
             ("sensitive = [\"customers\"]", "sensitive"),
+            ("sensitive = [\"public.customers\", \"public.*\"]", "'public.*' is a pattern"),
+            ("sensitive = [\"a.b\", \"a.c\", \"a.b\"]", "'a.b' appears twice"),
             ("tls = \"prefer\"", "unknown variant"),
             ("host = \"x\"", "unknown field"),
         ];
@@ -276,6 +317,50 @@ mod tests {
         }
         let v6 = TargetConfig { address: "[::1]:5432".to_owned(), ..target("").unwrap() };
         assert_eq!(v6.host_port(), Some(("::1", 5432)));
+    }
+
+    #[test]
+    fn a_database_that_an_earlier_target_takes_whole_is_refused_with_both_names() {
+        let check = |lists: &[&[&str]]| {
+            let targets = lists.iter().enumerate().map(|(at, databases)| TargetConfig {
+                name: format!("t{at}"),
+                databases: databases.iter().map(|d| (*d).to_owned()).collect(),
+                ..target("").unwrap()
+            });
+            PostgresConfig::default().check(&targets.collect::<Vec<_>>()).map_err(|e| e.to_string())
+        };
+        for (lists, remedy) in [
+            (
+                &[&["x"][..], &["x"][..]][..],
+                "target 't1', field 'databases': 'x' never leads here: target 't0' stands before and takes it with 'x'; remove one of the two",
+            ),
+            (
+                &[&["*"], &["y"]],
+                "'y' never leads here: target 't0' stands before and takes it with '*'; put 't1' before 't0', or remove it",
+            ),
+            (&[&["ab*"], &["abc*"]], "takes it with 'ab*'; put 't1'"),
+            (
+                &[&["a*"], &["b"], &["c", "a*b*"]],
+                "target 't2', field 'databases': 'a*b*' never leads here: target 't0'",
+            ),
+            (&[&["*a*b*"], &["xa*b"]], "'xa*b' never"),
+            (&[&["a**"], &["a*"]], "remove one of the two"),
+            (&[&["x", "x"]], "'x' appears twice"),
+        ] {
+            let error = check(lists).unwrap_err();
+            assert!(error.contains(remedy), "{lists:?}: {error}");
+        }
+        for lists in [
+            &[&["y"][..], &["*"][..]][..],
+            &[&["abc*"], &["ab*"]],
+            &[&["ab*"], &["*ab"]],
+            &[&["a*b"], &["a*"], &["*"]],
+            &[&["a*", "b*"], &["*c"]],
+            &[&["*", "x"]],
+            &[&["x"], &["X"]],
+        ] {
+            check(lists).unwrap_or_else(|error| panic!("{lists:?}: {error}"));
+        }
     }
 
     #[test]

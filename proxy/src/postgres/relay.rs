@@ -224,11 +224,7 @@ impl<'a> Relay<'a> {
                 tokio::task::yield_now().await;
             }
             if self.server_ended && self.opened.down.outgoing().is_empty() {
-                return Ok(if self.client_ended || self.opened.session.terminated {
-                    End::Client
-                } else {
-                    End::Server
-                });
+                return Ok(self.left());
             }
             match self.wait(&watch).await? {
                 Woken::Moved => {}
@@ -248,6 +244,20 @@ impl<'a> Relay<'a> {
             {
                 return Err(End::Drain);
             }
+        }
+    }
+
+    /// Who left, and whether in the middle of a message.
+    fn left(&self) -> End {
+        let Opened { session, up, down, .. } = &self.opened;
+        if !session.at_boundary() || !down.unread().is_empty() {
+            return End::Truncated { from: "target" };
+        }
+        match self.client_ended || session.terminated {
+            true if session.terminated || session.waits_since.is_some() => End::Client,
+            true if up.unread().is_empty() && session.is_between_messages() => End::Client,
+            true => End::Truncated { from: "client" },
+            false => End::Server,
         }
     }
 
@@ -419,7 +429,7 @@ impl<'a> Relay<'a> {
         session.pen.totals().bytes_in = as_count(up.received());
         session.pen.totals().bytes_out = as_count(down.departed());
         if let Err(error) = session.into_pen().close(reason).await {
-            tracing::error!(event = "session_not_sealed", error = %error, "the next start seals it as a crash");
+            tracing::error!(event = "session_not_sealed", error = %error, "sealed when the spool takes records again; a process that ends before leaves that to the next start");
         }
         drop((slot, listed));
     }

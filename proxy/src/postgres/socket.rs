@@ -166,7 +166,8 @@ fn whole<D: Direction>(bytes: &[u8], limit: usize) -> Result<Whole<D::Kind>, Fra
         return Err(FrameError::Length {
             from: D::FROM,
             tag,
-            length: i64::try_from(body).unwrap_or(i64::MAX),
+            length: i64::try_from(body + 4).unwrap_or(i64::MAX),
+            most: limit + 4,
         });
     }
     Ok(bytes.get(codec::HEADER..header.frame()).map(|b| ((kind, b.to_vec()), header.frame())))

@@ -43,6 +43,20 @@ const SESSIONS: &str = "
                ELSE a.backend_type OPERATOR(pg_catalog.=) ANY ('{client backend,walsender}'::pg_catalog.text[]) END
     ORDER BY a.pid";
 
+/// Databases that the role may connect to.
+const DATABASES: &str = "
+    SELECT d.datname::pg_catalog.text FROM pg_catalog.pg_database d
+    WHERE d.datallowconn AND pg_catalog.has_database_privilege(d.oid, 'CONNECT')
+    ORDER BY 1";
+
+/// Those of these relations ($1) that are there, as the record spells them.
+const RELATIONS: &str = "
+    SELECT pg_catalog.concat(n.nspname, '.', c.relname)
+    FROM pg_catalog.pg_class c
+    JOIN pg_catalog.pg_namespace n ON n.oid OPERATOR(pg_catalog.=) c.relnamespace
+    WHERE c.relkind OPERATOR(pg_catalog.=) ANY ('{r,p,v,m,f,S}'::pg_catalog.\"char\"[])
+      AND pg_catalog.concat(n.nspname, '.', c.relname) OPERATOR(pg_catalog.=) ANY ($1::pg_catalog.text[])";
+
 /// A target, and an open connection to it.
 pub struct Survey {
     /// `server_version`.
@@ -53,6 +67,8 @@ pub struct Survey {
     pub excess: Vec<&'static str>,
     /// Whether the role may see who the other sessions are.
     pub sees_sessions: bool,
+    target: Arc<Target>,
+    timeout: Duration,
     client: Client,
     driver: JoinHandle<()>,
 }
@@ -94,11 +110,6 @@ impl Survey {
         let target = Arc::new(Target::new(config.clone(), timeout, Live::default())?);
         let database = config.databases.iter().find(|d| !d.contains('*')).map_or(DEFAULT_DATABASE, |d| d);
         drop(target.connect(database, &[]).await.map_err(|e| SurveyError::Connect(told(&e)))?);
-        let catalog = |why: String| SurveyError::Catalog {
-            target: config.name.clone(),
-            database: database.to_owned(),
-            why: bodycam_record::shown(&why),
-        };
         let work = async {
             let side = (target.side_connector(database))().await?;
             let driver = tokio::spawn(side.driver);
@@ -116,14 +127,44 @@ impl Survey {
                 clock_offset: row.try_get::<_, f64>(1)? - now,
                 excess,
                 sees_sessions: row.try_get(5)?,
+                target: Arc::clone(&target),
+                timeout,
                 client: side.client,
                 driver,
             })
         };
-        match tokio::time::timeout(timeout, work).await {
-            Ok(outcome) => outcome.map_err(|e| catalog(e.to_string())),
-            Err(_) => Err(catalog(format!("no answer within {} s", timeout.as_secs()))),
+        in_time(&target, database, timeout, work).await
+    }
+
+    /// The databases of the server that the role may connect to.
+    pub async fn databases(&self) -> Result<Vec<String>, tokio_postgres::Error> {
+        let rows = self.client.query(DATABASES, &[]).await?;
+        rows.iter().map(|row| row.try_get(0)).collect()
+    }
+
+    /// Those of `relations` (`schema.relation`) that none of `databases` has.
+    pub async fn lacking(
+        &self,
+        databases: &[String],
+        relations: &[String],
+    ) -> Result<Vec<String>, SurveyError> {
+        let mut lacking = relations.to_vec();
+        for database in databases {
+            if lacking.is_empty() {
+                break;
+            }
+            let work = async {
+                let side = (self.target.side_connector(database))().await?;
+                let driver = tokio::spawn(side.driver);
+                let rows = side.client.query(RELATIONS, &[&lacking]).await;
+                driver.abort();
+                let found = rows?.iter().map(|row| row.try_get(0)).collect::<Result<Vec<String>, _>>()?;
+                Ok::<_, SideError>(found)
+            };
+            let found = in_time(&self.target, database, self.timeout, work).await?;
+            lacking.retain(|relation| !found.contains(relation));
         }
+        Ok(lacking)
     }
 
     /// Everybody who is connected to the server now, in whatever database, without this survey itself.
@@ -148,6 +189,25 @@ impl Drop for Survey {
     fn drop(&mut self) {
         self.driver.abort();
     }
+}
+
+/// The outcome of `work` on the catalog of a database.
+async fn in_time<T>(
+    target: &Target,
+    database: &str,
+    timeout: Duration,
+    work: impl Future<Output = Result<T, SideError>>,
+) -> Result<T, SurveyError> {
+    let why = match tokio::time::timeout(timeout, work).await {
+        Ok(Ok(outcome)) => return Ok(outcome),
+        Ok(Err(error)) => error.to_string(),
+        Err(_) => format!("no answer within {} s", timeout.as_secs()),
+    };
+    Err(SurveyError::Catalog {
+        target: target.config.name.clone(),
+        database: bodycam_record::shown(database),
+        why: bodycam_record::shown(&why),
+    })
 }
 
 /// What the target said, with its own words where it has any.

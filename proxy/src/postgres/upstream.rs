@@ -281,7 +281,8 @@ impl Target {
             return Err(self.tls_failed("bytes in clear followed the answer to SSLRequest"));
         }
         let Socket::Plain(tcp) = socket else { return Err(self.tls_failed("already encrypted")) };
-        let stream = connector.connect(name.clone(), tcp).await.map_err(|e| self.tls_failed(e))?;
+        let stream =
+            connector.connect(name.clone(), tcp).await.map_err(|e| self.tls_failed(tls::reason(&e)))?;
         Ok(Socket::TlsClient(Box::new(stream)))
     }
 

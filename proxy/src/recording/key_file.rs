@@ -27,6 +27,24 @@ pub fn load_or_create_key_file(path: &Path) -> Result<Zeroizing<[u8; 32]>, Recor
     }
 }
 
+/// Whether [`load_or_create_key_file`] can do with `path`: the key in it is one, or it can be made beside what is there.
+/// Nothing is made.
+pub fn check_key_file(path: &Path) -> Result<(), RecordingError> {
+    let dir = directory_of(path);
+    match load(path)? {
+        None if !dir.is_dir() => {
+            let why =
+                format!("there is no directory {} to make it in; make that, or name another", dir.display());
+            Err(key_error(path, why))
+        }
+        _ => Ok(()),
+    }
+}
+
+fn directory_of(path: &Path) -> &Path {
+    path.parent().filter(|dir| !dir.as_os_str().is_empty()).unwrap_or(Path::new("."))
+}
+
 pub(super) fn key_error(path: &Path, why: impl std::fmt::Display) -> RecordingError {
     RecordingError::Key { what: path.display().to_string(), why: why.to_string() }
 }
@@ -59,10 +77,7 @@ fn load(path: &Path) -> Result<Option<Zeroizing<[u8; 32]>>, RecordingError> {
 
 /// Writes the whole file under another name first: a crash leaves all of it or nothing.
 fn create(path: &Path, seed: &[u8; 32]) -> std::io::Result<()> {
-    let dir = match path.parent() {
-        Some(dir) if !dir.as_os_str().is_empty() => dir,
-        _ => Path::new("."),
-    };
+    let dir = directory_of(path);
     let mut temporary = path.as_os_str().to_owned();
     temporary.push(format!(".{}.tmp", std::process::id()));
     let temporary = Path::new(&temporary);
@@ -95,6 +110,20 @@ mod tests {
         assert_eq!(*load_or_create_key_file(&path).unwrap(), *made);
         assert_eq!(fs::metadata(&path).unwrap().permissions().mode() & 0o777, 0o600);
         assert_eq!(fs::read_dir(dir.path()).unwrap().count(), 1, "nothing else is left");
+    }
+
+    #[test]
+    fn a_check_makes_nothing_and_says_what_would_not_work() {
+        let dir = tempfile::tempdir().unwrap();
+        let path = dir.path().join("tenant.key");
+        check_key_file(&path).unwrap();
+        assert!(!path.exists());
+        let error = check_key_file(&dir.path().join("nowhere/tenant.key")).unwrap_err().to_string();
+        assert!(error.contains("no directory"), "{error}");
+        load_or_create_key_file(&path).unwrap();
+        check_key_file(&path).unwrap();
+        fs::write(&path, "abc").unwrap();
+        assert!(check_key_file(&path).unwrap_err().to_string().contains("64 hex digits"));
     }
 
     #[test]

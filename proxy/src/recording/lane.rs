@@ -145,11 +145,12 @@ impl Shared {
             Ok(()) => {
                 counters.events.fetch_add(self.events_waiting.take(), Ordering::Relaxed);
             }
-            Err(BusError::Poisoned { .. }) => {
+            Err(error @ BusError::Poisoned { .. }) => {
+                self.producer.refused(error);
                 let known = self.events_dropped.replace(waiting);
                 counters.dropped.fetch_add(waiting.saturating_sub(known), Ordering::Relaxed);
             }
-            Err(_) => {}
+            Err(error) => self.producer.refused(error),
         }
     }
 

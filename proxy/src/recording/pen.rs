@@ -387,7 +387,7 @@ impl Drop for SessionPen {
         if !self.closed
             && let Err(error) = self.append_closed("error")
         {
-            tracing::error!(event = "session_not_sealed", session = %self.session(), error = %error, "the next start seals it as a crash");
+            tracing::error!(event = "session_not_sealed", session = %self.session(), error = %error, "sealed when the spool takes records again; a process that ends before leaves that to the next start");
             return;
         }
         self.lane.shared.seal_when_flushed(self.ending());

@@ -64,6 +64,9 @@ pub struct Counters {
     pub held: AtomicU64,
 }
 
+/// How long a refusal of the spool counts.
+const REFUSAL: Duration = Duration::from_secs(15);
+
 /// A handle on the process's producer.
 #[derive(Clone)]
 pub struct Producer {
@@ -76,6 +79,8 @@ struct Inner {
     ledger: Mutex<LedgerLane>,
     keys: Mutex<KeysLane>,
     counters: Counters,
+    /// When the spool last refused a lane's records, and why.
+    refused: Mutex<Option<(Instant, String)>>,
     open: Mutex<BTreeMap<SessionId, Arc<Mutex<Progress>>>>,
     stopping: AtomicBool,
     /// Whether the ledger has records that the spool has not taken: events must wait for them.
@@ -188,6 +193,7 @@ impl Producer {
                 ledger: Mutex::new(lane),
                 keys: Mutex::new(keys),
                 counters: Counters::default(),
+                refused: Mutex::default(),
                 open: Mutex::default(),
                 stopping: AtomicBool::new(false),
                 ledger_behind: AtomicBool::new(written.is_err()),
@@ -233,6 +239,19 @@ impl Producer {
     /// How long ago the ledger last took a heartbeat: above some 5 s, the spool takes nothing.
     pub fn silent_for(&self) -> Duration {
         lock(&self.inner.beat).elapsed()
+    }
+
+    /// Why the spool has refused records in the last 15 s, if it has. What makes no more tries, nobody knows
+    /// of: then a refusal is forgotten.
+    pub fn refuses(&self) -> Option<String> {
+        let refused = lock(&self.inner.refused);
+        let recent = refused.as_ref().filter(|(at, _)| at.elapsed() < REFUSAL)?;
+        Some(recent.1.clone())
+    }
+
+    /// Notes that the spool refused records.
+    pub(super) fn refused(&self, why: &BusError) {
+        *lock(&self.inner.refused) = Some((Instant::now(), why.to_string()));
     }
 
     /// Opens no more sessions from now on.

@@ -6,6 +6,7 @@ use std::sync::Arc;
 use crate::chain::ChainCheck;
 use crate::detail::Detail;
 use crate::event::EventItem;
+use crate::shown::Shown;
 use crate::source::{EvidenceBySeq, SessionItem};
 use crate::timeline::{Player, Ticker, Timeline};
 
@@ -29,6 +30,8 @@ pub struct SessionState {
     pub next_seq: i64,
     /// Whether a scan is under way.
     pub scanning: bool,
+    /// Why reading ended before the end.
+    pub failed: Option<Shown>,
     /// The clock.
     pub player: Player,
     /// Index of the tick that is shown; none before the first was read.
@@ -117,6 +120,7 @@ impl SessionState {
             ticker: Ticker::default(),
             next_seq: 0,
             scanning: true,
+            failed: None,
             player: Player::default(),
             cursor: 0,
             top: 0,

@@ -117,12 +117,46 @@ fn events(state: &State, session: &SessionState, area: Rect, buf: &mut Buffer) {
     }
     if session.rows() == 0 {
         let text = match (&session.filter, session.scanning) {
-            (Some(filter), _) if filter.done => " no event passes the filter; esc clears it",
-            (_, true) | (Some(_), _) => " reading the events",
-            (None, false) => " no events of this session are in the lake",
+            (Some(filter), _) if filter.done => "no event passes the filter; esc clears it",
+            (_, true) | (Some(_), _) => "reading the events",
+            (None, false) => "no events of this session are in the lake",
         };
-        put(buf, area, 2, &[(text.to_owned(), Role::Dim)], state);
+        match &session.failed {
+            Some(error) => {
+                put(buf, area, 2, &[(" the events cannot be read:".to_owned(), Role::Error)], state);
+                for (y, line) in (3..area.height).zip(broken(error, usize::from(area.width))) {
+                    put(buf, area, y, &[(format!(" {line}"), Role::Plain)], state);
+                }
+            }
+            None => put(buf, area, 2, &[(format!(" {text}"), Role::Dim)], state),
+        }
     }
+}
+
+/// A text in lines of less than `width` columns, broken where a word ends if one does.
+fn broken(text: &Shown, width: usize) -> Vec<String> {
+    let width = width.saturating_sub(2).max(1);
+    let mut lines = vec![String::new()];
+    for word in text.as_str().split(' ') {
+        let room = lines.last().map_or(0, |line| width.saturating_sub(line.chars().count() + 1));
+        if word.chars().count() > room {
+            lines.push(String::new());
+        }
+        let mut letters = word.chars().peekable();
+        while letters.peek().is_some() {
+            if lines.last().is_some_and(|line| line.chars().count() >= width) {
+                lines.push(String::new());
+            }
+            let Some(line) = lines.last_mut() else { break };
+            let room = width - line.chars().count();
+            line.extend(letters.by_ref().take(room));
+        }
+        if let Some(line) = lines.last_mut() {
+            line.push(' ');
+        }
+    }
+    lines.retain(|line| !line.is_empty());
+    lines
 }
 
 /// Columns that the numbers of the events take.

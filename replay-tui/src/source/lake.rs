@@ -12,7 +12,7 @@ use bodycam_lake::columns::sessions::SessionRow;
 use bodycam_lake::columns::{Table, content};
 use bodycam_lake::windows::Windows;
 use bodycam_lake::{ContentReader, Filter, Lake, LakeError, Store, View};
-use bodycam_record::content::Commitment;
+use bodycam_record::content::{Commitment, structured};
 use bodycam_record::kinds::Body;
 use bodycam_record::rule::Severity;
 use bodycam_record::{
@@ -24,12 +24,16 @@ use tokio::runtime::{Builder, Runtime};
 use super::{Closed, Content, Finding, SessionItem, Source};
 use crate::error::ReplayError;
 use crate::event::{EventItem, TEXT_LIMIT};
+use crate::shown::Shown;
+use crate::values;
 
 /// Names that are looked up at the same time.
 const LOOKUPS: usize = 16;
-/// Content kinds that name an event in a list.
-const LISTED: [ContentKind; 4] =
-    [ContentKind::SqlText, ContentKind::Url, ContentKind::Error, ContentKind::Message];
+/// Content kinds that name an event in a list, or that a search looks into.
+const LISTED: [ContentKind; 5] =
+    [ContentKind::SqlText, ContentKind::Binds, ContentKind::Url, ContentKind::Error, ContentKind::Message];
+/// Bytes of one event's binds that are decoded. What is kept of them is less.
+const BINDS_READ: usize = 1 << 20;
 
 /// A lake.
 pub struct LakeSource {
@@ -71,7 +75,7 @@ impl LakeSource {
             .enable_all()
             .build()
             .map_err(|err| ReplayError::Worker(err.to_string()))?;
-        let lake = on(&runtime, async move { Ok(Lake::open(store).await?) })?;
+        let lake = on(&runtime, async move { Ok(Lake::open_recorded(store).await?) })?;
         let view = lake.view();
         let reader = tenant_key.map(|key| tokio::sync::Mutex::new(ContentReader::new(view.clone(), key)));
         let inner = Inner {
@@ -287,8 +291,11 @@ impl Inner {
         {
             let mut texts = self.listed_texts(session, from, to.saturating_add(1), &key).await?;
             for item in items.iter_mut() {
-                let text = item.event.envelope.content_no.and_then(|no| texts.remove(&no));
-                item.text = text.map(|t| String::from_utf8_lossy(&t).into_owned()).filter(|t| !t.is_empty());
+                let listed = item.event.envelope.content_no.and_then(|no| texts.remove(&no));
+                let Some(listed) = listed else { continue };
+                item.text =
+                    Some(String::from_utf8_lossy(&listed.text).into_owned()).filter(|t| !t.is_empty());
+                item.binds = listed.binds;
             }
         }
         if items.iter().any(|i| i.text.is_none() && fingerprint(i).is_some()) {
@@ -300,31 +307,42 @@ impl Inner {
         Ok(())
     }
 
-    /// The beginnings of the texts that name events, by content number. One batch is held at a time: a page
-    /// of events can have many megabytes of statements.
+    /// The beginnings of the texts that name events, and of their binds, by content number. One batch is held at a
+    /// time, and the binds of one event: a page of events can have many megabytes of statements.
     async fn listed_texts(
         &self,
         session: SessionId,
         from: i64,
         to: i64,
         key: &SessionKey,
-    ) -> Result<HashMap<i64, Vec<u8>>, ReplayError> {
+    ) -> Result<HashMap<i64, Listed>, ReplayError> {
         let view = self.view();
         let kinds = LISTED.iter().map(|k| k.code()).collect();
         let filter = Filter { seq: Some((from, to)), kinds, batch_rows: 64, ..Filter::session(session) };
-        let mut texts: HashMap<i64, Vec<u8>> = HashMap::new();
+        let mut texts: HashMap<i64, Listed> = HashMap::new();
+        // Rows are in order of content: the binds of one are whole when the next begins.
+        let mut binds: (i64, Vec<u8>) = Default::default();
         let mut batches = view.read(Table::Content, &filter);
         while let Some((_, batch)) = batches.try_next().await? {
             for sealed in content::decode(&batch)?.into_iter().flatten() {
-                let text = texts.entry(sealed.content_no).or_default();
-                if text.len() < TEXT_LIMIT
-                    && let Ok(chunk) = sealed.open(key)
-                {
-                    text.extend(listed_text(chunk).into_iter().take(TEXT_LIMIT));
+                let no = sealed.content_no;
+                if binds.0 != no {
+                    let (of, bytes) = std::mem::take(&mut binds);
+                    texts.entry(of).or_default().add_binds(&bytes);
+                    binds.0 = no;
+                }
+                let text = &mut texts.entry(no).or_default().text;
+                let is_binds = sealed.kind == ContentKind::Binds.code();
+                let wanted = if is_binds { binds.1.len() < BINDS_READ } else { text.len() < TEXT_LIMIT };
+                let Some(chunk) = wanted.then(|| sealed.open(key).ok()).flatten() else { continue };
+                match chunk.kind {
+                    ContentKind::Binds => binds.1.extend(chunk.bytes),
+                    _ => text.extend(listed_text(chunk).into_iter().take(TEXT_LIMIT)),
                 }
             }
         }
-        texts.values_mut().for_each(|t| t.truncate(TEXT_LIMIT));
+        texts.entry(binds.0).or_default().add_binds(&binds.1);
+        texts.values_mut().for_each(|t| t.text.truncate(TEXT_LIMIT));
         Ok(texts)
     }
 
@@ -373,6 +391,25 @@ impl Inner {
         chunks.sort_by_key(|c| (c.content_no, c.index));
         chunks.dedup();
         Ok(chunks)
+    }
+}
+
+/// What lists and searches know of an event's content.
+#[derive(Default)]
+struct Listed {
+    text: Vec<u8>,
+    binds: Vec<Shown>,
+}
+
+impl Listed {
+    /// Adds binds, as far as there is room for them.
+    fn add_binds(&mut self, bytes: &[u8]) {
+        let mut room = TEXT_LIMIT;
+        let binds = structured::decode_binds(bytes);
+        self.binds.extend(binds.iter().map(values::bind).take_while(|bind| {
+            room = room.saturating_sub(bind.as_str().len());
+            room > 0
+        }));
     }
 }
 

@@ -79,6 +79,9 @@ pub fn replay(
             None => Err(ReplayError::Position(Shown::limit(text, 100).into())),
         },
     };
+    if let Some(at) = options.at.as_deref().and_then(Goto::parse) {
+        at.check(&timeline)?;
+    }
     let (from_ns, to_ns) = (place(&options.at, i64::MIN)?, place(&options.to, i64::MAX)?);
     let evidence = Evidence::of(source)?.of_session(&session);
     let mut teller = Teller { source, session: &session, options, evidence, last_ns: None, told: 0 };

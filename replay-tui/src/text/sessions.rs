@@ -4,6 +4,8 @@ use std::collections::BTreeMap;
 use std::io::Write;
 
 use bodycam_record::SessionId;
+use bodycam_record::kinds::Body;
+use bodycam_record::kinds::session::SessionOpened;
 use serde_json::{Value, json};
 
 use super::{Column, Format, Outcome, json_line, print};
@@ -123,14 +125,27 @@ fn named(source: &dyn Source, text: &str) -> Result<SessionItem, ReplayError> {
     }
 }
 
-/// Checks the chain of a session.
-pub(crate) fn check_chain(source: &dyn Source, session: &SessionItem) -> Result<ChainCheck, ReplayError> {
-    let mut check = ChainCheck::default();
+/// Checks the chain of a session; gives its opening, too.
+pub(crate) fn check_chain(source: &dyn Source, session: &SessionItem) -> Result<Checked, ReplayError> {
+    let mut chain = ChainCheck::default();
+    let mut opened = None;
     each_window(source, session, 0, WINDOW, false, |events| {
-        check.extend(&events);
+        if let (None, Some(Body::SessionOpened(body))) =
+            (&opened, events.first().and_then(|e| e.body.as_ref()))
+        {
+            opened = Some(body.clone());
+        }
+        chain.extend(&events);
         Ok(true)
     })?;
-    Ok(check)
+    Ok(Checked { chain, opened })
+}
+
+/// A session that was read from its first event to its last.
+pub(crate) struct Checked {
+    chain: ChainCheck,
+    /// What its opening says.
+    opened: Option<SessionOpened>,
 }
 
 /// Prints one session: who, what, when, and whether its chain holds.
@@ -163,7 +178,15 @@ pub fn show(
             object.insert("epoch".into(), json!(row.epoch));
             object.insert("simulated_clock".into(), json!(row.simulated_clock));
             object.insert("head".into(), json!(row.head));
-            object.insert("chain".into(), chain_json(&check, row.events));
+            if let Some(opened) = &check.opened {
+                object.insert("auth_method".into(), json!(opened.auth_method));
+                object.insert("credential".into(), json!(opened.credential));
+                object.insert("credential_addresses".into(), json!(opened.credential_addresses));
+                object.insert("client_tls".into(), json!(opened.client_tls));
+                object.insert("upstream_tls".into(), json!(opened.upstream_tls));
+                object.insert("upstream_role".into(), json!(opened.upstream_role));
+            }
+            object.insert("chain".into(), chain_json(&check.chain, row.events));
             json_line(out, &Value::Object(object))?;
             out.flush()?;
         }
@@ -179,7 +202,7 @@ fn chain_json(check: &ChainCheck, events: i64) -> Value {
 }
 
 /// Names and values that say what a session was.
-pub(crate) fn lines(session: &SessionItem, check: &ChainCheck) -> Vec<(&'static str, Shown)> {
+pub(crate) fn lines(session: &SessionItem, check: &Checked) -> Vec<(&'static str, Shown)> {
     let row = &session.row;
     let end = match (&row.ended_ns, &row.end_reason) {
         (None, _) => format!("{}, last event {}", row.state, units::moment(row.last_activity_ns)),
@@ -220,14 +243,41 @@ pub(crate) fn lines(session: &SessionItem, check: &ChainCheck) -> Vec<(&'static 
             ),
         ),
         ("recorded by", format!("{} epoch {}", row.producer, row.epoch)),
-        ("chain", chain_line(check, row.events)),
+        ("chain", chain_line(&check.chain, row.events)),
     ];
+    if let Some(opened) = &check.opened {
+        lines.splice(3..3, opening_lines(opened));
+    }
     if !session.findings.is_empty() {
         let found: Vec<_> =
             session.findings.iter().map(|(rule, severity)| format!("{rule} ({severity})")).collect();
         lines.push(("findings", found.join(", ")));
     }
     lines.into_iter().map(|(name, value)| (name, Shown::of(&value))).collect()
+}
+
+/// What a session's opening says of the login and the connection.
+fn opening_lines(opened: &SessionOpened) -> [(&'static str, String); 2] {
+    let tls = |is: bool| if is { "TLS" } else { "no TLS" };
+    let addresses = units::plural(opened.credential_addresses, "client address", "client addresses");
+    let role = match opened.upstream_role.as_str() {
+        "" => String::new(),
+        role => format!(", role {role} there"),
+    };
+    [
+        (
+            "login",
+            format!(
+                "{}, credential {}, used from {addresses} in 24 h",
+                opened.auth_method,
+                opened.credential.to_hex()
+            ),
+        ),
+        (
+            "connection",
+            format!("client {}, target {}{role}", tls(opened.client_tls), tls(opened.upstream_tls)),
+        ),
+    ]
 }
 
 fn chain_line(check: &ChainCheck, events: i64) -> String {

@@ -64,6 +64,9 @@ fn a_session_is_shown_with_the_state_of_its_chain() {
         "customers-db (postgres, database shop)",
         "✔ 9/9 events verified",
         "EXF-002 (high)",
+        "login        scram-sha-256, credential ",
+        ", used from ",
+        "connection   client ",
     ] {
         assert!(text.contains(part), "'{part}' is not in\n{text}");
     }
@@ -194,6 +197,34 @@ fn a_replay_tells_who_what_when_with_binds_rows_errors_and_idle_time() {
     assert_eq!(part("+1:00", "100%"), (vec![3, 4, 5, 6, 7, 8], 0));
     assert_eq!(part("10:05", "10:06"), (vec![], 1));
     assert_eq!(part("later", "100%").1, 2);
+    assert_eq!(part("#99", "100%").1, 2);
+    // The clock as the program itself prints it: without the fraction of the second.
+    let (show, _) = printed(|out| show(s.stage.source.as_ref(), &options.session, Format::Table, out));
+    let when = show.lines().find(|l| l.starts_with("when")).unwrap();
+    let clock = when.split_whitespace().nth(2).unwrap();
+    assert_eq!(part(clock, "100%"), ((0..9).collect(), 0), "{when}");
+}
+
+#[test]
+fn events_are_found_by_their_binds_as_they_are_shown() {
+    let s = CompanyStage::new((80, 24));
+    let source = s.stage.source.as_ref();
+    let session = Some(s.company.bulk.session().to_string());
+    let found = |pattern: Option<&str>, regex: bool, filter: &str| {
+        let options = EventsOptions {
+            list: list(filter, Format::Jsonl),
+            session: session.clone(),
+            pattern: pattern.map(str::to_owned),
+            regex,
+        };
+        let (text, _) = printed(|out| events(source, &options, out));
+        let seq = |line: &str| serde_json::from_str::<Value>(line).unwrap()["seq"].as_i64().unwrap();
+        text.lines().map(seq).collect::<Vec<_>>()
+    };
+    assert_eq!(found(Some("$1←'eu'"), false, ""), [3]);
+    assert_eq!(found(Some("^\\$1←'EU'$"), true, ""), [3]);
+    assert_eq!(found(None, false, "\"'EU'\""), [3]);
+    assert_eq!(found(Some("$2←"), false, ""), [0; 0]);
 }
 
 #[test]

@@ -154,6 +154,23 @@ fn places_are_offsets_times_of_day_numbers_and_shares() {
     let timeline = timeline(&[(0, 1, 1), (10 * second, 1, 1)]);
     let start = (13 * 3600) * second + 86_400 * second * 20_000;
     assert_eq!(Goto::Clock((13 * 3600 + 5) * second).at_ns(&timeline, start), 5 * second);
+    // A quarter past, as it is shown: the session starts within that second. Then an hour before it.
+    for earlier in [13 * 3600, 12 * 3600] {
+        assert_eq!(Goto::Clock(earlier * second).at_ns(&timeline, start + second / 4), 0, "{earlier}");
+    }
+    assert_eq!(Goto::Clock(14 * 3600 * second).at_ns(&timeline, start), 3600 * second, "after its end");
+    let days = self::timeline(&[(0, 1, 1), (30 * 3600 * second, 1, 1)]);
+    let at = |hour: i64, start_hour: i64| {
+        let start = (start_hour * 3600) * second + 86_400 * second * 20_000 + 1;
+        Goto::Clock(hour * 3600 * second).at_ns(&days, start) / second / 3600
+    };
+    assert_eq!((at(23, 22), at(21, 22), at(1, 22), at(22, 22)), (0, 0, 2, 0));
+    let late = self::timeline(&[(0, 1, 1), (60 * second, 1, 1)]);
+    let midnight = 86_400 * second * 20_000 + 30 * second;
+    assert_eq!(Goto::Clock((86_400 - 30) * second).at_ns(&late, midnight), 0, "the evening before");
+    let past_end = Goto::Seq(99).check(&timeline).unwrap_err().to_string();
+    assert_eq!(past_end, "there is no event #99: the last one of this session is #1");
+    assert!(Goto::Seq(1).check(&timeline).is_ok() && Goto::Offset(i64::MAX).check(&timeline).is_ok());
     assert_eq!(Goto::PerMille(500).at_ns(&timeline, start), 5 * second);
     assert_eq!(Goto::Seq(1).at_ns(&timeline, start), 10 * second);
 }

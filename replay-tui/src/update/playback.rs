@@ -213,6 +213,12 @@ pub fn tenth(state: &mut State, args: &Args) -> Vec<Cmd> {
 /// Goes to a place that was written.
 pub(crate) fn go_to(state: &mut State, place: Goto) -> Vec<Cmd> {
     let Some(session) = &state.session else { return Vec::new() };
+    if !session.scanning
+        && let Err(past_end) = place.check(&session.timeline)
+    {
+        state.complain(&past_end.to_string());
+        return Vec::new();
+    }
     if let Goto::Seq(seq) = place {
         let index = session.timeline.index_of_seq(seq);
         put_cursor(state, index, true);

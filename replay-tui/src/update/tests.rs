@@ -181,9 +181,40 @@ fn filters_and_searches_in_a_session_read_statement_texts() {
     s.stage.keys("n n N");
     assert_eq!(seq(&s), Some(3));
     s.stage.keys("/");
+    s.stage.type_text("$1←'eu'");
+    s.stage.keys("enter");
+    let session = s.stage.state.session.as_ref().unwrap();
+    assert_eq!(session.search.as_ref().unwrap().seqs, [3], "binds, as they are shown");
+    s.stage.keys("t");
+    s.stage.type_text("#99");
+    s.stage.keys("enter");
+    let said = s.stage.state.status.as_ref().unwrap().text.as_str();
+    assert!(said.contains("the last one of this session is #8"), "{said}");
+    s.stage.keys("/");
     s.stage.type_text("nowhere at all");
     s.stage.keys("enter");
     assert!(s.stage.state.status.as_ref().unwrap().text.as_str().contains("is not in this session"));
+}
+
+#[test]
+fn events_that_cannot_be_read_are_not_said_to_be_none_and_their_file_is_named() {
+    let mut s = CompanyStage::new(SIZE);
+    let bulk = s.company.bulk.session();
+    let view = s.company.dir.lake.view();
+    let tables = bodycam_record::Family::EVENTS.map(bodycam_lake::Table::Events);
+    let files: Vec<_> = tables.iter().flat_map(|t| view.state().files(*t)).map(|f| f.path.clone()).collect();
+    for file in &files {
+        let path = s.dir.path().join(file);
+        let bytes = std::fs::read(&path).unwrap();
+        std::fs::write(&path, &bytes[..bytes.len() / 2]).unwrap();
+    }
+    s.stage.type_text(&format!(":open {bulk}"));
+    s.stage.keys("enter");
+    let text = s.stage.text();
+    assert!(text.contains("the events cannot be read:") && !text.contains("no events of this"), "{text}");
+    let joined: String = text.chars().filter(|c| !c.is_whitespace() && *c != '│').collect();
+    assert!(files.iter().any(|f| joined.contains(&**f)), "{files:?}\n{text}");
+    assert!(joined.contains("notascommitted") && joined.contains("bodycamverify"), "{text}");
 }
 
 #[test]

@@ -5,6 +5,8 @@
 //! stream, from 0, never reset. Invariant: what [`Publisher::flush`] has accepted is delivered, in order, to
 //! every subscription that starts at or before it, until it is released.
 
+#![deny(clippy::print_stdout, clippy::print_stderr)]
+
 pub mod config;
 pub mod error;
 pub mod held;

@@ -10,6 +10,12 @@ pub enum LakeError {
         "{path} is missing, though {named_by} names it: restore it from a backup, or run `bodycam verify`"
     )]
     Missing { path: String, named_by: String },
+    /// There is no lake.
+    #[error(
+        "there is no lake at {store}: it has no list of streams (streams/). Nothing was recorded yet, or the path is \
+         wrong; if a lake was there, `bodycam verify` says what is missing"
+    )]
+    NoLake { store: String },
     /// An object is there but is not what it should be.
     #[error(
         "{path} is damaged or was not written by bodycam ({reason}): restore it, or run `bodycam verify`"
@@ -23,8 +29,9 @@ pub enum LakeError {
     BadName { what: &'static str, name: String, rule: &'static str },
     /// Another writer made this commit first.
     #[error(
-        "{path} exists already: another recorder writes to this lake. Stop one of the two; this one resumes \
-         from the lake when it is started again"
+        "{path} exists already. Either another recorder writes to this lake: stop one of the two; this one resumes \
+         from the lake when it is started again. Or a part of the lake is missing, its list of streams (streams/) or an \
+         earlier commit: run `bodycam verify` and restore it"
     )]
     CommitConflict { path: String },
     /// Somebody else holds a lock.
@@ -56,6 +63,13 @@ pub enum LakeError {
 impl LakeError {
     pub(crate) fn damaged(path: impl Into<String>, reason: impl std::fmt::Display) -> Self {
         LakeError::Damaged { path: path.into(), reason: bodycam_record::shown(&reason.to_string()) }
+    }
+
+    /// A data file of a lake that cannot be read as what its commit says.
+    pub fn not_as_committed(path: &str, err: impl std::fmt::Display) -> Self {
+        // Each layer says once more that Parquet is at fault.
+        let reason = ["Parquet error: ", "External: "].iter().fold(err.to_string(), |t, p| t.replace(p, ""));
+        Self::damaged(path, format_args!("not as committed, it was cut or changed: {reason}"))
     }
 
     pub(crate) fn columns(table: &'static str, reason: impl std::fmt::Display) -> Self {

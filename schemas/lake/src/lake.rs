@@ -1,7 +1,9 @@
 //! A lake, opened: the fold of its commits, kept up to date by asking for each stream's next commit by name.
 //!
-//! Invariant: nothing here lists a directory. A reader that starts anew begins at the newest snapshot and
-//! walks on, and without a good one at the first commit; a writer's commit is put if absent, and only then becomes part of its own state.
+//! Invariant: no listing says what a lake holds. A reader that starts anew begins at the newest snapshot and walks on,
+//! and without a good one at the first commit; then, once, it lists what lies beyond the end of each stream, for a commit
+//! that is not reached because one before it is missing. A writer's commit is put if absent, and only then becomes part
+//! of its own state.
 
 use std::sync::Arc;
 
@@ -47,9 +49,57 @@ struct Hint {
 impl Lake {
     /// Reads the newest snapshot and every commit after it; every commit from the first on when there is no
     /// snapshot, when it cannot be read, or when its key signed none of the commits that it stands on. Whether it
-    /// says what the commits say is for the verifier to find out.
+    /// says what the commits say is for the verifier to find out. A commit that is missing before a later one is an
+    /// error: what comes after it would be left out in silence.
     pub async fn open(store: Store) -> Result<Self, LakeError> {
-        Self::open_with(store, None).await
+        let mut lake = Self::open_with(store, None).await?;
+        lake.miss_nothing().await?;
+        Ok(lake)
+    }
+
+    /// As [`Lake::open`], for readers of what was recorded: a place without a lake is an error.
+    pub async fn open_recorded(store: Store) -> Result<Self, LakeError> {
+        let lake = Self::open(store).await?;
+        lake.expect_recorded().await?;
+        Ok(lake)
+    }
+
+    /// Refuses a place without a list of streams, unless a recorder is about to make it there.
+    pub async fn expect_recorded(&self) -> Result<(), LakeError> {
+        let is_young = || async {
+            let locked = self.store.directory().is_some_and(|d| d.join(layout::RECORDER_LOCK).is_file());
+            Ok::<_, LakeError>(locked && self.store.names("commits").await?.is_empty())
+        };
+        if self.store.exists(&layout::stream(0)).await? || is_young().await? {
+            return Ok(());
+        }
+        Err(LakeError::NoLake { store: self.store.name().to_owned() })
+    }
+
+    /// Looks beyond the end of the list of streams and of every stream: nothing may be there, unless it was written
+    /// since.
+    async fn miss_nothing(&mut self) -> Result<(), LakeError> {
+        let mut stream = None;
+        loop {
+            // The list of streams first; its entries are numbered as commits are.
+            let (folder, next) = match stream.map(|index: usize| self.state.streams.get(index)) {
+                None => ("streams".to_owned(), self.state.streams.len() as u64),
+                Some(Some(of)) => (layout::commits(&of.stream, of.generation), of.position),
+                Some(None) => return Ok(()),
+            };
+            let names = self.store.names(&folder).await?;
+            let numbers = names.iter().filter_map(|name| name.strip_suffix(".json")?.parse::<u64>().ok());
+            let path = format!("{folder}/{next}.json");
+            match numbers.filter(|n| *n >= next).min() {
+                None => stream = Some(stream.map_or(0, |index| index + 1)),
+                // Each is written after the one before it, so whoever sees a later one can read this one.
+                Some(_) if self.store.exists(&path).await? => drop(self.refresh().await?),
+                Some(later) => {
+                    let named_by = format!("a later one ({folder}/{later}.json)");
+                    return Err(LakeError::Missing { path, named_by });
+                }
+            }
+        }
     }
 
     /// For the one who signs with `key`: begins at the newest snapshot only when that key signed it, and at the

@@ -196,9 +196,17 @@ pub fn directory_entry(principal: PrincipalRef) -> String {
     format!("directory/{principal}")
 }
 
+/// The lock that a recorder holds, on a local disk.
+pub const RECORDER_LOCK: &str = "recorder.lock";
+
 /// The commit of a stream that starts at position `from`.
 pub fn commit(stream: &StreamName, generation: u64, from: u64) -> String {
     format!("commits/{}/{generation}/{from}.json", stream.in_path())
+}
+
+/// The folder of a stream's commits.
+pub fn commits(stream: &StreamName, generation: u64) -> String {
+    format!("commits/{}/{generation}", stream.in_path())
 }
 
 /// The `n`th entry of the list of streams.

@@ -4,6 +4,8 @@
 //! Invariant: what exists is what the commits say, never what a directory holds; and every event hash can be
 //! recomputed from the columns alone.
 
+#![deny(clippy::print_stdout, clippy::print_stderr)]
+
 pub mod columns;
 pub mod commit;
 #[cfg(feature = "io")]

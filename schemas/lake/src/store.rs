@@ -15,6 +15,7 @@ use object_store::local::LocalFileSystem;
 use object_store::path::Path;
 use object_store::{GetOptions, GetRange, ObjectStore, ObjectStoreExt, PutMode, PutOptions, PutPayload};
 
+use crate::commit::FileEntry;
 use crate::error::LakeError;
 
 mod local;
@@ -199,6 +200,46 @@ impl Store {
             }
         }
         Ok(found)
+    }
+
+    /// Names in `folder`, of objects and folders. For noticing what should not be there only: what a lake holds is said
+    /// by its commits, never by a listing.
+    pub async fn names(&self, folder: &str) -> Result<Vec<String>, LakeError> {
+        let prefix = object_path(folder)?;
+        if let Some(directory) = self.directory() {
+            let folder_here = directory.join(prefix.as_ref());
+            let listed = tokio::task::spawn_blocking(move || local::names(&folder_here)).await;
+            let listed = listed.map_err(|err| failed("list", folder, err))?;
+            return listed.map_err(|err| failed("list", folder, err));
+        }
+        let mut listing = self.reads.list(Some(&prefix));
+        let mut found = std::collections::BTreeSet::new();
+        while let Some(object) = listing.next().await {
+            let object = object.map_err(|err| failed("list", folder, err))?;
+            let name = object.location.prefix_match(&prefix).and_then(|mut parts| parts.next());
+            found.extend(name.map(|name| name.as_ref().to_owned()));
+        }
+        Ok(found.into_iter().collect())
+    }
+
+    /// Bytes of a data file as it is on a local disk, where a file of another size than its commit says can be looked
+    /// at all the same; elsewhere what the commit says.
+    pub fn size_of(&self, file: &FileEntry) -> Result<u64, LakeError> {
+        let path = object_path(&file.path)?;
+        let Some(directory) = self.directory() else { return Ok(file.bytes) };
+        match std::fs::metadata(directory.join(path.as_ref())) {
+            Ok(there) if there.is_file() => Ok(there.len()),
+            Ok(_) => Err(LakeError::damaged(&file.path, "it is no regular file")),
+            Err(err) if err.kind() == std::io::ErrorKind::NotFound => {
+                Err(LakeError::Missing { path: file.path.clone(), named_by: "a commit".to_owned() })
+            }
+            Err(err) => Err(failed("read", &file.path, err)),
+        }
+    }
+
+    /// Bytes of an object as the store has it; none when it is not there.
+    pub async fn size(&self, path: &str) -> Result<Option<u64>, LakeError> {
+        absent_is_none(path, self.reads.head(&object_path(path)?).await).map(|head| head.map(|h| h.size))
     }
 
     /// Writes an object unless there is one of this name.

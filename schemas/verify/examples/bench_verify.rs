@@ -141,9 +141,10 @@ fn fill(dir: &Path, count: u64) -> Result<(), Error> {
         }
         let mut files = Vec::new();
         if first == 0 {
-            let texts: Vec<TemplateRow> = (0..TEXTS)
+            let mut texts: Vec<TemplateRow> = (0..TEXTS)
                 .map(|n| TemplateRow { fingerprint: tenant.fingerprint(&text(n)), text: text(n) })
                 .collect();
+            texts.sort_by_key(|row| row.fingerprint);
             let encoded = file::encode(Table::Templates, &templates::encode(&texts)?)?;
             files.push(data(dir, &lane, n as u64, 0, Table::Templates, encoded)?);
         }

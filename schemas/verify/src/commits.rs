@@ -1,7 +1,7 @@
 //! The commits of a lake, walked by name: which files are part of it, and whether any commit is missing,
 //! damaged, or does not follow on the one before it.
 
-use std::collections::{BTreeMap, BTreeSet, HashMap};
+use std::collections::{BTreeMap, BTreeSet, HashMap, HashSet};
 use std::sync::Arc;
 
 use bodycam_lake::commit::MAX_BYTES;
@@ -16,6 +16,7 @@ use bytes::Bytes;
 use crate::fault::{Class, Fault};
 use crate::files::{DataFile, unreadable};
 use crate::snapshots::Snapshots;
+use crate::strays;
 use crate::trust::Trust;
 use crate::{Files, listed};
 
@@ -37,7 +38,7 @@ pub struct Walk {
     /// Every statement of a commit about a ledger, with the commit.
     pub ledgers: Vec<(Arc<str>, LedgerState)>,
     /// Whether an entry of the list of streams or a commit could not be read.
-    unread: bool,
+    pub unread: bool,
     /// Time of the newest commit of each producer's streams, Unix ns.
     pub newest_ns: HashMap<String, i64>,
     /// Names of the commits that would follow on the last of each ledger, by producer.
@@ -50,6 +51,16 @@ pub struct Walk {
     pub streams: u64,
     /// Commits.
     pub commits: u64,
+    /// Number of commits of every listed stream and generation.
+    pub commits_of: BTreeMap<(StreamName, u64), u64>,
+    /// Where the commits of every listed stream end, by its name in paths and its generation.
+    pub ends: BTreeMap<(String, u64), u64>,
+    /// Paths of all data files that any commit names.
+    pub named: HashSet<String>,
+    /// Commits that were read, by name.
+    read: HashSet<String>,
+    /// Objects in `streams/` and `commits/` that are no part of either.
+    pub strays: Vec<String>,
     /// Keys that signed commits.
     pub recorders: BTreeSet<Digest>,
     /// What is wrong.
@@ -71,7 +82,7 @@ impl Walk {
 pub fn walk(files: &dyn Files, trust: Option<&Trust>) -> Option<Walk> {
     let mut out = Walk::default();
     let snapshots = Snapshots::read(files, &mut out);
-    let listed = streams(files, &mut out)?;
+    let (listed, there) = streams(files, &mut out)?;
     out.streams = listed.len() as u64;
     // In this order, what a later stream holds covers all that an earlier one speaks of, even while a recorder
     // writes: rows are committed before they are compacted, and events before the ledger that names them.
@@ -91,6 +102,8 @@ pub fn walk(files: &dyn Files, trust: Option<&Trust>) -> Option<Walk> {
             out.ledgers.extend(commit.ledger.iter().map(|state| (Arc::clone(path), state.clone())));
         }
         let (name, n) = (&stream.stream, commits.len() as u64);
+        let end = commits.last().map_or(stream.from, |(_, commit)| commit.to);
+        out.ends.insert((name.in_path(), stream.generation), end);
         let producer = name.producer().to_owned();
         match rank(name) {
             0 => {}
@@ -105,8 +118,10 @@ pub fn walk(files: &dyn Files, trust: Option<&Trust>) -> Option<Walk> {
             }
             _ => {}
         }
+        *out.commits_of.entry((name.clone(), stream.generation)).or_default() += n;
         walked.push((index, commits));
     }
+    passed_over(&listed, there, &mut out);
     walked.sort_by_key(|(index, _)| *index);
     let (mut open, mut ended) = (HashMap::new(), BTreeMap::new());
     for (index, commits) in &walked {
@@ -125,6 +140,7 @@ pub fn walk(files: &dyn Files, trust: Option<&Trust>) -> Option<Walk> {
         commits.into_iter().partition(|(_, c)| !c.replaces.is_empty());
     let mut live: BTreeMap<String, DataFile> = BTreeMap::new();
     for (path, commit) in adding.into_iter().chain(replacing) {
+        out.named.extend(commit.files.iter().map(|file| file.path.clone()));
         apply(&path, commit, &mut live, &mut out);
     }
     out.files = live.into_values().collect();
@@ -164,12 +180,16 @@ fn read(files: &dyn Files, path: &str, out: &mut Walk) -> Found {
     }
 }
 
-fn streams(files: &dyn Files, out: &mut Walk) -> Option<Vec<StreamEntry>> {
+/// The list of streams, and the objects in `commits/` from before it was read.
+fn streams(files: &dyn Files, out: &mut Walk) -> Option<(Vec<StreamEntry>, Vec<String>)> {
     let mut streams = Vec::new();
     // Before the streams are read: a recorder that is at work lists a stream before it writes to it.
     let commits = listed(files, "commits/", &mut out.faults).unwrap_or_default();
     let numbers = listed(files, "streams/", &mut out.faults).unwrap_or_default();
-    let numbers: BTreeSet<u64> = numbers.iter().filter_map(|name| number(name)).collect();
+    let (entries, strays): (Vec<String>, Vec<String>) =
+        numbers.into_iter().partition(|path| strays::is_entry(path));
+    out.strays = strays;
+    let numbers: BTreeSet<u64> = entries.iter().filter_map(|name| number(name)).collect();
     let mut n = 0;
     loop {
         let path = layout::stream(n);
@@ -200,7 +220,28 @@ fn streams(files: &dyn Files, out: &mut Walk) -> Option<Vec<StreamEntry>> {
         out.faults.push(Fault::new(Class::CommitGap, detail).at(stray));
     }
     out.next_stream = layout::stream(n);
-    (n > 0 || !out.faults.is_empty()).then_some(streams)
+    (n > 0 || !out.faults.is_empty()).then_some((streams, commits))
+}
+
+/// Commits in the folder of a listed stream that the walk does not come to, and what is no commit at all. A
+/// recorder writes each where the one before it ends, so that whatever lies elsewhere was put there, or what led to
+/// it was taken away.
+fn passed_over(listed: &[StreamEntry], there: Vec<String>, out: &mut Walk) {
+    let known: BTreeSet<String> = listed.iter().filter_map(commit_folder).collect();
+    for path in there.into_iter().filter(|path| !out.read.contains(path)).collect::<Vec<_>>() {
+        let Some((folder, name)) = path.rsplit_once('/') else { continue };
+        match number(&path) {
+            // What could not be read was told, and what follows on it is not known.
+            Some(_) if out.unread => {}
+            Some(n) if known.contains(folder) && name == format!("{n}.json") => {
+                let detail = "a commit that no other one of its stream leads to";
+                out.faults.push(Fault::new(Class::CommitGap, detail).at(&path));
+            }
+            // Commits of a stream that is not listed were told with the list of streams.
+            Some(_) if !known.contains(folder) => {}
+            _ => out.strays.push(path),
+        }
+    }
 }
 
 /// The folder of a stream's commits.
@@ -246,6 +287,9 @@ fn walk_stream(
             // A recorder that is at work may have written it, and more, since it was looked for.
             found = read(files, &path, out);
         }
+        if matches!(found, Found::Bytes(_)) {
+            out.read.insert(path.clone());
+        }
         let bytes = match (found, next) {
             (Found::Bytes(bytes), _) => bytes,
             (_, None) => return commits,
@@ -265,7 +309,7 @@ fn walk_stream(
             // What a damaged commit says is still followed, so that more than its damage is found.
             serde_json::from_slice::<Commit>(&bytes).map_err(|_| error)
         });
-        let commit = match parsed {
+        let mut commit = match parsed {
             Ok(commit) => commit,
             Err(_) => match later(files, name, *generation, position) {
                 Some(next) => {
@@ -292,6 +336,16 @@ fn walk_stream(
         previous = Some(Some(commit.digest()));
         let advanced = commit.to > position;
         position = commit.to;
+        // No writer of ours names such a path, and nothing is read there; what it keeps from being read is missing.
+        commit.files.retain(|entry| {
+            let belongs = layout::belongs(entry.table.0, &entry.path);
+            if !belongs {
+                let detail =
+                    format!("{path} names it, and no file of table {} lies there", entry.table.0.name());
+                out.faults.push(Fault::new(Class::Manifest, detail).at(&entry.path));
+            }
+            belongs
+        });
         commits.push((path.into(), commit));
         if !advanced {
             return commits;
@@ -318,7 +372,7 @@ fn apply(path: &Arc<str>, commit: Commit, live: &mut BTreeMap<String, DataFile>,
             return;
         };
         if let Some((rows, total)) = sums.entry(table).or_default().get_mut(side) {
-            *rows += entry.rows;
+            *rows = rows.saturating_add(entry.rows);
             total.add(sum);
         }
     };

@@ -146,6 +146,8 @@ classes! {
     DeclaredGap = "DECLARED_GAP" Incomplete SessionCompleteness,
     /// A file is missing, or is not the one that its commit names.
     Manifest = "MANIFEST" Tamper Integrity,
+    /// A file was written anew: other bytes than its commit names, and the same rows.
+    Rewritten = "REWRITTEN" Notice Integrity,
     /// A file is not a Parquet file of its table.
     File = "FILE" Tamper Integrity,
     /// Stated column statistics deny values that are there: readers would skip them.
@@ -156,6 +158,10 @@ classes! {
     Commit = "COMMIT" Tamper Integrity,
     /// Commits are missing between others.
     CommitGap = "COMMIT_GAP" Tamper PopulationCompleteness,
+    /// A stream is listed and has no commits: it was about to begin, or they were removed.
+    EmptyStream = "EMPTY_STREAM" Notice PopulationCompleteness,
+    /// Objects in a folder of the lake are no part of it: readers of whole folders would take them for it.
+    Stray = "STRAY" Notice PopulationCompleteness,
     /// A commit is signed with a key that is not pinned.
     CommitKey = "COMMIT_KEY" Tamper Authenticity,
     /// A snapshot is damaged, or is not what the commits before it add up to: readers would begin with it.

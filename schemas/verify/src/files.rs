@@ -20,6 +20,7 @@ use parquet::file::metadata::PageIndexPolicy;
 use crate::content::ContentFacts;
 use crate::events::{Link, Linker, Run, Runs};
 use crate::fault::{Class, Fault};
+use crate::rewritten::{self, Rewritten};
 use crate::statistics::Claims;
 use crate::texts::TextFacts;
 
@@ -48,8 +49,8 @@ pub struct FileFacts {
     pub runs: Vec<Run>,
     /// Ledger records, with their rows.
     pub ledger: Vec<(u64, StoredLedgerRecord)>,
-    /// Ledger records of unknown format: row and number.
-    pub ledger_holes: Vec<(u64, Option<i64>)>,
+    /// Ledger records of unknown format: number and stated hash.
+    pub ledger_holes: Vec<(i64, Option<Digest>)>,
     /// Content that events commit to, and content that is there.
     pub contents: ContentFacts,
     /// Sessions with rows that are not events.
@@ -60,6 +61,8 @@ pub struct FileFacts {
     pub index: Vec<(u64, SessionRow)>,
     /// Statement texts that events name, and those that are there.
     pub texts: TextFacts,
+    /// Set when it has other bytes than its commit says, and nothing found in it denies that the rows are the same.
+    pub rewritten: Option<Rewritten>,
 }
 
 /// What [`check`] looks for beyond the file itself.
@@ -96,8 +99,8 @@ pub struct Row {
 pub struct SecondLook {
     /// Rows of the sessions asked for.
     pub rows: HashMap<SessionId, Vec<Row>>,
-    /// Numbers of events whose rows are of an unknown format or damaged.
-    pub holes: HashMap<SessionId, Vec<i64>>,
+    /// Numbers of events whose rows are of an unknown format or damaged, and the hashes that these state.
+    pub holes: HashMap<SessionId, Vec<(i64, Option<Digest>)>>,
     /// Hashes of other sessions' events beside them, to tell a spliced event from an altered one.
     pub neighbours: Vec<(SessionId, i64, Digest)>,
 }
@@ -110,15 +113,24 @@ pub fn check(file: &DataFile, bytes: &Bytes, wanted: &Wanted<'_>) -> FileFacts {
     let mut facts = FileFacts::default();
     let entry = &file.entry;
     let differs = differs(file, bytes);
-    if differs {
-        facts.faults.push(identity_fault(file, bytes));
-    }
     let table = entry.table.0;
     let mut collect = Collector::new(table, &entry.path, wanted);
-    let read =
-        read(&entry.path, bytes, &mut facts.faults, |batch, row, faults| collect.batch(batch, row, faults));
-    facts.rows = read;
-    collect.finish(entry, &file.named_by, differs, &mut facts);
+    let mut plain = true;
+    facts.rows = read(&entry.path, bytes, &mut facts.faults, |batch, row, faults| {
+        // What other readers make of the columns is asked only where the bytes are not the recorder's.
+        plain = plain && (!differs || rewritten::is_plain(table, &entry.path, batch));
+        collect.batch(batch, row, faults)
+    });
+    let standing = collect.finish(entry, &file.named_by, differs, &mut facts);
+    if differs {
+        let fault = identity_fault(file, bytes);
+        let known = facts.faults.iter().all(|f| f.class == Class::Unsupported);
+        let fits = plain && known && standing.fits && (!standing.by_sum || rewritten::is_same(file, bytes));
+        match fits {
+            true => facts.rewritten = Some(Rewritten { entry: Arc::clone(entry), fault }),
+            false => facts.faults.push(fault),
+        }
+    }
     facts
 }
 
@@ -209,7 +221,7 @@ struct Collector<'a> {
     ranges: BTreeMap<SessionId, Range>,
     current: Option<Current<'a>>,
     ledger: Vec<(u64, StoredLedgerRecord)>,
-    ledger_holes: Vec<(u64, Option<i64>)>,
+    ledger_holes: Vec<(i64, Option<Digest>)>,
     contents: ContentFacts,
     key: Option<(SessionId, Option<SessionKey>)>,
     unreadable: HashSet<SessionId>,
@@ -217,6 +229,10 @@ struct Collector<'a> {
     unsupported: bool,
     /// Whether there are rows whose values are not known.
     unknown: bool,
+    /// Whether there are rows that no build understands, or that do not state a hash.
+    damaged: bool,
+    /// Whether there is content that no key opened.
+    closed: bool,
     heads: Vec<(SessionId, i64, Digest)>,
     index: Vec<(u64, SessionRow)>,
     texts: TextFacts,
@@ -243,6 +259,8 @@ impl<'a> Collector<'a> {
             unreadable: HashSet::new(),
             unsupported: false,
             unknown: false,
+            damaged: false,
+            closed: false,
             heads: Vec::new(),
             index: Vec::new(),
             texts: TextFacts::default(),
@@ -322,10 +340,9 @@ impl<'a> Collector<'a> {
             Ok(event) => event,
             Err(fault) => {
                 self.runs.interrupt();
-                self.unknown = true;
-                self.unsupported |= fault.error.is_unsupported();
+                self.not_known(&fault);
                 if let (Some(session), Some(seq)) = (fault.session, fault.seq) {
-                    self.range(session, seq, None);
+                    self.range(session, seq, fault.hash);
                 }
                 self.unreadable.extend(fault.session);
                 if self.is_wanted(fault.session) {
@@ -366,9 +383,8 @@ impl<'a> Collector<'a> {
                 self.ledger.push((row, record));
             }
             Err(fault) => {
-                self.unknown = true;
-                self.unsupported |= fault.error.is_unsupported();
-                self.ledger_holes.push((row, fault.seq));
+                self.not_known(&fault);
+                self.ledger_holes.extend(fault.seq.map(|seq| (seq, fault.hash)));
                 faults.push(row_fault(self.path, row, &fault));
             }
         }
@@ -385,21 +401,36 @@ impl<'a> Collector<'a> {
                 }
             }
             Err(fault) => {
-                self.unknown = true;
+                self.not_known(&fault);
                 faults.push(row_fault(self.path, row, &fault));
             }
         }
     }
 
+    /// Takes note of a row that does not hold what its table holds.
+    fn not_known(&mut self, fault: &RowFault) {
+        self.unknown = true;
+        self.unsupported |= fault.error.is_unsupported();
+        match fault.hash {
+            // What the row states enters the sum, whoever may understand the rest of it.
+            Some(hash) if fault.error.is_unsupported() => self.sum.add(hash),
+            _ => self.damaged = true,
+        }
+    }
+
     fn content(&mut self, row: u64, chunk: &SealedChunk, faults: &mut Vec<Fault>) {
         let Some(keys) = self.wanted.keys else {
+            self.closed = true;
             return self.contents.is_there(chunk.session, chunk.content_no);
         };
         if self.key.as_ref().is_none_or(|(session, _)| *session != chunk.session) {
             self.key = Some((chunk.session, keys(chunk.session)));
         }
         // A key that is missing or wrong is reported once, with its session.
-        let Some((_, Some(key))) = &self.key else { return self.contents.is_closed(chunk.session) };
+        let Some((_, Some(key))) = &self.key else {
+            self.closed = true;
+            return self.contents.is_closed(chunk.session);
+        };
         if let Err(error) = self.contents.opened(key, chunk) {
             let detail = format!("content {} chunk {}: {error}", chunk.content_no, chunk.index);
             faults.push(Fault::new(Class::Payload, detail).of(chunk.session).at_row(self.path, row));
@@ -432,9 +463,11 @@ impl<'a> Collector<'a> {
         }
     }
 
-    fn finish(mut self, entry: &FileEntry, named_by: &str, differs: bool, facts: &mut FileFacts) {
+    fn finish(mut self, entry: &FileEntry, named_by: &str, differs: bool, facts: &mut FileFacts) -> Standing {
         self.leave();
         let found = facts.faults.len();
+        // In a file that a newer recorder wrote, what its commit sums up may be made in another way.
+        let comparable = !self.unsupported || (differs && !self.damaged);
         let mut wrong = |what: String| {
             let detail = format!("{named_by} states {what}");
             facts.faults.push(Fault::new(Class::Manifest, detail).at(&entry.path));
@@ -442,12 +475,12 @@ impl<'a> Collector<'a> {
         if entry.rows != facts.rows {
             wrong(format!("{} rows; there are {}", entry.rows, facts.rows));
         }
-        if !self.unsupported && entry.row_sum.is_some_and(|sum| sum != self.sum.digest()) {
+        if comparable && entry.row_sum.is_some_and(|sum| sum != self.sum.digest()) {
             wrong("another sum of row hashes: its rows are not the ones that were committed".to_owned());
         }
         if let Some(stated) = &entry.sessions
             && matches!(self.table, Table::Events(_))
-            && !self.unsupported
+            && comparable
         {
             let stated: BTreeMap<SessionId, Range> =
                 stated.iter().map(|r| (r.session, (r.seq_from, r.seq_to, r.head))).collect();
@@ -457,15 +490,19 @@ impl<'a> Collector<'a> {
                 wrong(format!("other events of session {session} than the file holds"));
             }
         }
-        // Of a file that is another than the committed one nothing more is said; its rows are judged as they are.
-        if !differs
-            && !self.unknown
+        let mut fits = !self.damaged && facts.faults.len() == found && entry.row_sum.is_some();
+        if !self.unknown
             && facts.faults.len() == found
             && let Some(what) = self.bounds(entry)
         {
-            let detail = format!("{named_by} states {what}: readers would pass over rows that are there");
-            facts.faults.push(Fault::new(Class::Manifest, detail).at(&entry.path));
+            fits = false;
+            // Of a file that is another than the committed one nothing more is said; its rows are judged as they are.
+            if !differs {
+                let detail = format!("{named_by} states {what}: readers would pass over rows that are there");
+                facts.faults.push(Fault::new(Class::Manifest, detail).at(&entry.path));
+            }
         }
+        let standing = Standing { fits, by_sum: self.is_by_sum() };
         facts.index = self.index;
         facts.runs = self.runs.finish();
         facts.ledger = self.ledger;
@@ -474,7 +511,28 @@ impl<'a> Collector<'a> {
         facts.unreadable = self.unreadable;
         facts.heads = self.heads;
         facts.texts = self.texts;
+        standing
     }
+
+    /// Whether nothing but the sum of their hashes says that the rows are the committed ones. Whoever chooses many
+    /// rows can reach any sum. Events and ledger records are bound by their chains, rows of the index by the events,
+    /// opened content by its key, and texts by their fingerprints.
+    fn is_by_sum(&self) -> bool {
+        match self.table {
+            Table::Events(_) | Table::Sessions => false,
+            Table::Content => self.closed || self.wanted.session.is_some(),
+            Table::Templates => self.wanted.tenant.is_none(),
+            Table::Findings => true,
+        }
+    }
+}
+
+/// How the rows of a file stand to what its commit says of them.
+struct Standing {
+    /// Number, sum, sessions, times and place are those that the commit states.
+    fits: bool,
+    /// The sum is all that speaks for them.
+    by_sum: bool,
 }
 
 impl Collector<'_> {
@@ -548,7 +606,7 @@ pub fn look_again(file: &DataFile, bytes: &Bytes, sessions: &HashSet<SessionId>)
                 Err(fault) => {
                     linker.interrupt();
                     if let (Some(session), Some(seq)) = (fault.session, fault.seq) {
-                        look.holes.entry(session).or_default().push(seq);
+                        look.holes.entry(session).or_default().push((seq, fault.hash));
                     }
                 }
             }

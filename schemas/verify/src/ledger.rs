@@ -40,6 +40,8 @@ pub struct Ledgers {
     pub faults: Vec<Fault>,
     /// Records.
     pub records: u64,
+    /// Numbers of records that could not be decoded.
+    pub holes: BTreeSet<i64>,
 }
 
 /// A producer, by its ledger.
@@ -135,15 +137,19 @@ struct Walk<'a> {
 }
 
 impl Ledgers {
-    /// Checks all ledgers. `holes` are numbers of records that could not be decoded; they were reported. `stated`
-    /// is what commits say about ledgers.
+    /// Checks all ledgers. `holes` are numbers of records that could not be decoded, with the hashes that these
+    /// state; they were reported. `stated` is what commits say about ledgers.
     pub fn check(
         records: Vec<Placed>,
-        holes: &BTreeSet<i64>,
+        holes: &BTreeMap<i64, Option<Digest>>,
         trust: Option<&Trust>,
         stated: &[(Arc<str>, LedgerState)],
     ) -> Self {
-        let mut out = Ledgers { records: records.len() as u64, ..Ledgers::default() };
+        let mut out = Ledgers {
+            records: records.len() as u64,
+            holes: holes.keys().copied().collect(),
+            ..Ledgers::default()
+        };
         let mut by_producer: BTreeMap<String, BTreeMap<i64, Vec<Placed>>> = BTreeMap::new();
         for placed in records {
             let seqs = match by_producer.get_mut(&placed.record.0.producer) {
@@ -231,12 +237,13 @@ impl Walk<'_> {
         self.out.faults.push(fault.at_row(&at.path, at.row));
     }
 
-    fn walk(&mut self, seqs: BTreeMap<i64, Vec<Placed>>, holes: &BTreeSet<i64>) {
+    fn walk(&mut self, seqs: BTreeMap<i64, Vec<Placed>>, holes: &BTreeMap<i64, Option<Digest>>) {
         let mut expected = 0;
         let mut prev = Some(Digest::ZERO);
         for (seq, candidates) in seqs {
             if seq > expected {
-                prev = None;
+                // What comes next follows on the stated hash, whatever else the row holds.
+                prev = holes.get(&seq.saturating_sub(1)).copied().flatten();
                 self.gap(expected, seq, holes);
             }
             let Some(chosen) = self.choose(candidates, prev) else { continue };
@@ -278,8 +285,8 @@ impl Walk<'_> {
         }
     }
 
-    fn gap(&mut self, from: i64, to: i64, holes: &BTreeSet<i64>) {
-        let missing: Vec<i64> = (from..to).take(1 << 20).filter(|n| !holes.contains(n)).collect();
+    fn gap(&mut self, from: i64, to: i64, holes: &BTreeMap<i64, Option<Digest>>) {
+        let missing: Vec<i64> = (from..to).take(1 << 20).filter(|n| !holes.contains_key(n)).collect();
         if let (Some(first), Some(last)) = (missing.first(), missing.last()) {
             let detail = format!("{} ledger records are missing", missing.len());
             let fault = Fault::new(Class::LedgerSeq, detail).of_producer(&self.name).seqs(*first, *last);

@@ -24,10 +24,12 @@ mod events;
 pub mod fault;
 mod files;
 mod ledger;
+mod rewritten;
 mod session;
 mod sessions;
 mod snapshots;
 mod statistics;
+mod strays;
 mod texts;
 mod tree;
 mod trust;
@@ -36,6 +38,7 @@ pub mod verdict;
 mod windows;
 
 pub use fault::{Class, Fault, Gravity};
+pub use strays::Strays;
 pub use trust::{Trust, TrustError};
 pub use verdict::Report;
 
@@ -43,7 +46,9 @@ use commits::Walk;
 use content::Contents;
 use files::{DataFile, FileFacts, SecondLook, Wanted};
 use ledger::{Ledgers, Placed};
+use rewritten::Rewritten;
 use sessions::{Sessions, Settled};
+use strays::{Known, Listing};
 use texts::Texts;
 use unread::Unread;
 use verdict::{Checked, KeyReport, Parts, ProducerReport, TrustReport};
@@ -136,16 +141,18 @@ pub fn run(
     progress: &(dyn Fn(Progress) + Sync),
 ) -> Report {
     let trust = options.trust.as_ref();
+    let listing = Listing::of(files);
     let Some(mut walk) = commits::walk(files, trust) else { return Report::without_lake() };
     let mut faults = std::mem::take(&mut walk.faults);
-    let run = Run { files, options, pool, progress, walk };
+    let rewritten = Mutex::default();
+    let run = Run { files, options, pool, progress, walk, rewritten };
     let is_ledger = |f: &&DataFile| f.entry.table.0 == Table::Events(Family::Ledger);
     let (ledger_files, data_files): (Vec<_>, Vec<_>) = run.walk.files.iter().partition(is_ledger);
     let done = Mutex::new(Progress {
         files: 0,
         files_total: run.walk.files.len() as u64,
         bytes: 0,
-        bytes_total: run.walk.files.iter().map(|f| f.entry.bytes).sum(),
+        bytes_total: run.walk.files.iter().fold(0, |sum, f| sum.saturating_add(f.entry.bytes)),
     });
 
     let ledgers = run.ledgers(&ledger_files, &done, &mut faults);
@@ -158,8 +165,13 @@ pub fn run(
     run.look_again(&settled, &data_files, &ledgers, &sessions, &mut faults);
     faults.append(&mut contents.finish(&suspects));
     faults.extend(texts.missing(&ledgers, &suspects));
-    faults.extend(run.keys(&ledgers));
+    faults.extend(run.keys(&ledgers, &listing));
     let windows = windows::check(files, &mut faults);
+    let strays = match options.session {
+        Some(_) => Vec::new(),
+        None => run.strays(&listing, &ledgers, &sessions, &windows, &mut faults),
+    };
+    rewritten::judge(std::mem::take(&mut lock(&run.rewritten)), &mut faults);
     let told = faults.len();
     let unread = Unread::of(&faults, &run.walk.files);
     faults.retain(|fault| !unread.explains(fault));
@@ -180,6 +192,7 @@ pub fn run(
         trust: trust_report(trust, &ledgers, &run.walk),
         checked,
         windows,
+        strays,
         sessions: settled.counts,
         open_sessions: settled.open,
         as_of: options.as_of_ns.is_some(),
@@ -197,6 +210,8 @@ struct Run<'a> {
     pool: &'a dyn Pool,
     progress: &'a (dyn Fn(Progress) + Sync),
     walk: Walk,
+    /// Files with other bytes than their commits say, and so far with the same rows.
+    rewritten: Mutex<Vec<Rewritten>>,
 }
 
 impl Run<'_> {
@@ -221,7 +236,7 @@ impl Run<'_> {
         let take = Mutex::new(take);
         self.pool.each(list.len(), &|index| {
             let Some(file) = list.get(index) else { return };
-            let facts = match self.read(file) {
+            let mut facts = match self.read(file) {
                 // The Parquet library is not made for hostile bytes in every corner; where it gives up, so that
                 // the process would, that is a finding about this file.
                 Ok(bytes) => {
@@ -234,20 +249,21 @@ impl Run<'_> {
             let now = {
                 let mut done = lock(done);
                 done.files += 1;
-                done.bytes += file.entry.bytes;
+                done.bytes = done.bytes.saturating_add(file.entry.bytes);
                 *done
             };
             (self.progress)(now);
+            lock(&self.rewritten).extend(facts.rewritten.take());
             lock(&take)(index, facts);
         });
     }
 
     fn ledgers(&self, list: &[&DataFile], done: &Mutex<Progress>, faults: &mut Vec<Fault>) -> Ledgers {
         let wanted = Wanted { heads: &HashMap::new(), session: None, keys: None, tenant: None };
-        let (mut records, mut holes) = (Vec::new(), BTreeSet::new());
+        let (mut records, mut holes) = (Vec::new(), BTreeMap::new());
         self.check(list, &wanted, done, &mut |index, mut facts: FileFacts| {
             faults.append(&mut facts.faults);
-            holes.extend(facts.ledger_holes.iter().filter_map(|(_, seq)| *seq));
+            holes.extend(facts.ledger_holes.drain(..));
             let Some(file) = list.get(index) else { return };
             let path: std::sync::Arc<str> = file.entry.path.as_str().into();
             records.extend(facts.ledger.into_iter().map(|(row, record)| Placed {
@@ -384,15 +400,35 @@ impl Run<'_> {
         }
     }
 
+    /// What lies in the folders and is no part of the lake, and streams without commits.
+    fn strays(
+        &self,
+        listing: &Listing,
+        ledgers: &Ledgers,
+        sessions: &Sessions<'_>,
+        windows: &windows::Windows,
+        faults: &mut Vec<Fault>,
+    ) -> Vec<Strays> {
+        let mut principals: HashSet<String> = sessions.principals().map(layout::directory_entry).collect();
+        principals.extend(ledgers.sessions.values().map(|s| layout::directory_entry(s.principal_ref)));
+        let has = |session| sessions.has(session);
+        let known = Known { walk: &self.walk, ledgers, windows, sessions: &has, principals: &principals };
+        if !self.walk.unread {
+            listing.empty_streams(&known, faults);
+            listing.beyond(&known, faults);
+        }
+        listing.strays(&known, faults)
+    }
+
     /// Checks the keys of all sessions that have ended, and the names of their principals. Without a tenant key
     /// it is only seen whether they are there.
-    fn keys(&self, ledgers: &Ledgers) -> Vec<Fault> {
+    fn keys(&self, ledgers: &Ledgers, listing: &Listing) -> Vec<Fault> {
         let mut faults = Vec::new();
         let mut sessions: Vec<_> = ledgers.sessions.iter().collect();
         sessions.retain(|(id, _)| self.options.session.is_none_or(|only| only == **id));
         // The key and the name of an open session can still be on their way.
         let ended = |announced: &ledger::InLedger| !matches!(announced.end, ledger::End::Open);
-        let stored = Names::of(self.files, "keys/", &mut faults);
+        let stored = Names::of(self.files, "keys/", listing, &mut faults);
         for (session, announced) in &sessions {
             let path = layout::session_key(**session);
             let there = match self.options.tenant_key.is_some() {
@@ -408,7 +444,7 @@ impl Run<'_> {
                 Err(fault) => faults.push(*fault),
             }
         }
-        let stored = Names::of(self.files, "directory/", &mut faults);
+        let stored = Names::of(self.files, "directory/", listing, &mut faults);
         let mut principals: BTreeMap<PrincipalRef, bool> = BTreeMap::new();
         for (_, announced) in &sessions {
             *principals.entry(announced.principal_ref).or_default() |= ended(announced);
@@ -450,22 +486,24 @@ impl Run<'_> {
 /// Which objects a folder has: listed once where that is possible, else asked for one by one.
 struct Names<'a> {
     files: &'a dyn Files,
-    listed: Option<HashSet<String>>,
+    listed: Option<HashSet<&'a str>>,
     /// Whether the folder cannot be read, which was told: nothing is said of what cannot be asked for either.
     unreadable: bool,
 }
 
 impl<'a> Names<'a> {
-    fn of(files: &'a dyn Files, folder: &str, faults: &mut Vec<Fault>) -> Self {
-        let before = faults.len();
-        let listed = listed(files, folder, faults).map(HashSet::from_iter);
-        Self { files, listed, unreadable: faults.len() > before }
+    fn of(files: &'a dyn Files, folder: &str, listing: &'a Listing, faults: &mut Vec<Fault>) -> Self {
+        let listed = listing.folder(folder);
+        faults.extend(listed.err().map(|why| files::unreadable(folder, why)));
+        let names = listed.ok().flatten().map(|names| names.iter().map(String::as_str).collect());
+        Self { files, listed: names, unreadable: listed.is_err() }
     }
 
     fn has(&self, path: &str) -> Result<bool, Fault> {
         match &self.listed {
-            Some(listed) => Ok(listed.contains(path)),
-            None => match self.files.read(path, 0) {
+            Some(listed) if listed.contains(path) => Ok(true),
+            // What was not there when the folder was listed can have come since.
+            _ => match self.files.read(path, 0) {
                 Ok(found) => Ok(found.is_some()),
                 Err(_) if self.unreadable => Ok(true),
                 Err(why) => Err(files::unreadable(path, &why)),

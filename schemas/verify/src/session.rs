@@ -1,7 +1,7 @@
 //! One session, row by row: what exactly is wrong with it, and where. [`crate::sessions`] finds out cheaply
 //! whether anything is; this names it. The two agree on every session (a test in `tests/tamper` sees to it).
 
-use std::collections::{BTreeMap, HashSet};
+use std::collections::{BTreeMap, HashMap};
 
 use bodycam_lake::StoredEvent;
 use bodycam_record::kinds::session::{SessionCheckpoint, SessionClosed, SessionOpened};
@@ -24,8 +24,8 @@ pub struct Evidence<'a> {
     pub session: SessionId,
     /// Its rows, in any order.
     pub rows: Vec<Row>,
-    /// Numbers of events whose rows could not be read; they were reported.
-    pub holes: HashSet<i64>,
+    /// Numbers of events whose rows could not be read, with the hashes that they state; they were reported.
+    pub holes: HashMap<i64, Option<Digest>>,
     /// The ledgers.
     pub ledgers: &'a Ledgers,
     /// Hashes of events of sessions near by, in order of session and number.
@@ -128,7 +128,7 @@ impl<'a> Examiner<'a> {
                 tree.push(head);
             }
             walked.head = Some(head);
-            if promised.is_some_and(|(count, _)| *seq == count - 1) {
+            if promised.is_some_and(|(count, _)| *seq == count.saturating_sub(1)) {
                 heads.insert(*seq, head);
                 if let (Some(End::Sealed(seal)), Some(tree)) = (end, &walked.tree)
                     && seal.head == head
@@ -148,10 +148,11 @@ impl<'a> Examiner<'a> {
 
     /// Events `[from, to)` are not there.
     fn missing(&mut self, from: i64, to: i64, walked: &mut Walked<'_>) {
-        walked.head = None;
-        walked.tree = None;
         let holes = &self.evidence.holes;
-        if (from..to).take(1 << 20).all(|n| holes.contains(&n)) {
+        // What comes next follows on the stated hash, whatever else the row holds.
+        walked.head = holes.get(&to.saturating_sub(1)).copied().flatten();
+        walked.tree = None;
+        if (from..to).take(1 << 20).all(|n| holes.contains_key(&n)) {
             return;
         }
         let class = if from == 0 { Class::GenesisMissing } else { Class::SeqGap };
@@ -424,8 +425,8 @@ impl<'a> Examiner<'a> {
         if count < promised {
             return self.tail(count, promised, &format!("the {what}"));
         }
-        let last = self.evidence.rows.iter().find(|r| r.seq == promised - 1);
-        let found = heads.get(&(promised - 1)).copied();
+        let last = self.evidence.rows.iter().find(|r| r.seq == promised.saturating_sub(1));
+        let found = heads.get(&promised.saturating_sub(1)).copied();
         match last {
             Some(row) if found != Some(head) => {
                 self.fault(
@@ -454,12 +455,15 @@ impl<'a> Examiner<'a> {
 
     fn tail(&mut self, count: i64, promised: i64, by: &str) {
         let holes = &self.evidence.holes;
-        if (count..promised).take(1 << 20).all(|n| holes.contains(&n)) {
+        if (count..promised).take(1 << 20).all(|n| holes.contains_key(&n)) {
             return;
         }
-        let detail = format!("{} events are missing at the end; {by} counts {promised}", promised - count);
+        let detail = format!(
+            "{} events are missing at the end; {by} counts {promised}",
+            promised.saturating_sub(count)
+        );
         let fault = Fault::new(Class::TailTruncated, detail).of(self.evidence.session);
-        self.faults.push(fault.seqs(count, promised - 1));
+        self.faults.push(fault.seqs(count, promised.saturating_sub(1)));
     }
 }
 

@@ -3,10 +3,12 @@
 
 use std::fmt::Write as _;
 
+use bodycam_lake::layout::Hour;
 use bodycam_record::{Digest, SessionId};
 use serde::Serialize;
 
 use crate::fault::{Aspect, Class, Fault, Gravity};
+use crate::strays::Strays;
 use crate::windows::Windows;
 
 /// Findings that the text shows; JSON has more.
@@ -31,6 +33,8 @@ pub struct Report {
     pub sessions: SessionCounts,
     /// Sessions that are open.
     pub open_sessions: Vec<OpenSession>,
+    /// Objects in folders of the lake that are no part of it.
+    pub strays: Vec<Strays>,
     /// Findings, gravest first.
     pub faults: Vec<Fault>,
     /// Findings that are not listed, because there are too many.
@@ -166,6 +170,7 @@ pub(crate) struct Parts {
     pub trust: TrustReport,
     pub checked: Checked,
     pub windows: Windows,
+    pub strays: Vec<Strays>,
     pub sessions: SessionCounts,
     pub open_sessions: Vec<OpenSession>,
     pub as_of: bool,
@@ -217,6 +222,7 @@ impl Report {
             checked: parts.checked,
             sessions: parts.sessions,
             open_sessions: parts.open_sessions,
+            strays: parts.strays,
             faults: parts.faults,
             faults_not_listed: not_listed,
         }
@@ -231,6 +237,7 @@ impl Report {
             trust: TrustReport { mode: "self", ..TrustReport::default() },
             checked: Checked::default(),
             windows: Windows::default(),
+            strays: Vec::new(),
             sessions: SessionCounts::default(),
             open_sessions: Vec::new(),
             as_of: false,
@@ -292,7 +299,7 @@ impl Report {
         for open in self.open_sessions.iter().take(SHOWN_FAULTS) {
             let beat = open
                 .last_heartbeat_ns
-                .map_or("no heartbeat yet".to_owned(), |ns| format!("last heartbeat at {ns}"));
+                .map_or("no heartbeat yet".to_owned(), |ns| format!("last heartbeat at {}", utc(ns)));
             let _ = writeln!(
                 out,
                 "open     {} {} on {}: {} events, {beat}",
@@ -311,6 +318,15 @@ impl Report {
         }
         out
     }
+}
+
+/// A time for people: RFC 3339, seconds, UTC.
+fn utc(ns: i64) -> String {
+    let hour = Hour::of_ns(ns);
+    let seconds = ns.saturating_sub(hour.start_ns()) / 1_000_000_000;
+    let folder = hour.partition();
+    let (day, hour) = folder.trim_start_matches("dt=").split_once("/hh=").unwrap_or_default();
+    format!("{day}T{hour}:{:02}:{:02}Z", seconds / 60, seconds % 60)
 }
 
 fn name(aspect: Aspect) -> &'static str {

@@ -4,7 +4,7 @@
 //! names is there and is what it should be, the list has no gap, its entries do not contradict one another, and
 //! what readers begin with repeats everything before it.
 
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::{BTreeMap, BTreeSet, HashSet};
 
 use bodycam_lake::columns::findings;
 use bodycam_lake::commit::MAX_BYTES;
@@ -19,7 +19,7 @@ use crate::files::unreadable;
 use crate::{Files, listed};
 
 /// How much there was.
-#[derive(Debug, Clone, Copy, Default)]
+#[derive(Debug, Clone, Default)]
 pub struct Windows {
     /// Windows.
     pub windows: u64,
@@ -27,6 +27,10 @@ pub struct Windows {
     pub findings: u64,
     /// Window records that are there and that the list does not name.
     pub unnamed: u64,
+    /// Paths of the window records that are there.
+    pub records: HashSet<String>,
+    /// Findings files that the newest record of a window names.
+    pub files: HashSet<String>,
 }
 
 /// The list of window records, as far as it could be read.
@@ -74,6 +78,7 @@ pub fn check(files: &dyn Files, faults: &mut Vec<Fault>) -> Windows {
         }
         let mut found: BTreeSet<_> = BTreeSet::new();
         for entry in &record.files {
+            out.files.insert(entry.path.clone());
             match findings_in(files, entry) {
                 Ok(ids) => found.extend(ids),
                 Err(fault) => faults.push(*fault),
@@ -87,6 +92,7 @@ pub fn check(files: &dyn Files, faults: &mut Vec<Fault>) -> Windows {
         }
         out.findings += named.len() as u64;
     }
+    out.records = there.into_iter().collect();
     out
 }
 

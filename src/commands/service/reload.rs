@@ -133,7 +133,7 @@ impl Follower {
     }
 
     fn apply(&mut self) -> Result<Applied> {
-        let next = Config::load(&self.path)?;
+        let next = Config::load_again(&self.path)?;
         let mut waiting = changed(&self.running, &next)?;
         let before = waiting.len();
         waiting.retain(|section| section != "principals");

@@ -351,7 +351,7 @@ impl<'a> Session<'a> {
             Err(error) => Err(error),
         };
         if let Err(error) = closed {
-            tracing::error!(event = "http_session_not_sealed", session = %session, error = %error, "the next start seals it as a crash");
+            tracing::error!(event = "http_session_not_sealed", session = %session, error = %error, "sealed when the spool takes records again; a process that ends before leaves that to the next start");
         }
     }
 }

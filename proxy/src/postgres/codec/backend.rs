@@ -180,6 +180,100 @@ pub fn values(body: &[u8]) -> Result<Vec<Option<Vec<u8>>>, FrameError> {
     (0..count).map(|_| Ok(body.value()?.map(<[u8]>::to_vec))).collect()
 }
 
+/// Reads DataRow messages, however they are split: whether each has the form of one.
+#[derive(Debug, Default)]
+pub struct RowReader {
+    /// Columns that the row says it has; none before it has said so.
+    columns: Option<usize>,
+    /// Columns that are still to begin.
+    left: usize,
+    /// Bytes of the current value that are still to come.
+    value: usize,
+    /// The beginning of a number that was split.
+    begun: Vec<u8>,
+}
+
+impl RowReader {
+    /// Reads the next bytes of the row's body.
+    pub fn feed(&mut self, mut bytes: &[u8]) -> Result<(), FrameError> {
+        let malformed = |what| FrameError::Malformed { message: "DataRow", what };
+        loop {
+            let skipped = self.value.min(bytes.len());
+            self.value -= skipped;
+            bytes = bytes.get(skipped..).unwrap_or_default();
+            if bytes.is_empty() {
+                return Ok(());
+            }
+            let width = match (self.columns, self.left) {
+                (None, _) => 2,
+                (Some(_), 0) => return Err(malformed("bytes after its end")),
+                (Some(_), _) => 4,
+            };
+            let missing = width - self.begun.len();
+            let Some((part, rest)) = bytes.split_at_checked(missing) else {
+                self.begun.extend_from_slice(bytes);
+                return Ok(());
+            };
+            bytes = rest;
+            let whole = if self.begun.is_empty() {
+                part
+            } else {
+                self.begun.extend_from_slice(part);
+                self.begun.as_slice()
+            };
+            match *whole {
+                [a, b] => {
+                    let columns = usize::try_from(i16::from_be_bytes([a, b]));
+                    self.left = columns.map_err(|_| malformed("negative count"))?;
+                    self.columns = Some(self.left);
+                }
+                [a, b, c, d] => {
+                    self.left -= 1;
+                    self.value = match i32::from_be_bytes([a, b, c, d]) {
+                        -1 => 0,
+                        length => usize::try_from(length).map_err(|_| malformed("negative length"))?,
+                    };
+                }
+                _ => {}
+            }
+            self.begun.clear();
+        }
+    }
+
+    /// The row's body ends here: its number of columns.
+    pub fn end(&self) -> Result<usize, FrameError> {
+        match self.columns {
+            Some(columns) if self.left == 0 && self.value == 0 && self.begun.is_empty() => Ok(columns),
+            _ => Err(FrameError::Malformed { message: "DataRow", what: "ends too early" }),
+        }
+    }
+
+    /// Columns that the row says it has, once it has.
+    pub fn columns(&self) -> Option<usize> {
+        self.columns
+    }
+}
+
+/// The number of columns of a whole DataRow.
+pub fn row(body: &[u8]) -> Result<usize, FrameError> {
+    let mut body = Body::new("DataRow", body);
+    let count = body.count()?;
+    for _ in 0..count {
+        body.value()?;
+    }
+    body.end()?;
+    Ok(count)
+}
+
+/// Whether an ErrorResponse or NoticeResponse has the form of one.
+pub fn fields(message: &'static str, body: &[u8]) -> Result<(), FrameError> {
+    let mut body = Body::new(message, body);
+    while body.byte()? != 0 {
+        body.text()?;
+    }
+    body.end()
+}
+
 /// Overall format of a CopyInResponse or CopyOutResponse: 0 text, 1 binary.
 pub fn copy_format(body: &[u8]) -> Result<i64, FrameError> {
     let mut body = Body::new("CopyResponse", body);
@@ -292,9 +386,32 @@ mod tests {
 
     proptest! {
         #[test]
+        fn a_row_in_pieces_is_judged_as_in_one(values in proptest::collection::vec(proptest::option::of(proptest::collection::vec(any::<u8>(), 0..9)), 0..5), cut in 0usize..12, extra in any::<bool>(), sizes in proptest::collection::vec(1usize..7, 1..40)) {
+            let mut body = (values.len() as i16).to_be_bytes().to_vec();
+            for value in &values {
+                match value {
+                    None => body.extend((-1i32).to_be_bytes()),
+                    Some(value) => { body.extend((value.len() as i32).to_be_bytes()); body.extend(value); }
+                }
+            }
+            if extra { body.push(0) }
+            body.truncate(body.len().saturating_sub(cut));
+            let whole = row(&body);
+            let (mut reader, mut rest, mut fed) = (RowReader::default(), body.as_slice(), Ok(()));
+            for size in sizes.iter().cycle() {
+                let (part, after) = rest.split_at((*size).min(rest.len()));
+                fed = fed.and_then(|()| reader.feed(part));
+                rest = after;
+                if rest.is_empty() { break }
+            }
+            prop_assert_eq!(fed.and_then(|()| reader.end()).ok(), whole.ok());
+        }
+
+        #[test]
         fn no_body_makes_a_reader_panic(body in proptest::collection::vec(any::<u8>(), 0..48)) {
             let _ = (authentication(&body).is_ok(), key_data(&body).is_ok(), parameter(&body).is_ok());
             let _ = (ready(&body).is_ok(), tag(&body).is_ok(), columns(&body).is_ok());
+            let _ = (row(&body).is_ok(), fields("ErrorResponse", &body).is_ok(), values(&body).is_ok());
             let _ = (copy_format(&body).is_ok(), parameter_types(&body).is_ok(), sqlstate(&body).is_some());
         }
     }

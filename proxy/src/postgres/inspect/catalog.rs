@@ -31,6 +31,8 @@ pub struct CatalogSnapshot {
     by_oid: HashMap<u32, usize>,
     /// Schemas of the functions of each name.
     functions: HashMap<Box<str>, Vec<Box<str>>>,
+    /// Schema and name of the function of each OID, for calls that name nothing else.
+    numbered: HashMap<u32, (Box<str>, Box<str>)>,
     /// Places of the relations that each view reads, those beneath other views included.
     views: HashMap<usize, Vec<usize>>,
     /// What runs functions unseen.
@@ -63,6 +65,8 @@ pub struct SharedCatalog(Arc<Shared>);
 #[derive(Debug)]
 struct Shared {
     latest: watch::Sender<Latest>,
+    /// Generation of the latest snapshot, for a look that takes no lock.
+    generation: AtomicU64,
     /// Readings asked for so far; each wakes the reader.
     asked: watch::Sender<u64>,
     failures: AtomicU64,
@@ -152,6 +156,18 @@ impl CatalogSnapshot {
             self.views.insert(*view, all.into_iter().collect());
         }
         self
+    }
+
+    /// With the functions by OID: OID, schema, name.
+    pub fn with_numbered(mut self, functions: impl IntoIterator<Item = (u32, String, String)>) -> Self {
+        let entry = |(oid, schema, name): (u32, String, String)| (oid, (schema.into(), name.into()));
+        self.numbered = functions.into_iter().map(entry).collect();
+        self
+    }
+
+    /// Schema and name of the function with this OID.
+    pub fn function(&self, oid: u32) -> Option<(&str, &str)> {
+        self.numbered.get(&oid).map(|(schema, name)| (&**schema, &**name))
     }
 
     /// With what runs functions although no statement names them.
@@ -246,6 +262,7 @@ impl CatalogSnapshot {
             && self.views == other.views
             && self.code == other.code
             && self.functions == other.functions
+            && self.numbered == other.numbered
             && self.known == other.known
     }
 
@@ -258,6 +275,7 @@ impl CatalogSnapshot {
             && self.views == other.views
             && self.code == other.code
             && self.functions == other.functions
+            && self.numbered == other.numbered
     }
 }
 
@@ -270,7 +288,8 @@ fn path_of(path: &[String]) -> impl Iterator<Item = &str> {
 impl Default for SharedCatalog {
     fn default() -> Self {
         let (latest, asked) = (watch::Sender::new(Latest::default()), watch::Sender::new(0));
-        Self(Arc::new(Shared { latest, asked, failures: AtomicU64::new(0) }))
+        let (generation, failures) = (AtomicU64::new(0), AtomicU64::new(0));
+        Self(Arc::new(Shared { latest, generation, asked, failures }))
     }
 }
 
@@ -278,6 +297,11 @@ impl SharedCatalog {
     /// The latest snapshot; empty before the first reading.
     pub fn current(&self) -> Arc<CatalogSnapshot> {
         self.0.latest.borrow().snapshot.clone()
+    }
+
+    /// Generation of the latest snapshot.
+    pub fn generation(&self) -> u64 {
+        self.0.generation.load(Ordering::Acquire)
     }
 
     /// Waits until the first reading has ended, well or badly, at most `patience`.
@@ -324,6 +348,7 @@ impl SharedCatalog {
                 if latest.snapshot.generation != 0 && latest.snapshot.same_meaning(&read) {
                     read.meaning = latest.snapshot.meaning;
                 }
+                self.0.generation.store(read.generation, Ordering::Release);
                 latest.snapshot = Arc::new(read);
             }
         });

@@ -10,6 +10,7 @@ use std::collections::BTreeSet;
 
 use super::lexer::{Kind, Lexer};
 
+mod expressions;
 mod names;
 mod positions;
 mod text;
@@ -124,6 +125,7 @@ mod tests {
             "SELECT length('x') -- postgres://u:s3cret@h/db",
             "SELECT /* postgres://u:s3cret@h/db */ 1",
             "SELECT jsonb_build_object('password', 's3cret')",
+            "SELECT 1 FROM people WHERE data @? '$.password ? (@ == \"s3cret\")'",
             "SELECT $x$user=bob password=s3cret$x$",
             "SELECT crypt('s3cret', gen_salt('bf'))",
             "SELECT public . \"crypt\" ( lower('s3cret') , 'x' )",
@@ -263,7 +265,7 @@ mod tests {
     fn ordinary_statements_are_not_touched() {
         for sql in [
             "SELECT * FROM orders WHERE note = 'hello' AND url = 'https://example.com/a?b=c'",
-            "SELECT 1; -- password 'x'",
+            "SELECT 1; -- user 'x'",
             "ALTER ROLE bob PASSWORD NULL",
             "SELECT password FROM users WHERE name = 'ann'",
         ] {

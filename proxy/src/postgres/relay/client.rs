@@ -14,6 +14,7 @@ use super::slots::Latest;
 use super::spill::{HELD, Spill};
 use crate::postgres::codec::frontend::{self, Frontend, Kind, Named};
 use crate::postgres::codec::{FrameError, HEADER, header};
+use crate::postgres::inspect::builtin;
 use crate::postgres::inspect::facts::EXECUTE_UNKNOWN;
 use crate::postgres::inspect::{Facts, Reference, SecretParameters, SettingChange};
 use crate::recording::RecordingError;
@@ -400,8 +401,8 @@ impl Session {
         let facts = match &statement {
             // The target plans it anew under another path, the unnamed one as well.
             Some(s) if s.epoch < self.names.epoch() => doubted(&s.facts()),
-            // Likewise under another catalog.
-            Some(s) if s.meant.borrow().catalog != self.names.meaning() => doubted(&s.facts()),
+            // Likewise under another catalog; what no analysis understood depends on none.
+            Some(s) if s.is_of_another_catalog(self.names.meaning()) => doubted(&s.facts()),
             Some(statement) => statement.facts(),
             None => unknown("execute"),
         };
@@ -486,10 +487,23 @@ impl Session {
         arguments: Arguments,
         refusal: Option<Box<Refusal>>,
     ) -> Result<(), End> {
+        let catalog = self.catalog.current();
+        let (named, mut opaque) = (catalog.function(function), vec!["function-call"]);
+        if named.is_some_and(|(_, name)| builtin::runs_sql(name)) {
+            opaque.push("dynamic-sql");
+        }
+        if named.is_none_or(|(schema, _)| schema != "pg_catalog") {
+            opaque.push("unknown-function");
+        }
+        let label = named.map(|(schema, name)| match schema {
+            "pg_catalog" => name.to_owned(),
+            schema => format!("{schema}.{name}"),
+        });
         let facts = Facts {
             statement_kind: "function-call",
             statement_count: 1,
-            opaque: vec!["function-call"],
+            functions: label.into_iter().collect(),
+            opaque,
             secret_parameters: secret_arguments(function),
             setting_changes: match LARGE_OBJECT_FUNCTIONS.contains(&function) {
                 true => Vec::new(),

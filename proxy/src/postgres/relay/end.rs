@@ -14,6 +14,8 @@ pub(super) enum End {
     Client,
     /// The target left.
     Server,
+    /// The target (or the client) left in the middle of a message.
+    Truncated { from: &'static str },
     /// A frame that cannot be.
     Frame { from: &'static str, error: FrameError },
     /// The target answered what nobody asked.
@@ -46,8 +48,8 @@ impl End {
     /// `reason` of `session.closed`.
     pub fn reason(&self) -> &'static str {
         match self {
-            End::Client => "client",
-            End::Server => "server",
+            End::Client | End::Truncated { from: "client" } => "client",
+            End::Server | End::Truncated { .. } => "server",
             End::Frame { .. } | End::Accounting { .. } | End::Refused { .. } => "protocol-violation",
             End::Identity(ended) => ended.closed_reason(),
             End::Drain => "drain",
@@ -62,6 +64,14 @@ impl End {
     pub fn farewell(&self) -> Option<(&'static str, String, Option<&'static str>)> {
         Some(match self {
             End::Client | End::Server => return None,
+            End::Truncated { from: "client" } => {
+                ("08P01", "bodycam: the connection ended in the middle of a message".to_owned(), None)
+            }
+            End::Truncated { .. } => {
+                let message =
+                    "bodycam: the target closed the connection in the middle of a message".to_owned();
+                ("08006", message, Some("its log says why"))
+            }
             End::Frame { from: "client", error } => ("08P01", format!("bodycam: {error}"), None),
             End::Frame { error, .. } => {
                 ("08P01", format!("bodycam: the target broke the protocol: {error}"), None)
@@ -118,6 +128,10 @@ impl End {
         };
         Some(match self {
             End::Client | End::Server | End::Drain | End::Recording(_) => return None,
+            End::Truncated { from } => (
+                decision("message", "truncated-message", None),
+                format!("the {from} left in the middle of a message"),
+            ),
             End::Frame { error, .. } => (decision("message", error.reason(), error.tag()), error.to_string()),
             End::Accounting { what } => (decision("message", "out-of-order", None), what.clone()),
             End::Refused { reason, what } => (decision("message", reason, None), what.clone()),

@@ -66,6 +66,12 @@ impl Statement {
     pub fn facts(&self) -> Arc<Facts> {
         Arc::clone(&self.meant.borrow().facts)
     }
+
+    /// Whether it was found to mean that under a catalog that meant something else than `meaning`.
+    pub fn is_of_another_catalog(&self, meaning: u64) -> bool {
+        let meant = self.meant.borrow();
+        meant.catalog != meaning && meant.facts.fingerprint.is_some()
+    }
 }
 
 /// A portal.

@@ -10,9 +10,9 @@ use super::answers::{Owed, Refusal};
 use super::client::Walked;
 use super::end::End;
 use super::pipe::Pipe;
-use super::record::{Draft, Ending, Recorded};
+use super::record::{Draft, Ending, Portal, Recorded};
 use super::session::{Cursor, LongMessage, Passing, Session, Within};
-use crate::postgres::codec::backend::{self, Backend, Kind};
+use crate::postgres::codec::backend::{self, Backend, Kind, RowReader};
 use crate::postgres::codec::{FrameError, HEADER, header};
 use crate::postgres::inspect::Reference;
 use crate::recording::{RecordingError, Rows};
@@ -80,7 +80,7 @@ impl Session {
                 self.current.cut |= self.recording.rows == Rows::Clear && !stored;
                 let header = pipe.unread().get(..HEADER).unwrap_or_default().to_vec();
                 self.row_part(&header, 1, stored)?;
-                Passing::Row { stored }
+                Passing::Row { stored, reader: RowReader::default() }
             }
             Kind::CopyData => {
                 if !self.copy_out_data(&[], 1)? {
@@ -106,7 +106,10 @@ impl Session {
         let n = part.len();
         let left = left - n;
         let done = match &mut as_what {
-            Passing::Row { stored } => self.row_part(part, 0, *stored),
+            Passing::Row { stored, reader } => {
+                let read = self.read_part(reader, part, left == 0);
+                read.and_then(|()| self.row_part(part, 0, *stored))
+            }
             Passing::CopyOut | Passing::CopyIn => self.copy_out_data(part, 0).map(drop).map_err(End::from),
             Passing::Message(message) => {
                 message.hasher.update(part);
@@ -139,13 +142,11 @@ impl Session {
         let unread = pipe.unread();
         let (mut end, mut rows) = (0, 0);
         while let Some(head) = unread.get(end..).map(header::<Backend>) {
-            match head.map_err(target_error)? {
-                Some(head) if head.kind == Kind::DataRow && end + head.frame() <= unread.len() => {
-                    end += head.frame();
-                    rows += 1;
-                }
-                _ => break,
-            }
+            let Some(head) = head.map_err(target_error)?.filter(|h| h.kind == Kind::DataRow) else { break };
+            let Some(body) = unread.get(end + HEADER..end + head.frame()) else { break };
+            self.expect_columns(backend::row(body).map_err(target_error)?)?;
+            end += head.frame();
+            rows += 1;
             if end >= TURN {
                 break;
             }
@@ -153,6 +154,29 @@ impl Session {
         self.rows(unread.get(..end).unwrap_or_default(), rows)?;
         pipe.pass(end);
         Ok(end)
+    }
+
+    /// Judges part of a row that is too long to be held.
+    fn read_part(&self, reader: &mut RowReader, part: &[u8], last: bool) -> Result<(), End> {
+        reader.feed(part).map_err(target_error)?;
+        if let Some(columns) = reader.columns() {
+            self.expect_columns(columns)?;
+        }
+        if last {
+            reader.end().map_err(target_error)?;
+        }
+        Ok(())
+    }
+
+    /// A row has as many columns as the target has announced.
+    fn expect_columns(&self, found: usize) -> Result<(), End> {
+        match &self.current.columns {
+            Some(columns) if columns.types.len() != found => {
+                let what = "another number of columns than its RowDescription";
+                Err(target_error(FrameError::Malformed { message: "DataRow", what }))
+            }
+            _ => Ok(()),
+        }
     }
 
     /// Part of a row that is too long to be held.
@@ -164,10 +188,14 @@ impl Session {
     }
 
     fn expect_rows(&mut self) -> Result<(), End> {
-        let Some(Owed::Query(run) | Owed::Execute(run)) = self.answers.front_but_sync() else {
-            return Err(self.unasked(Kind::DataRow));
+        let (run, simple) = match self.answers.front_but_sync() {
+            Some(Owed::Query(run)) => (run, true),
+            Some(Owed::Execute(run)) => (run, false),
+            _ => return Err(self.unasked(Kind::DataRow)),
         };
-        if run.failed || run.refusal.is_some() {
+        // The rows of a simple query follow their RowDescription.
+        let undescribed = simple && self.current.columns.is_none();
+        if run.failed || run.refusal.is_some() || undescribed {
             return Err(self.unasked(Kind::DataRow));
         }
         if self.current.columns.is_none()
@@ -191,6 +219,7 @@ impl Session {
         self.heard += 1;
         match kind {
             Kind::Notice => {
+                backend::fields("NoticeResponse", body).map_err(target_error)?;
                 let digest = self.digest(body);
                 self.side_message("notice", body, body.len(), digest)?;
             }
@@ -205,6 +234,7 @@ impl Session {
                 self.parameter(name, value);
             }
             Kind::Error => {
+                backend::fields("ErrorResponse", body).map_err(target_error)?;
                 let digest = self.digest(body);
                 return self.error(body, body.len(), digest);
             }
@@ -368,22 +398,22 @@ impl Session {
     /// A statement of the request at the front has ended, or its portal is suspended.
     fn complete(&mut self, kind: Kind, ending: Ending<'_>) -> Result<(), End> {
         let mut ending = ending;
-        let (recorded, started, ends) = match self.answers.front_but_sync() {
+        let (recorded, portal, started, ends) = match self.answers.front_but_sync() {
             Some(Owed::Query(run))
                 if !run.failed && run.refusal.is_none() && kind != Kind::PortalSuspended =>
             {
-                (Rc::clone(&run.recorded), run.started_ns, false)
+                (Rc::clone(&run.recorded), None, run.started_ns, false)
             }
             Some(Owed::Execute(run)) => {
                 if kind == Kind::PortalSuspended && !run.goes_on() {
                     // The rest is fetched by a statement of its own, as with FETCH.
                     ending.outcome = "complete";
                 }
-                (Rc::clone(&run.recorded), run.started_ns, true)
+                (Rc::clone(&run.recorded), run.portal.clone(), run.started_ns, true)
             }
             _ => return Err(self.unasked(kind)),
         };
-        let recorded = if ends { self.again(recorded)? } else { recorded };
+        let recorded = if ends { self.again(recorded, portal.as_deref())? } else { recorded };
         if self.current.columns.is_none() && ends {
             self.expect_rows()?;
         }
@@ -406,12 +436,17 @@ impl Session {
     }
 
     /// The statement that an Execute runs: the portal's own, or one more when that has ended before.
-    pub(super) fn again(&mut self, recorded: Rc<Recorded>) -> Result<Rc<Recorded>, RecordingError> {
+    pub(super) fn again(
+        &mut self,
+        recorded: Rc<Recorded>,
+        portal: Option<&Portal>,
+    ) -> Result<Rc<Recorded>, RecordingError> {
         if !recorded.finished.get() {
             return Ok(recorded);
         }
         let (facts, parent) = (Arc::clone(&recorded.facts), Some(recorded.seq));
-        self.statement(Draft { form: "extended", facts, parent, ..Draft::default() })
+        let text = portal.and_then(|p| p.statement.as_ref()).map(|s| &s.text);
+        self.statement(Draft { form: "extended", facts, text, parent, ..Draft::default() })
     }
 
     /// What a statement of SQL did to names that the protocol shares. Of several statements that failed at one
@@ -555,12 +590,14 @@ impl Session {
             // It is what the Execute behind would have been told.
             self.answers.pop();
         }
+        let mut portal = None;
         let (recorded, started, refusal, stays) = match self.answers.front() {
             Some(Owed::Query(run) | Owed::Call(run)) if !run.failed => {
                 run.failed = true;
                 (Some(Rc::clone(&run.recorded)), Some(run.started_ns), run.refusal.take(), true)
             }
             Some(Owed::Execute(run)) => {
+                portal = run.portal.clone();
                 (Some(Rc::clone(&run.recorded)), Some(run.started_ns), run.refusal.take(), false)
             }
             Some(Owed::Bind { portal, refusal, .. }) => {
@@ -583,7 +620,7 @@ impl Session {
         };
         match recorded {
             Some(recorded) => {
-                let recorded = if stays { recorded } else { self.again(recorded)? };
+                let recorded = if stays { recorded } else { self.again(recorded, portal.as_deref())? };
                 self.copy_ended(&recorded, None)?;
                 self.result(&recorded, ending, started)?;
             }

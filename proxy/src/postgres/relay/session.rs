@@ -22,7 +22,7 @@ use super::spill::quota::Quota;
 use super::spill::{Spill, Store};
 use crate::correlation;
 use crate::identity::{Directory, Ended, Principal};
-use crate::postgres::codec::backend;
+use crate::postgres::codec::backend::{self, RowReader};
 use crate::postgres::inspect::facts::EXECUTE_UNKNOWN;
 use crate::postgres::inspect::{
     CatalogSnapshot, Facts, Inspector, Reference, SearchPath, SecretParameters, SessionNames, Settings,
@@ -76,7 +76,7 @@ pub(super) enum Within {
 
 /// What passes piece by piece.
 pub(super) enum Passing {
-    Row { stored: bool },
+    Row { stored: bool, reader: RowReader },
     CopyIn,
     CopyOut,
     Message(Box<LongMessage>),
@@ -242,6 +242,11 @@ impl Session {
         matches!(self.target_within, Within::Frames)
     }
 
+    /// Whether every message of the client has come whole, as far as it was walked.
+    pub fn is_between_messages(&self) -> bool {
+        matches!(self.client_within, Within::Frames)
+    }
+
     /// Whether a long message of the client has come in part.
     pub fn spills(&self) -> bool {
         matches!(self.client_within, Within::Spilling(_))
@@ -317,7 +322,10 @@ impl Session {
                     let left = several && run.recorded.results.get() < run.recorded.facts.statement_count;
                     let unended = !run.recorded.finished.get() || self.current.bytes > 0 || left;
                     if unended && !run.failed {
-                        let recorded = if left { run.recorded } else { self.again(run.recorded)? };
+                        let recorded = match left {
+                            true => run.recorded,
+                            false => self.again(run.recorded, run.portal.as_deref())?,
+                        };
                         self.result(&recorded, Ending::plain("cut"), Some(run.started_ns))?;
                     }
                 }
@@ -349,10 +357,17 @@ impl Session {
     /// What a prepared statement means now: the target plans it anew when its catalog has changed, and so its text
     /// is judged anew. Where only another text is at hand, [`Session::bind`] doubts it.
     pub(super) async fn judge_anew(&mut self, statement: &Statement) -> Result<(), End> {
+        let (before, meaning) = {
+            let meant = statement.meant.borrow();
+            (meant.generation, meant.catalog)
+        };
+        if before != 0 && before == self.catalog.generation() {
+            self.names.catalog_means(meaning);
+            return Ok(());
+        }
         let catalog = self.catalog.current();
         self.names.catalog_means(catalog.meaning());
-        let before = statement.meant.borrow().generation;
-        if before == catalog.generation() || before == 0 {
+        if before == 0 {
             return Ok(());
         }
         let facts = statement.facts();

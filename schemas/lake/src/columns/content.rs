@@ -85,6 +85,7 @@ pub fn decode(batch: &RecordBatch) -> Result<Vec<Result<SealedChunk, RowFault>>,
         row,
         session: session_id.id16(row).map(|id| SessionId(id.0)),
         seq: content_no.int(row),
+        hash: None,
         error,
     };
     Ok((0..batch.num_rows()).map(|row| chunk(row).map_err(|error| fault(row, error))).collect())

@@ -58,6 +58,8 @@ pub struct RowFault {
     pub session: Option<SessionId>,
     /// Number in the session (or ledger), where that column can be read.
     pub seq: Option<i64>,
+    /// The hash that the row states, where its table has one and that column can be read.
+    pub hash: Option<Digest>,
     /// What is wrong.
     pub error: RowError,
 }
@@ -158,6 +160,7 @@ impl Decoder {
             row,
             session: self.session_id.id16(row).map(|id| SessionId(id.0)),
             seq: self.seq.int(row),
+            hash: self.hash.digest(row),
             error,
         })
     }

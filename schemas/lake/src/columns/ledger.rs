@@ -167,6 +167,7 @@ impl LedgerDecoder {
             row,
             session: None,
             seq: self.seq.int(row),
+            hash: self.hash.digest(row),
             error,
         })
     }

@@ -577,3 +577,70 @@ async fn content_opens_with_the_tenant_key_and_not_without_the_sessions_key() {
     let message = stranger.open(id, 4).await.unwrap_err().to_string();
     assert!(message.contains(&layout::session_key(id)) && message.contains("tenant key"), "{message}");
 }
+
+#[tokio::test]
+async fn a_commit_or_stream_that_is_missing_before_a_later_one_is_an_error_that_names_it() {
+    let mut scene = Scene::new().await;
+    for i in 0..4u64 {
+        scene.add("gw/0", i * 10, i * 10 + 10, vec![]).await;
+        if i == 1 {
+            scene.lake.snapshot(1, &scene.key).await.unwrap();
+        }
+    }
+    scene.add("gw/1", 0, 10, vec![]).await;
+    let root = scene.dir.path().to_owned();
+    let open = || async { Lake::open(Store::open(root.to_str().unwrap()).unwrap()).await };
+    let whole = open().await.unwrap().state().commits;
+    for path in ["commits/gw@0/0/20.json", "streams/1.json"] {
+        if path.starts_with("streams") {
+            std::fs::write(root.join("streams/2.json"), "{}").unwrap();
+        }
+        let good = std::fs::read(root.join(path)).unwrap();
+        std::fs::remove_file(root.join(path)).unwrap();
+        let message = open().await.unwrap_err().to_string();
+        assert!(message.contains(&format!("{path} is missing")), "{message}");
+        assert!(message.contains("bodycam verify"), "{message}");
+        std::fs::write(root.join(path), good).unwrap();
+        let _ = std::fs::remove_file(root.join("streams/2.json"));
+    }
+    // The snapshot stands for what is before it; without it, the beginning is missed as well.
+    std::fs::remove_file(root.join("commits/gw@0/0/0.json")).unwrap();
+    assert_eq!(open().await.unwrap().state().commits, whole);
+    std::fs::remove_dir_all(root.join("snapshots")).unwrap();
+    let message = open().await.unwrap_err().to_string();
+    assert!(message.contains("commits/gw@0/0/0.json is missing"), "{message}");
+}
+
+#[tokio::test]
+async fn a_place_without_a_lake_is_told_from_one_that_a_recorder_is_about_to_fill() {
+    let dir = tempfile::tempdir().unwrap();
+    let open =
+        || async { Lake::open_recorded(Store::open(dir.path().to_str().unwrap()).unwrap()).await.map(drop) };
+    let message = open().await.unwrap_err().to_string();
+    assert!(message.starts_with("there is no lake at /"), "{message}");
+    std::fs::write(dir.path().join(layout::RECORDER_LOCK), "").unwrap();
+    open().await.unwrap();
+    std::fs::create_dir_all(dir.path().join("commits/gw@0/0")).unwrap();
+    assert!(matches!(open().await, Err(LakeError::NoLake { .. })), "its list of streams was taken away");
+}
+
+#[tokio::test]
+async fn a_file_that_somebody_encoded_anew_is_read_on_any_store() {
+    for is_local in [true, false] {
+        let mut scene = Scene::new().await;
+        if !is_local {
+            let store = Store::on(std::sync::Arc::new(object_store::memory::InMemory::new()), "memory");
+            scene.lake = Lake::open(store).await.unwrap();
+        }
+        let files = scene.write_events("gw/0", &events(session(1), 10)).await;
+        let claimed = |mut file: crate::FileEntry| {
+            // So large that its footer is asked for before the rest.
+            file.bytes += if is_local { 7 } else { 2 << 20 };
+            file
+        };
+        let files = files.into_iter().map(claimed).collect();
+        scene.add("gw/0", 0, 10, files).await;
+        let events = scene.lake.view().events(&Filter::session(session(1))).await;
+        assert_eq!(events.unwrap().events.len(), 10, "{is_local}");
+    }
+}

@@ -31,17 +31,15 @@ pub(super) struct FileSource {
 }
 
 impl FileSource {
-    /// Opens a file that a commit names. One that is not there, or not of the size that the commit states, is
-    /// an error that names it.
+    /// Opens a file that a commit names. One that is not there is an error that names it. One that was encoded anew by
+    /// somebody else has another size than the commit states, and is read all the same: whether its rows are those
+    /// that were recorded is for the verifier to say.
     pub async fn open(store: &Store, file: &FileEntry) -> Result<Self, LakeError> {
-        let mut source =
-            Self { store: store.clone(), path: file.path.as_str().into(), size: file.bytes, whole: None };
-        if file.bytes <= WHOLE {
+        let size = store.size_of(file)?;
+        let mut source = Self { store: store.clone(), path: file.path.as_str().into(), size, whole: None };
+        if size <= WHOLE {
             let bytes = store.need(&file.path, "a commit").await?;
-            if bytes.len() as u64 != file.bytes {
-                let reason = format!("it has {} bytes, its commit says {}", bytes.len(), file.bytes);
-                return Err(LakeError::damaged(&file.path, reason));
-            }
+            source.size = bytes.len() as u64;
             source.whole = Some(bytes);
         }
         Ok(source)
@@ -75,9 +73,9 @@ pub(super) fn error(path: &str, err: ParquetError) -> LakeError {
     match err {
         ParquetError::External(inner) => match inner.downcast::<LakeError>() {
             Ok(err) => *err,
-            Err(other) => LakeError::damaged(path, other),
+            Err(other) => LakeError::not_as_committed(path, other),
         },
-        other => LakeError::damaged(path, other),
+        other => LakeError::not_as_committed(path, other),
     }
 }
 
@@ -91,14 +89,28 @@ impl AsyncFileReader for FileSource {
         options: Option<&'a ArrowReaderOptions>,
     ) -> BoxFuture<'a, Result<Arc<ParquetMetaData>, ParquetError>> {
         async move {
+            let reader = || {
+                let reader = ParquetMetaDataReader::new().with_prefetch_hint(Some(FOOTER));
+                match options {
+                    Some(options) => reader
+                        .with_column_index_policy(options.column_index_policy())
+                        .with_offset_index_policy(options.offset_index_policy()),
+                    None => reader,
+                }
+            };
             let size = self.size;
-            let mut reader = ParquetMetaDataReader::new().with_prefetch_hint(Some(FOOTER));
-            if let Some(options) = options {
-                reader = reader
-                    .with_column_index_policy(options.column_index_policy())
-                    .with_offset_index_policy(options.offset_index_policy());
+            let err = match reader().load_and_finish(&mut *self, size).await {
+                Ok(metadata) => return Ok(Arc::new(metadata)),
+                Err(err) => err,
+            };
+            // Perhaps it is of another size than its commit says.
+            match self.store.size(&self.path).await.map_err(external)? {
+                Some(there) if there != size => {
+                    self.size = there;
+                    Ok(Arc::new(reader().load_and_finish(self, there).await?))
+                }
+                _ => Err(err),
             }
-            Ok(Arc::new(reader.load_and_finish(self, size).await?))
         }
         .boxed()
     }

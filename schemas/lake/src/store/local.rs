@@ -51,6 +51,17 @@ pub(super) fn sweep(root: &Path, age: Duration) -> io::Result<u64> {
     Ok(swept)
 }
 
+/// Names in a directory; none when it is not there.
+pub(super) fn names(folder: &Path) -> io::Result<Vec<String>> {
+    let entries = match fs::read_dir(folder) {
+        Err(err) if matches!(err.kind(), ErrorKind::NotFound | ErrorKind::NotADirectory) => {
+            return Ok(Vec::new());
+        }
+        entries => entries?,
+    };
+    entries.map(|entry| Ok(entry?.file_name().to_string_lossy().into_owned())).collect()
+}
+
 pub(super) struct LocalWrites {
     root: Arc<PathBuf>,
     /// Chance bits, so that no two writers, wherever they run, stage under one name.

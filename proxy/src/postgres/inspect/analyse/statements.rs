@@ -276,7 +276,15 @@ const TABLE: &[(&str, &str)] = &[
     ("update customers set name = 'x'", "update >public.customers open"),
     (
         "update customers set name = 'x' where id = 1 returning *",
-        "update >public.customers =public.customers.*",
+        "update <public.customers >public.customers =public.customers.*",
+    ),
+    (
+        "insert into orders values (1) on conflict (id) do update set note = 'x' returning note",
+        "insert <public.orders >public.orders =public.orders.note",
+    ),
+    (
+        "copy (delete from customers where id = 1 returning email) to stdout",
+        "copy <public.customers >public.customers =public.customers.email",
     ),
     (
         "update orders o set note = c.card from customers c where c.id = o.customer_id",
@@ -299,7 +307,7 @@ const TABLE: &[(&str, &str)] = &[
     ),
     (
         "with gone as (delete from customers returning *) select email from gone where id = 1",
-        "select >public.customers =public.customers.email open",
+        "select <public.customers >public.customers =public.customers.email open",
     ),
     ("with moved as (update customers set name = 'x' where id = 1) select 1", "select >public.customers =?"),
     ("with customers as (select 1 as id) select * from customers", "select =?"),

@@ -57,11 +57,11 @@ const COLUMNS: &str = "
     ORDER BY a.attrelid, a.attnum";
 
 const FUNCTIONS: &str = "
-    SELECT DISTINCT n.nspname::pg_catalog.text, p.proname::pg_catalog.text
+    SELECT p.oid, n.nspname::pg_catalog.text, p.proname::pg_catalog.text
     FROM pg_catalog.pg_proc p
     JOIN pg_catalog.pg_namespace n ON n.oid OPERATOR(pg_catalog.=) p.pronamespace
     WHERE n.nspname OPERATOR(pg_catalog.!~) '^pg_temp_'
-    ORDER BY 1, 2";
+    ORDER BY 2, 3, 1";
 
 /// What views read, but for those of the system.
 const VIEWS: &str = "
@@ -272,9 +272,9 @@ pub async fn refresh(client: &Client) -> Result<CatalogSnapshot, tokio_postgres:
         }
     }
     sum_partitions(&mut relations, &parents);
-    let mut functions = Vec::new();
+    let mut numbers: Vec<(u32, String, String)> = Vec::new();
     for row in client.query(FUNCTIONS, &[]).await? {
-        functions.push((row.try_get(0)?, row.try_get(1)?));
+        numbers.push((row.try_get(0)?, row.try_get(1)?, row.try_get(2)?));
     }
     let mut names = Vec::new();
     for row in client.query(NAMES, &[]).await? {
@@ -285,7 +285,11 @@ pub async fn refresh(client: &Client) -> Result<CatalogSnapshot, tokio_postgres:
         views.push((row.try_get(0)?, row.try_get(1)?));
     }
     let code = HiddenCode::read(client).await?;
-    Ok(CatalogSnapshot::new(relations, functions, names).with_views(&views).with_code(code))
+    let mut functions: Vec<(String, String)> =
+        numbers.iter().map(|(_, schema, name)| (schema.clone(), name.clone())).collect();
+    functions.dedup();
+    let snapshot = CatalogSnapshot::new(relations, functions, names).with_views(&views).with_code(code);
+    Ok(snapshot.with_numbered(numbers))
 }
 
 /// A partitioned table has the rows of its leaves, whether it was analysed itself or not.

@@ -93,6 +93,17 @@ pub(super) fn is_secret_word(name: &str) -> bool {
     marked(name) || name == "pass" || name.ends_with("_pass")
 }
 
+/// Whether a comment speaks of a secret: it can hold a whole statement, or only the value.
+pub(super) fn is_secret_comment(comment: &str) -> bool {
+    let lower = comment.to_ascii_lowercase();
+    // Of this word plain sentences are made as well, in which no mark follows.
+    let short = lower.match_indices("pass").any(|(at, word)| {
+        let rest = lower.get(at + word.len()..).unwrap_or_default();
+        rest.trim_start().starts_with([':', '=', '\'', '"'])
+    });
+    marked(&lower) || is_secret_text(&lower) || short
+}
+
 /// Whether a literal is part of a statement whose secret comes from another literal:
 /// `'ALTER ROLE x PASSWORD ' || …`, `format('… PASSWORD %L', …)`.
 pub(super) fn builds_secret(value: &str) -> bool {

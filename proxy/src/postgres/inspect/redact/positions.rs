@@ -229,8 +229,9 @@ pub(super) fn inserted_secrets<'a>(
             .clone()
             .find(|(_, t)| ["values", "select", "with", "table"].iter().any(|w| is_word(t, text(t), w)));
         let plain = first.is_some_and(|(_, t)| is_word(t, text(t), "values"));
-        let (mut depth, mut column) = (0usize, 0usize);
+        let (mut depth, mut column, mut elsewhere) = (0usize, 0usize, !plain);
         for (at, token) in rest {
+            elsewhere |= secret.contains(&column) && is_word(token, text(token), "select");
             match (token.kind, text(token)) {
                 (Kind::Mark, "(" | "[") => {
                     depth += 1;
@@ -246,6 +247,11 @@ pub(super) fn inserted_secrets<'a>(
                 _ => {}
             }
         }
+        if elsewhere {
+            // What the query reads can be given in front of it: with n as (values ('…')) insert into … select …
+            let earlier = tokens.iter().enumerate().take(start).rev().take_while(|(_, t)| text(t) != ";");
+            found.extend(earlier.filter(|(_, t)| is_value(t)).map(|(at, _)| at));
+        }
     }
     found
 }
@@ -257,10 +263,10 @@ fn follows_operator<'a>(before: &[Token], text: impl Fn(&Token) -> &'a str) -> b
     })
 }
 
-fn is_value(token: &Token) -> bool {
-    token.kind.is_string() || token.kind == Kind::Parameter
+pub(super) fn is_value(token: &Token) -> bool {
+    token.kind.is_string() || matches!(token.kind, Kind::Bits | Kind::Parameter)
 }
 
-fn is_word(token: &Token, text: &str, word: &str) -> bool {
+pub(super) fn is_word(token: &Token, text: &str, word: &str) -> bool {
     token.kind == Kind::Word && text.eq_ignore_ascii_case(word)
 }

@@ -6,7 +6,8 @@ use std::cell::RefCell;
 use std::collections::BTreeSet;
 
 use super::super::lexer::{Kind, Lexer, Token, name_of, value_of};
-use super::names::{builds_secret, is_secret_text, may_hold_secret, names_secret};
+use super::expressions::expressed_secrets;
+use super::names::{builds_secret, is_secret_comment, is_secret_text, may_hold_secret, names_secret};
 use super::positions::{
     assigned_secrets, follows_secret_name, grouped_secrets, inserted_secrets, joined_secrets, merged_secrets,
     precedes_secret_name,
@@ -31,8 +32,9 @@ pub(super) struct Redaction<'r> {
 
 impl Redaction<'_> {
     pub(super) fn of<'a>(self, sql: &'a str, depth: usize) -> Cow<'a, str> {
+        let suspected = may_hold_secret(sql, self.standard_strings);
         let inserts = sql.as_bytes().windows(6).any(|w| w.eq_ignore_ascii_case(b"insert"));
-        if !inserts && !may_hold_secret(sql, self.standard_strings) {
+        if !inserts && !suspected {
             return Cow::Borrowed(sql);
         }
         let all: Vec<Token> = Lexer::new(sql, self.standard_strings).collect();
@@ -46,15 +48,22 @@ impl Redaction<'_> {
                 }
                 _ => false,
             });
-        if depth > MAX_DEPTH || json {
+        // A path in JSON: '$.password ? (@ == "…")'.
+        let path = depth > 0
+            && mentioned
+            && (sql.contains("$.") || sql.contains("$["))
+            && tokens.iter().any(|t| t.kind == Kind::Quoted);
+        if depth > MAX_DEPTH || json || path {
             return Cow::Owned(REPLACED.to_owned());
         }
         let mut secret = inserted_secrets(&tokens, text, self.columns_of);
         secret.extend(merged_secrets(&tokens, text));
         secret.extend(assigned_secrets(&tokens, text));
         secret.extend(joined_secrets(&tokens, text));
-        let grouped = grouped_secrets(&tokens, text);
-        secret.extend(grouped);
+        secret.extend(grouped_secrets(&tokens, text));
+        if suspected {
+            secret.extend(expressed_secrets(&tokens, text));
+        }
         // Once a literal ends inside a password clause, the secret is in what is appended to it.
         let mut built_here = false;
         let mut edit = Edit::of(sql);
@@ -62,8 +71,7 @@ impl Redaction<'_> {
         for token in &all {
             if token.kind == Kind::Comment {
                 let comment = text(token);
-                if is_secret_text(&comment.to_ascii_lowercase()) || is_connection_string(Kind::Text, comment)
-                {
+                if is_secret_comment(comment) || is_connection_string(Kind::Text, comment) {
                     edit.replace(token, "/* *** */ ");
                 }
                 continue;
@@ -82,6 +90,10 @@ impl Redaction<'_> {
                 if is_secret(here) {
                     self.secret_parameter(text(token));
                 }
+                continue;
+            }
+            if token.kind == Kind::Bits && is_secret(here) {
+                edit.replace(token, REPLACED);
                 continue;
             }
             if !token.kind.is_string() {

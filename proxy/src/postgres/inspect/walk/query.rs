@@ -8,7 +8,7 @@ use pg_query::protobuf::node::Node as N;
 
 use super::super::search::search;
 use super::from::narrow;
-use super::names::{MAX_OUTPUTS, Origin, Output};
+use super::names::{MAX_OUTPUTS, Origin, Output, Rel};
 use super::{Walk, expression_output, strings};
 
 /// What a query puts out, and whether it reads a relation that nothing narrows.
@@ -226,7 +226,7 @@ impl Walk<'_> {
                 open = walk.query(source).open;
             }
             walk.expressions(&insert.cols);
-            walk.target(insert.relation.as_ref(), false);
+            let target = walk.target(insert.relation.as_ref(), false);
             if let Some(conflict) = &insert.on_conflict_clause {
                 walk.expressions(&conflict.target_list);
                 walk.expressions(conflict.where_clause.as_deref());
@@ -234,34 +234,36 @@ impl Walk<'_> {
                     walk.unusual(&search(&**infer));
                 }
             }
-            Query { outputs: walk.returning(insert.returning_clause.as_ref()), open }
+            // Without a conflict it hands out nothing but what was put in.
+            let target = if insert.on_conflict_clause.is_some() { target } else { Vec::new() };
+            Query { outputs: walk.returning(&target, insert.returning_clause.as_ref()), open }
         })
     }
 
     fn update(&mut self, update: &pg::UpdateStmt) -> Query {
         self.scoped(update.with_clause.as_ref(), |walk| {
-            walk.target(update.relation.as_ref(), true);
+            let target = walk.target(update.relation.as_ref(), true);
             walk.read_from(&update.from_clause);
             walk.expressions(&update.target_list);
             walk.expressions(update.where_clause.as_deref());
             let open = walk.narrowed(&[update.where_clause.as_deref()]);
-            Query { outputs: walk.returning(update.returning_clause.as_ref()), open }
+            Query { outputs: walk.returning(&target, update.returning_clause.as_ref()), open }
         })
     }
 
     fn delete(&mut self, delete: &pg::DeleteStmt) -> Query {
         self.scoped(delete.with_clause.as_ref(), |walk| {
-            walk.target(delete.relation.as_ref(), true);
+            let target = walk.target(delete.relation.as_ref(), true);
             walk.read_from(&delete.using_clause);
             walk.expressions(delete.where_clause.as_deref());
             let open = walk.narrowed(&[delete.where_clause.as_deref()]);
-            Query { outputs: walk.returning(delete.returning_clause.as_ref()), open }
+            Query { outputs: walk.returning(&target, delete.returning_clause.as_ref()), open }
         })
     }
 
     fn merge(&mut self, merge: &pg::MergeStmt) -> Query {
         self.scoped(merge.with_clause.as_ref(), |walk| {
-            walk.target(merge.relation.as_ref(), true);
+            let target = walk.target(merge.relation.as_ref(), true);
             let join = merge.join_condition.as_deref();
             // The condition narrows the target only: every row of the source is looked at.
             let mut open = walk.narrowed(&[join]);
@@ -279,23 +281,26 @@ impl Walk<'_> {
                     walk.expressions(&when.values);
                 }
             }
-            Query { outputs: walk.returning(merge.returning_clause.as_ref()), open }
+            Query { outputs: walk.returning(&target, merge.returning_clause.as_ref()), open }
         })
     }
 
     /// Notes the relation that a change writes, and puts it in sight. `reads` says that the change looks at its
     /// rows first.
-    fn target(&mut self, relation: Option<&pg::RangeVar>, reads: bool) {
-        let Some(relation) = relation else { return };
+    fn target(&mut self, relation: Option<&pg::RangeVar>, reads: bool) -> Vec<Rel> {
+        let Some(relation) = relation else { return Vec::new() };
         let (found, mut item) = self.base_item(relation);
         self.changed.extend(found.iter().cloned());
-        self.written.extend(found);
+        self.written.extend(found.iter().cloned());
         item.open = reads;
         self.enter(vec![item]);
+        found
     }
 
-    fn returning(&mut self, returning: Option<&pg::ReturningClause>) -> Vec<Output> {
+    /// What a change hands out of its target's rows: it reads them.
+    fn returning(&mut self, target: &[Rel], returning: Option<&pg::ReturningClause>) -> Vec<Output> {
         let Some(returning) = returning else { return Vec::new() };
+        self.read.extend(target.iter().cloned());
         self.expressions(&returning.exprs);
         self.targets(&returning.exprs)
     }
