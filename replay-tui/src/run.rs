@@ -31,7 +31,7 @@ use crate::view;
 use crate::worker::Workers;
 
 /// How often the lake is asked for new commits.
-const REFRESH: Duration = Duration::from_secs(1);
+const REFRESH: Duration = Duration::from_millis(500);
 /// Shortest time between two frames while playing.
 const FRAME: Duration = Duration::from_millis(33);
 /// Longest time between two frames while playing, so that the clock is seen to run.
