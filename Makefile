@@ -62,10 +62,18 @@ docs: ## regenerate the generated parts of the documentation
 .PHONY: bench
 BENCH ?=
 bench: ## the numbers of docs/benchmarks.md (BENCH="--only point --rounds 5" to choose)
-	@deploy/prerequisites.sh pgbouncer chrt
+	@deploy/prerequisites.sh pgbouncer chrt java mvn
 	cargo build --release -p bodycam -p bodycam-proxy -p bodycam-recorder -p bodycam-replay-tui -p bodycam-verify --bins --examples \
 	  --no-default-features --features bodycam/gateway,bodycam/recorder,bodycam/reader
 	python3 tests/bench/bench.py --bin $(CARGO_TARGET_DIR)/release $(BENCH)
+
+.PHONY: soak
+SOAK_KILLS ?= 60
+SOAK_OUTAGE_SECONDS ?= 600
+soak: python ## the crash tests for long: SOAK_KILLS kills each, the broker away for SOAK_OUTAGE_SECONDS
+	@deploy/prerequisites.sh java mvn
+	BODYCAM_CRASH_KILLS=$(SOAK_KILLS) BODYCAM_CRASH_OUTAGE_SECONDS=$(SOAK_OUTAGE_SECONDS) \
+	  cargo test --workspace --test suite -- crash:: --test-threads=1
 
 .PHONY: deny
 deny: ## licences, bans and sources of all dependencies (needs cargo-deny)

@@ -1,7 +1,8 @@
 //! Gateway and recorder are killed (SIGKILL) at random moments under busy clients. Afterwards three logs must
 //! agree: what clients saw acknowledged, what the target table holds, what the lake holds.
 //!
-//! `BODYCAM_CRASH_SEED` repeats a run, `BODYCAM_CRASH_KILLS` makes it longer.
+//! `BODYCAM_CRASH_SEED` repeats a run, `BODYCAM_CRASH_KILLS` and `BODYCAM_CRASH_OUTAGE_SECONDS` (how long the broker is away
+//! at the end) make it longer: `make soak`.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::io::Write;
@@ -39,8 +40,9 @@ fn setting(name: &str, default: u64) -> u64 {
     std::env::var(name).ok().map_or(default, |v| v.parse().unwrap())
 }
 
-/// Inserts nonces until told to stop, reconnecting whenever the gateway is gone; gives those acknowledged.
-async fn client(client: u64, port: u16, token: String, stop: Arc<AtomicBool>) -> Vec<i64> {
+/// Inserts nonces until told to stop, with a pause after each, reconnecting whenever the gateway is gone; gives those
+/// acknowledged.
+async fn client(client: u64, port: u16, token: String, pause: Duration, stop: Arc<AtomicBool>) -> Vec<i64> {
     let (mut acknowledged, mut n) = (Vec::new(), 0);
     while !stop.load(Ordering::SeqCst) {
         let mut config = tokio_postgres::Config::new();
@@ -58,6 +60,9 @@ async fn client(client: u64, port: u16, token: String, stop: Arc<AtomicBool>) ->
             match sent {
                 Ok(()) => acknowledged.push(nonce),
                 Err(_) => break,
+            }
+            if !pause.is_zero() {
+                tokio::time::sleep(pause).await;
             }
         }
         driver.abort();
@@ -129,8 +134,11 @@ fn crash(kills: u64, stack: &Stack, mut broker: Option<&mut Broker>, s3: Option<
 
     let runtime = tokio::runtime::Builder::new_multi_thread().worker_threads(2).enable_all().build().unwrap();
     let stop = Arc::new(AtomicBool::new(false));
+    let outage = broker.as_ref().map_or(0, |_| setting("BODYCAM_CRASH_OUTAGE_SECONDS", 5));
+    // In a long run what is compared at the end must stay in proportion.
+    let pause = Duration::from_millis(if outage > 60 || kills > 50 { 10 } else { 0 });
     let clients: Vec<_> = (0..CLIENTS)
-        .map(|n| runtime.spawn(client(n, stack.postgres.port(), token.clone(), Arc::clone(&stop))))
+        .map(|n| runtime.spawn(client(n, stack.postgres.port(), token.clone(), pause, Arc::clone(&stop))))
         .collect();
     for _ in 0..kills {
         std::thread::sleep(Duration::from_millis(150 + random.below(700)));
@@ -147,6 +155,11 @@ fn crash(kills: u64, stack: &Stack, mut broker: Option<&mut Broker>, s3: Option<
         std::thread::sleep(Duration::from_millis(random.below(300)));
         running.insert(part, stack.start(part));
     }
+    if let Some(broker) = broker.as_deref_mut() {
+        broker.kill();
+        std::thread::sleep(Duration::from_secs(outage));
+        broker.resume();
+    }
     let store = match s3 {
         None => Store::open(stack.path("lake").to_str().unwrap()).unwrap(),
         Some(s3) => s3.store("lake", Duration::from_secs(30)),
@@ -160,7 +173,7 @@ fn crash(kills: u64, stack: &Stack, mut broker: Option<&mut Broker>, s3: Option<
     };
     // Over Kafka it has less time to work: the group waits for the one that was killed.
     let over_kafka = broker.is_some();
-    let patience = Duration::from_secs(if over_kafka { 180 } else { 60 });
+    let patience = Duration::from_secs(if over_kafka { 180 } else { 60 } + outage);
     stack.wait_for("a compaction", patience, compacted);
     stop.store(true, Ordering::SeqCst);
     let acknowledged: BTreeSet<i64> = runtime.block_on(async {
@@ -206,6 +219,15 @@ fn crash(kills: u64, stack: &Stack, mut broker: Option<&mut Broker>, s3: Option<
     let unrecorded: Vec<_> = table.difference(&recorded).take(5).collect();
     assert!(unrecorded.is_empty(), "seed {seed}: in the table but not in the lake: {unrecorded:?}");
 
+    writeln!(
+        std::io::stderr(),
+        "crash test: seed {seed}, {kills} kills, {outage} s without a broker: {} statements acknowledged, {} in the table, {} \
+         recorded",
+        acknowledged.len(),
+        table.len(),
+        recorded.len()
+    )
+    .unwrap();
     let (code, report) = stack.verify();
     assert_eq!(code, 3, "seed {seed}: crashes are declared, nothing is tampered: {report:#}");
     runtime.block_on(async {

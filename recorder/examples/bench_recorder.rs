@@ -1,20 +1,22 @@
 //! How many bench events a second the recorder stores, per core: a spool is filled, then drained into a lake on
 //! disk by one recorder on one thread (files are encoded on up to two more), in turns, so that the spool stays
-//! small. Only draining is measured.
+//! small. Only draining is measured. With a broker the spool is sent to Kafka first, and the recorder reads from there;
+//! the processor time is that of the recorder and its client of Kafka.
 //!
 //! A bench event has about 300 bytes of envelope, body and statement, and 1 KiB of content on one in four.
 //!
-//! `cargo run --release -p bodycam-recorder --example bench_recorder -- [EVENTS] [DIRECTORY] [LARGEST]`
+//! `cargo run --release -p bodycam-recorder --example bench_recorder -- [EVENTS] [DIRECTORY] [LARGEST] [BROKER]`
 //!
 //! `DIRECTORY` keeps the lake for other measurements (`bench_replay` of the replay); `LARGEST` is the number of
 //! events of its last session, where that is to be more than that of the others.
 
 use std::path::PathBuf;
 use std::sync::Arc;
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
+use bodycam_bus::kafka::{Drain, Kafka, KafkaBus, KafkaConfig};
 use bodycam_bus::spool::{LaneWriter, Spool, SpoolBus};
-use bodycam_bus::{Publisher, Record, SpoolConfig};
+use bodycam_bus::{Bus, Publisher, Record, SpoolConfig};
 use bodycam_lake::Store;
 use bodycam_record::content::Commitment;
 use bodycam_record::{Chain, Chunk, ContentKind, Draft, EpochKey, SessionKey, TenantKey};
@@ -34,6 +36,8 @@ type Error = Box<dyn std::error::Error>;
 const SESSION: u64 = 100;
 /// Events that are filled in before they are drained.
 const TURN: u64 = 1_000_000;
+/// Longest wait for Kafka to take a turn.
+const PATIENCE: Duration = Duration::from_secs(600);
 /// Between two events: a thousand a second.
 const STEP_NS: i64 = 1_000_000;
 
@@ -43,16 +47,38 @@ fn main() -> Result<(), Error> {
     let scratch = tempfile::tempdir()?;
     let dir = args.next().map_or_else(|| scratch.path().to_owned(), PathBuf::from);
     let largest: u64 = args.next().map_or(Ok(SESSION), |n| n.parse())?;
+    let broker = args.next();
     let spool = SpoolConfig { dir: dir.join("spool"), max_bytes: u64::MAX, ..SpoolConfig::default() };
-    let mut filler = Filler::open(&spool, events, largest)?;
+    let filler = Filler::open(&spool, events, largest)?;
     let store = Store::create(&dir.join("lake").display().to_string())?;
+    let Some(broker) = broker else {
+        return measure(SpoolBus::new(&spool), store, filler, || Ok(()));
+    };
+    let one = KafkaConfig { replicas: 1, min_insync_replicas: 1, partitions: 1, ..KafkaConfig::at(&[&broker]) };
+    let kafka = Kafka::new(one, None);
+    // Makes the topics, too.
+    Drain::start(kafka.clone(), &spool, PRODUCER)?.stop(PATIENCE);
+    let bus = KafkaBus::open(kafka.clone())?;
+    measure(bus, store, filler, || {
+        let left = Drain::start(kafka.clone(), &spool, PRODUCER)?.stop(PATIENCE);
+        if left > 0 { Err(format!("Kafka has not taken {left} records").into()) } else { Ok(()) }
+    })
+}
+
+fn measure<B: Bus>(
+    bus: B,
+    store: Store,
+    mut filler: Filler,
+    mut send: impl FnMut() -> Result<(), Error>,
+) -> Result<(), Error> {
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
     let metrics = Arc::new(Metrics::default());
     let key = Arc::new(EpochKey::from_seed(&[7; 32]));
-    let (bus, config) = (SpoolBus::new(&spool), RecorderConfig::default());
+    let config = RecorderConfig::default();
     let mut recorder = runtime.block_on(Recorder::open(bus, store, key, config, metrics.clone()))?;
     let (mut wall, mut cpu) = (0.0, 0.0);
     while filler.turn()? {
+        send()?;
         let (wall_before, cpu_before) = (Instant::now(), cpu_seconds());
         runtime.block_on(recorder.drain())?;
         wall += wall_before.elapsed().as_secs_f64();

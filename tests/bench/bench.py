@@ -57,6 +57,53 @@ def memory(pid, what):
     return int(re.search(rf"^{what}:\s+(\d+) kB", text, re.M).group(1)) * 1024
 
 
+class Broker:
+    """One node of Apache Kafka, from its Maven artifacts, as in tests/support/broker.rs."""
+
+    def __init__(self, place, target):
+        place.mkdir()
+        jars = target / "kafka-jars"
+        if not jars.exists():
+            pom = place / "pom.xml"
+            shutil.copy(pathlib.Path(__file__).parent.parent / "kafka/pom.xml", pom)
+            subprocess.run(["mvn", "-q", "-B", "-f", pom, "dependency:copy-dependencies", "-DincludeScope=runtime",
+                            f"-DoutputDirectory={place}/jars"], check=True)
+            shutil.move(place / "jars", jars)
+        port, controller = free_port(), free_port()
+        self.address = f"127.0.0.1:{port}"
+        settings = place / "server.properties"
+        listeners = f"PLAINTEXT://{self.address}"
+        settings.write_text(f"""
+process.roles=broker,controller
+node.id=1
+listeners={listeners},CONTROLLER://127.0.0.1:{controller}
+advertised.listeners={listeners}
+listener.security.protocol.map=PLAINTEXT:PLAINTEXT,CONTROLLER:PLAINTEXT
+controller.listener.names=CONTROLLER
+controller.quorum.bootstrap.servers=127.0.0.1:{controller}
+log.dirs={place}/data
+auto.create.topics.enable=false
+offsets.topic.replication.factor=1
+offsets.topic.num.partitions=1
+group.initial.rebalance.delay.ms=0
+""")
+        java = ["java", "-Xmx1g", "-XX:+UseSerialGC", "-cp", f"{jars}/*"]
+        quiet = {"stdout": subprocess.DEVNULL, "stderr": subprocess.DEVNULL}
+        subprocess.run(java + ["kafka.tools.StorageTool", "format", "--standalone", "-t", "4L6g3nShT-eMCtK--X86sw", "-c",
+                               settings], check=True, **quiet)
+        self.process = subprocess.Popen(java + ["kafka.Kafka", settings], start_new_session=True, **quiet)
+        for _ in range(600):
+            with socket.socket() as s:
+                if s.connect_ex(("127.0.0.1", port)) == 0:
+                    return
+            time.sleep(0.1)
+        sys.exit("the broker did not start")
+
+    def stop(self):
+        self.process.kill()
+        self.process.wait()
+
+
 class Server:
     """A process in a session of its own."""
 
@@ -373,6 +420,16 @@ recorder_listen = "127.0.0.1:{recorder}"
         self.tool("recorder", [self.bin / "examples/bench_recorder", self.options.events, self.dir / "lake-bench"])
         shutil.rmtree(self.dir / "lake-bench")
 
+    def recorder_kafka(self):
+        """The same with Kafka in between: a broker of its own, whose processor time is not counted."""
+        broker = Broker(self.dir / "kafka", self.bin.parent)
+        try:
+            self.tool("recorder_kafka", [self.bin / "examples/bench_recorder", self.options.events, self.dir / "lake-bench",
+                                         100, broker.address])
+        finally:
+            broker.stop()
+        shutil.rmtree(self.dir / "lake-bench")
+
     def verify(self):
         self.tool("verify", [self.bin / "examples/bench_verify", self.options.events])
 
@@ -386,7 +443,7 @@ recorder_listen = "127.0.0.1:{recorder}"
 
 
 WIRE = ["point", "recorder_beside", "bulk", "memory"]
-STORE = ["spool", "recorder", "verify", "replay"]
+STORE = ["spool", "recorder", "recorder_kafka", "verify", "replay"]
 
 
 def main():
