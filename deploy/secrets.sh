@@ -46,11 +46,12 @@ certificate() {
 }
 service=bodycam-gateway.bodycam.svc
 missing gateway.crt && certificate gateway gateway gateway-0 gateway-1 localhost bodycam-gateway $service $service.cluster.local "$@"
+missing store.crt && certificate store store store.bodycam.svc.cluster.local localhost
 missing target.crt && certificate target target target.bodycam.svc.cluster.local
 if missing kafka.pem; then
     certificate kafka kafka kafka-1 kafka-2 kafka-3 kafka.bodycam.svc.cluster.local kafka-0.kafka.bodycam.svc.cluster.local localhost
     cat kafka.key kafka.crt > kafka.pem
     rm kafka.key kafka.crt
 fi
-kept tenant.key ./*.password s3.access s3.secret store.json ca.crt gateway.crt gateway.key target.crt target.key kafka.pem
+kept tenant.key ./*.password s3.access s3.secret store.json store.crt store.key ca.crt gateway.crt gateway.key target.crt target.key kafka.pem
 echo "$dir: ready"
