@@ -67,7 +67,9 @@ fn seconds(text: &Value) -> u64 {
 
 /// Whether this program can have its lake on S3; the branch that brings it is merged beside this one.
 fn lake_may_be_on_s3() -> bool {
-    String::from_utf8(bodycam().args(["config", "reference"]).output().unwrap().stdout).unwrap().contains("`s3.endpoint`")
+    String::from_utf8(bodycam().args(["config", "reference"]).output().unwrap().stdout)
+        .unwrap()
+        .contains("`s3.endpoint`")
 }
 
 fn settings(pairs: impl IntoIterator<Item = (String, String)>) -> BTreeMap<String, String> {
@@ -126,7 +128,10 @@ fn every_service_of_the_compose_file_is_confined() {
         assert!(user.split(':').all(|id| id.parse::<u32>().unwrap() > 0), "{name} runs as {user}");
         assert!(service["mem_limit"].is_string() && service["pids_limit"].is_u64(), "{name} has limits");
         let (_, tag) = service["image"].as_str().unwrap().rsplit_once(':').unwrap();
-        assert!(tag.starts_with(|c: char| c.is_ascii_digit()), "{name}: the image is pinned by version, not {tag}");
+        assert!(
+            tag.starts_with(|c: char| c.is_ascii_digit()),
+            "{name}: the image is pinned by version, not {tag}"
+        );
         assert!(service.get("privileged").is_none() && service.get("network_mode").is_none(), "{name}");
         let networks: BTreeSet<&str> = match &service["networks"] {
             Value::Array(_) => texts(&service["networks"]).into_iter().collect(),
@@ -137,7 +142,11 @@ fn every_service_of_the_compose_file_is_confined() {
             name == "target" || gateways.contains(&name.as_str()),
             "{name}: databases are reached through the gateways"
         );
-        assert_eq!(networks.contains("agents"), name == "agent" || gateways.contains(&name.as_str()), "{name}");
+        assert_eq!(
+            networks.contains("agents"),
+            name == "agent" || gateways.contains(&name.as_str()),
+            "{name}"
+        );
         assert!(!networks.contains("outside") || gateways.contains(&name.as_str()), "{name} leads out");
         for port in texts(&service["ports"]) {
             assert!(port.starts_with("127.0.0.1:"), "{name}: {port} is open to others than this host");
@@ -156,28 +165,42 @@ fn every_service_of_the_compose_file_is_confined() {
         assert!(compose["volumes"].get(spool).is_some(), "{gateway}: {spool} is no named volume");
         assert_eq!(service["image"], format!("bodycam-gateway:{}", env!("CARGO_PKG_VERSION")));
         let drain = place::drain(&read("deploy/compose/bodycam.toml"));
-        let kafka: u64 = service["environment"]["BODYCAM__KAFKA__DRAIN_SECONDS"].as_str().unwrap().parse().unwrap();
-        assert!(seconds(&service["stop_grace_period"]) >= drain + kafka + 10, "{gateway} is killed while it drains");
+        let kafka: u64 =
+            service["environment"]["BODYCAM__KAFKA__DRAIN_SECONDS"].as_str().unwrap().parse().unwrap();
+        assert!(
+            seconds(&service["stop_grace_period"]) >= drain + kafka + 10,
+            "{gateway} is killed while it drains"
+        );
     }
-    let spools: BTreeSet<_> = gateways.iter().map(|g| compose["services"][*g]["volumes"][0].to_string()).collect();
+    let spools: BTreeSet<_> =
+        gateways.iter().map(|g| compose["services"][*g]["volumes"][0].to_string()).collect();
     assert_eq!(spools.len(), 2, "each gateway has a spool of its own");
 }
 
 #[test]
 fn topics_are_made_with_what_the_program_asks_for() {
     let script = read("deploy/kafka/topics.sh");
-    for part in ["events keys ledger findings", "max.message.bytes=1048576", "cleanup.policy=delete", "retention.bytes=-1"]
-    {
+    for part in [
+        "events keys ledger findings",
+        "max.message.bytes=1048576",
+        "cleanup.policy=delete",
+        "retention.bytes=-1",
+    ] {
         assert!(script.contains(part), "{part}");
     }
     let compose = compose();
     let made = &compose["services"]["kafka-topics"]["environment"];
     let asked = &compose["services"]["gateway-0"]["environment"];
-    for (ours, theirs) in [("PARTITIONS", "PARTITIONS"), ("REPLICAS", "REPLICAS"), ("INSYNC", "MIN_INSYNC_REPLICAS"), ("OUTAGE_HOURS", "OUTAGE_HOURS")]
-    {
+    for (ours, theirs) in [
+        ("PARTITIONS", "PARTITIONS"),
+        ("REPLICAS", "REPLICAS"),
+        ("INSYNC", "MIN_INSYNC_REPLICAS"),
+        ("OUTAGE_HOURS", "OUTAGE_HOURS"),
+    ] {
         assert_eq!(made[ours], asked[format!("BODYCAM__KAFKA__{theirs}")], "{ours}");
     }
-    let users: BTreeSet<&str> = ["GATEWAYS", "RECORDERS"].iter().flat_map(|k| made[*k].as_str().unwrap().split(' ')).collect();
+    let users: BTreeSet<&str> =
+        ["GATEWAYS", "RECORDERS"].iter().flat_map(|k| made[*k].as_str().unwrap().split(' ')).collect();
     for (name, service) in object(&compose["services"]) {
         if let Some(user) = service["environment"]["BODYCAM__KAFKA__SASL__USERNAME"].as_str() {
             assert!(users.contains(user), "{name}: {user} has no rights at Kafka");
@@ -212,7 +235,10 @@ fn units_have_usable_configurations_and_credentials() {
         for (name, secret) in [("tls.key", "gateway.key")] {
             place.put(&format!("/etc/bodycam/credentials/{name}"), &place.secrets().join(secret));
         }
-        place.put("/run/credentials/bodycam-gateway.service/shop.password", &place.secrets().join("target.password"));
+        place.put(
+            "/run/credentials/bodycam-gateway.service/shop.password",
+            &place.secrets().join("target.password"),
+        );
         for state in ["/var/lib/bodycam", "/var/lib/bodycam-recorder"] {
             place.make(state);
         }
@@ -221,7 +247,8 @@ fn units_have_usable_configurations_and_credentials() {
             let (name, value) = assignment.split_once('=').unwrap();
             environment.push((name.to_owned(), value.replace("%d", &credentials).replace("%S", "/var/lib")));
         }
-        let listed: Vec<String> = values("EnvironmentFile").iter().map(|f| f.replace("-/etc/bodycam/", "")).collect();
+        let listed: Vec<String> =
+            values("EnvironmentFile").iter().map(|f| f.replace("-/etc/bodycam/", "")).collect();
         assert_eq!(listed, files, "{unit}");
         for file in files {
             environment.extend(place::assignments(&read(&format!("deploy/systemd/{file}"))));
@@ -252,7 +279,10 @@ fn images_are_built_as_the_decision_says() {
         assert!(tag.starts_with("${RUST}") || tag.starts_with(|c: char| c.is_ascii_digit()), "{line}");
     }
     let rust = text.lines().find_map(|l| l.strip_prefix("ARG RUST=")).unwrap();
-    let wanted = read("Cargo.toml").lines().find_map(|l| l.strip_prefix("rust-version = \"").map(|v| v.trim_end_matches('"').to_owned())).unwrap();
+    let wanted = read("Cargo.toml")
+        .lines()
+        .find_map(|l| l.strip_prefix("rust-version = \"").map(|v| v.trim_end_matches('"').to_owned()))
+        .unwrap();
     assert!(rust.starts_with(&wanted), "the image builds with Rust {rust}, the workspace wants {wanted}");
 }
 
@@ -262,7 +292,14 @@ fn the_store_of_tokens_reaches_a_gateway_and_every_later_one_takes_its_place() {
     let at = |name: &str| dir.path().join(name);
     let config = root().join("deploy/kubernetes/overlays/dev/bodycam.toml");
     let token = |state: &Path, args: &[&str]| {
-        let output = bodycam().arg("token").args(args).arg("--config").arg(&config).env("BODYCAM__STATE__PATH", state).output().unwrap();
+        let output = bodycam()
+            .arg("token")
+            .args(args)
+            .arg("--config")
+            .arg(&config)
+            .env("BODYCAM__STATE__PATH", state)
+            .output()
+            .unwrap();
         assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
         String::from_utf8(output.stdout).unwrap()
     };
@@ -270,7 +307,12 @@ fn the_store_of_tokens_reaches_a_gateway_and_every_later_one_takes_its_place() {
     let given = || token(&at("state.db"), &["ls", "--format", "jsonl"]).lines().count();
     let take = || {
         let script = root().join("deploy/kubernetes/base/tokens.sh");
-        let output = Command::new("bash").arg(script).arg("once").args([at("issued.db"), at("state.db")]).output().unwrap();
+        let output = Command::new("bash")
+            .arg(script)
+            .arg("once")
+            .args([at("issued.db"), at("state.db")])
+            .output()
+            .unwrap();
         assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
         String::from_utf8(output.stdout).unwrap()
     };
@@ -296,7 +338,11 @@ fn rendered_manifests_are_made_of_these_sources() {
         let overlay_dir = format!("deploy/kubernetes/overlays/{overlay}");
         let mut files = Vec::new();
         for dir in ["deploy/kubernetes/base", overlay_dir.as_str(), "deploy/kafka", "deploy/target"] {
-            files.extend(fs::read_dir(root().join(dir)).unwrap().map(|e| format!("{dir}/{}", e.unwrap().file_name().display())));
+            files.extend(
+                fs::read_dir(root().join(dir))
+                    .unwrap()
+                    .map(|e| format!("{dir}/{}", e.unwrap().file_name().display())),
+            );
         }
         files.sort();
         let mut hash = Sha256::new();
@@ -308,6 +354,9 @@ fn rendered_manifests_are_made_of_these_sources() {
             text
         });
         let rendered = read(&format!("deploy/kubernetes/rendered/{overlay}.yaml"));
-        assert!(rendered.contains(&format!("# sources sha256 {digest}\n")), "{overlay}: run `make deploy-render`");
+        assert!(
+            rendered.contains(&format!("# sources sha256 {digest}\n")),
+            "{overlay}: run `make deploy-render`"
+        );
     }
 }

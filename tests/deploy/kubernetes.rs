@@ -29,8 +29,10 @@ impl Overlay {
         self.objects.iter().filter(move |o| o["kind"] == kind)
     }
 
-    fn get(&self, kind: &str, name: &str) -> &Value {
-        self.of(kind).find(|o| o["metadata"]["name"] == name).unwrap_or_else(|| panic!("{}: no {kind} {name}", self.name))
+    fn get<'a>(&'a self, kind: &'a str, name: &str) -> &'a Value {
+        self.of(kind)
+            .find(|o| o["metadata"]["name"] == name)
+            .unwrap_or_else(|| panic!("{}: no {kind} {name}", self.name))
     }
 
     fn workloads(&self) -> Vec<Workload<'_>> {
@@ -53,7 +55,8 @@ impl Overlay {
     /// The network policies that hold for pods with these labels, in one direction (`Ingress`, `Egress`).
     fn policies(&self, labels: &Value, direction: &str) -> Vec<&Value> {
         let holds = |policy: &&Value| {
-            selects(&policy["spec"]["podSelector"], labels) && texts(&policy["spec"]["policyTypes"]).contains(&direction)
+            selects(&policy["spec"]["podSelector"], labels)
+                && texts(&policy["spec"]["policyTypes"]).contains(&direction)
         };
         self.of("NetworkPolicy").filter(holds).collect()
     }
@@ -77,7 +80,9 @@ impl Overlay {
 
 impl Workload<'_> {
     fn containers(&self) -> impl Iterator<Item = &Value> {
-        ["initContainers", "containers"].into_iter().flat_map(|k| self.pod[k].as_array().into_iter().flatten())
+        ["initContainers", "containers"]
+            .into_iter()
+            .flat_map(|k| self.pod[k].as_array().into_iter().flatten())
     }
 
     fn main(&self) -> &Value {
@@ -106,13 +111,19 @@ fn bytes(quantity: &Value) -> u64 {
 #[test]
 fn every_pod_is_confined() {
     for overlay in Overlay::all() {
-        assert_eq!(overlay.get("Namespace", "bodycam")["metadata"]["labels"]["pod-security.kubernetes.io/enforce"], "restricted");
+        assert_eq!(
+            overlay.get("Namespace", "bodycam")["metadata"]["labels"]["pod-security.kubernetes.io/enforce"],
+            "restricted"
+        );
         for workload in overlay.workloads() {
             let who = format!("{}: {}", overlay.name, workload.name);
             let pod = &workload.pod["securityContext"];
             assert_eq!(pod["runAsNonRoot"], true, "{who}");
             assert_eq!(pod["seccompProfile"]["type"], "RuntimeDefault", "{who}");
-            assert_eq!(pod["fsGroupChangePolicy"], "OnRootMismatch", "{who}: keys on volumes must not get group rights");
+            assert_eq!(
+                pod["fsGroupChangePolicy"], "OnRootMismatch",
+                "{who}: keys on volumes must not get group rights"
+            );
             assert_eq!(workload.pod["automountServiceAccountToken"], false, "{who}");
             for key in ["hostNetwork", "hostPID", "hostIPC"] {
                 assert!(workload.pod.get(key).is_none(), "{who}: {key}");
@@ -125,10 +136,20 @@ fn every_pod_is_confined() {
                 assert_eq!(security["capabilities"]["drop"], json!(["ALL"]), "{who}");
                 assert!(security["runAsUser"].as_u64().unwrap() > 0, "{who}");
                 for limit in ["cpu", "memory", "ephemeral-storage"] {
-                    assert!(container["resources"]["requests"][limit].is_string(), "{who} requests no {limit}");
-                    assert!(container["resources"]["limits"][limit].is_string(), "{who} has no limit of {limit}");
+                    assert!(
+                        container["resources"]["requests"][limit].is_string(),
+                        "{who} requests no {limit}"
+                    );
+                    assert!(
+                        container["resources"]["limits"][limit].is_string(),
+                        "{who} has no limit of {limit}"
+                    );
                 }
-                let (_, tag) = container["image"].as_str().unwrap().rsplit_once(':').unwrap_or_else(|| panic!("{who}: no tag"));
+                let (_, tag) = container["image"]
+                    .as_str()
+                    .unwrap()
+                    .rsplit_once(':')
+                    .unwrap_or_else(|| panic!("{who}: no tag"));
                 assert!(tag.starts_with(|c: char| c.is_ascii_digit()), "{who}: {tag}");
             }
             for volume in workload.pod["volumes"].as_array().into_iter().flatten() {
@@ -148,7 +169,9 @@ fn every_pod_is_confined() {
 #[test]
 fn gateways_and_recorders_are_probed_where_they_listen() {
     for overlay in Overlay::all() {
-        for (role, command, setting) in [("bodycam-gateway", "gateway", "listen"), ("bodycam-recorder", "recorder", "recorder_listen")] {
+        for (role, command, setting) in
+            [("bodycam-gateway", "gateway", "listen"), ("bodycam-recorder", "recorder", "recorder_listen")]
+        {
             let workload = overlay.workload(role);
             let container = workload.main();
             let config: toml::Table = toml::from_str(overlay.config()).unwrap();
@@ -156,8 +179,14 @@ fn gateways_and_recorders_are_probed_where_they_listen() {
             assert!(at.ip().is_unspecified(), "{command}: the kubelet asks the address of the pod");
             let port = container["ports"].as_array().unwrap().iter().find(|p| p["name"] == "admin").unwrap();
             assert_eq!(port["containerPort"], at.port(), "{command}");
-            for (probe, path) in [("startupProbe", "/healthz"), ("livenessProbe", "/healthz"), ("readinessProbe", "/readyz")] {
-                assert_eq!(container[probe]["httpGet"], json!({"path": path, "port": "admin"}), "{command} {probe}");
+            for (probe, path) in
+                [("startupProbe", "/healthz"), ("livenessProbe", "/healthz"), ("readinessProbe", "/readyz")]
+            {
+                assert_eq!(
+                    container[probe]["httpGet"],
+                    json!({"path": path, "port": "admin"}),
+                    "{command} {probe}"
+                );
             }
             let annotations = &workload.object["spec"]["template"]["metadata"]["annotations"];
             assert_eq!(annotations["prometheus.io/port"], at.port().to_string(), "{command}");
@@ -169,7 +198,10 @@ fn gateways_and_recorders_are_probed_where_they_listen() {
 fn a_spool_and_a_key_outlive_their_pod() {
     for overlay in Overlay::all() {
         let config: toml::Table = toml::from_str(overlay.config()).unwrap();
-        for (role, path) in [("bodycam-gateway", config["spool"]["dir"].as_str()), ("bodycam-recorder", config["recorder"]["key"].as_str())] {
+        for (role, path) in [
+            ("bodycam-gateway", config["spool"]["dir"].as_str()),
+            ("bodycam-recorder", config["recorder"]["key"].as_str()),
+        ] {
             let workload = overlay.workload(role);
             assert_eq!(workload.kind, "StatefulSet");
             assert_eq!(
@@ -178,17 +210,28 @@ fn a_spool_and_a_key_outlive_their_pod() {
                 "{role}"
             );
             let mounts = workload.main()["volumeMounts"].as_array().unwrap();
-            let holds = |mount: &&Value| Path::new(path.unwrap()).starts_with(mount["mountPath"].as_str().unwrap());
-            let mount = mounts.iter().find(holds).unwrap_or_else(|| panic!("{role}: {path:?} is on no volume"));
+            let holds =
+                |mount: &&Value| Path::new(path.unwrap()).starts_with(mount["mountPath"].as_str().unwrap());
+            let mount =
+                mounts.iter().find(holds).unwrap_or_else(|| panic!("{role}: {path:?} is on no volume"));
             let claims = workload.object["spec"]["volumeClaimTemplates"].as_array().unwrap();
             let claim = claims.iter().find(|c| c["metadata"]["name"] == mount["name"]);
-            let claim = claim.unwrap_or_else(|| panic!("{role}: {path:?} is on {mount}, which no claim keeps"));
-            assert_eq!(claim["spec"]["accessModes"], json!(["ReadWriteOncePod"]), "{role}: never two pods on one");
+            let claim =
+                claim.unwrap_or_else(|| panic!("{role}: {path:?} is on {mount}, which no claim keeps"));
+            assert_eq!(
+                claim["spec"]["accessModes"],
+                json!(["ReadWriteOncePod"]),
+                "{role}: never two pods on one"
+            );
             if role == "bodycam-gateway" {
                 let most = config["spool"]["max_bytes"].as_integer().unwrap();
                 let room = bytes(&claim["spec"]["resources"]["requests"]["storage"]);
                 // The ledger's reserve of 64 MiB, a segment a lane, and what file systems keep for themselves.
-                assert!(room >= u64::try_from(most).unwrap() / 100 * 115, "{}: {room} for {most}", overlay.name);
+                assert!(
+                    room >= u64::try_from(most).unwrap() / 100 * 115,
+                    "{}: {room} for {most}",
+                    overlay.name
+                );
             }
         }
     }
@@ -200,17 +243,25 @@ fn nothing_is_killed_while_it_drains() {
         let gateway = overlay.workload("bodycam-gateway");
         let grace = gateway.pod["terminationGracePeriodSeconds"].as_u64().unwrap();
         let before = gateway.main()["lifecycle"]["preStop"]["sleep"]["seconds"].as_u64().unwrap();
-        let kafka = overlay.get("ConfigMap", "bodycam-kafka")["data"]["BODYCAM__KAFKA__DRAIN_SECONDS"].as_str().unwrap();
+        let kafka = overlay.get("ConfigMap", "bodycam-kafka")["data"]["BODYCAM__KAFKA__DRAIN_SECONDS"]
+            .as_str()
+            .unwrap();
         let drain = place::drain(overlay.config()) + kafka.parse::<u64>().unwrap();
         assert!(grace >= before + drain + 10, "{}: {grace} s for {before} + {drain}", overlay.name);
-        for workload in overlay.workloads().iter().filter(|w| ROLES.iter().any(|(role, ..)| *role == w.name)) {
-            let budgets: Vec<_> =
-                overlay.of("PodDisruptionBudget").filter(|b| selects(&b["spec"]["selector"], workload.labels)).collect();
+        for workload in overlay.workloads().iter().filter(|w| ROLES.iter().any(|(role, ..)| *role == w.name))
+        {
+            let budgets: Vec<_> = overlay
+                .of("PodDisruptionBudget")
+                .filter(|b| selects(&b["spec"]["selector"], workload.labels))
+                .collect();
             assert_eq!(budgets.len(), 1, "{}: {}", overlay.name, workload.name);
             assert_eq!(budgets[0]["spec"]["maxUnavailable"], 1, "{}", workload.name);
             assert!(selects(&workload.object["spec"]["selector"], workload.labels), "{}", workload.name);
         }
-        assert!(gateway.object["spec"]["replicas"].as_u64().unwrap() >= 2, "one takes over while another drains");
+        assert!(
+            gateway.object["spec"]["replicas"].as_u64().unwrap() >= 2,
+            "one takes over while another drains"
+        );
         let spread = gateway.pod["topologySpreadConstraints"].as_array().unwrap();
         assert!(spread.iter().any(|s| s["topologyKey"] == "kubernetes.io/hostname"));
     }
@@ -240,7 +291,10 @@ fn services_lead_to_ports_that_are_listened_on() {
             let listen: std::net::SocketAddr = config[section]["listen"].as_str().unwrap().parse().unwrap();
             let ports = gateway["spec"]["ports"].as_array().unwrap();
             assert_eq!(ports.iter().find(|p| p["name"] == name).unwrap()["port"], listen.port());
-            assert!(config[section]["tls"]["cert"].is_str(), "{section}: tokens do not cross the network in clear");
+            assert!(
+                config[section]["tls"]["cert"].is_str(),
+                "{section}: tokens do not cross the network in clear"
+            );
         }
         assert_eq!(gateway["spec"]["sessionAffinity"], "ClientIP", "a cancel request must find its gateway");
     }
@@ -253,11 +307,15 @@ fn agents_reach_the_gateways_and_nothing_else() {
         for workload in overlay.workloads() {
             let who = format!("{}: {}", overlay.name, workload.name);
             for direction in ["Ingress", "Egress"] {
-                let denied = overlay.policies(workload.labels, direction).iter().any(|p| p["metadata"]["name"] == "deny-all");
+                let denied = overlay
+                    .policies(workload.labels, direction)
+                    .iter()
+                    .any(|p| p["metadata"]["name"] == "deny-all");
                 assert!(denied, "{who}: {direction} is open");
             }
             let from = overlay.allowed(workload.labels, "Ingress");
-            let by_agents: Vec<u64> = from.iter().filter(|(peer, _)| agents(peer)).map(|(_, port)| *port).collect();
+            let by_agents: Vec<u64> =
+                from.iter().filter(|(peer, _)| agents(peer)).map(|(_, port)| *port).collect();
             let wanted: &[u64] = if workload.name == "bodycam-gateway" { &[6432, 3128] } else { &[] };
             assert_eq!(by_agents, wanted, "{who}");
             for (peer, port) in &from {
@@ -276,11 +334,20 @@ fn agents_reach_the_gateways_and_nothing_else() {
             ("bodycam-detection", BTreeSet::from([53, s3])),
         ] {
             let to = overlay.allowed(overlay.workload(role).labels, "Egress");
-            assert_eq!(to.iter().map(|(_, port)| *port).collect::<BTreeSet<_>>(), wanted, "{}: {role}", overlay.name);
+            assert_eq!(
+                to.iter().map(|(_, port)| *port).collect::<BTreeSet<_>>(),
+                wanted,
+                "{}: {role}",
+                overlay.name
+            );
             for (peer, port) in to.iter().filter(|(peer, _)| peer["ipBlock"]["cidr"] == "0.0.0.0/0") {
                 assert_eq!(role, "bodycam-gateway", "{peer} {port}");
                 let except = texts(&peer["ipBlock"]["except"]);
-                assert!(["10.0.0.0/8", "169.254.0.0/16", "172.16.0.0/12", "192.168.0.0/16"].iter().all(|r| except.contains(r)));
+                assert!(
+                    ["10.0.0.0/8", "169.254.0.0/16", "172.16.0.0/12", "192.168.0.0/16"]
+                        .iter()
+                        .all(|r| except.contains(r))
+                );
             }
         }
     }
@@ -291,7 +358,10 @@ fn agents_reach_the_gateways_and_nothing_else() {
     let to: Vec<&Value> = egress.iter().map(|rule| &rule["to"][0]["podSelector"]["matchLabels"]).collect();
     assert_eq!(to, [&json!({"app.kubernetes.io/name": "bodycam-gateway"}), &json!({"k8s-app": "kube-dns"})]);
     let policy = yaml(&read("deploy/kubernetes/targets/network.yaml")).remove(0);
-    assert_eq!(policy["spec"]["ingress"][0]["from"][0]["podSelector"]["matchLabels"]["app.kubernetes.io/name"], "bodycam-gateway");
+    assert_eq!(
+        policy["spec"]["ingress"][0]["from"][0]["podSelector"]["matchLabels"]["app.kubernetes.io/name"],
+        "bodycam-gateway"
+    );
 }
 
 #[test]
@@ -312,12 +382,17 @@ fn every_part_finds_its_configuration_and_secrets() {
             }
             for variable in container["env"].as_array().into_iter().flatten() {
                 let named = variable["valueFrom"]["fieldRef"]["fieldPath"] == "metadata.name";
-                let value = if named { format!("{}-0", workload.name) } else { variable["value"].as_str().unwrap().to_owned() };
+                let value = if named {
+                    format!("{}-0", workload.name)
+                } else {
+                    variable["value"].as_str().unwrap().to_owned()
+                };
                 environment.push((variable["name"].as_str().unwrap().to_owned(), value));
             }
             for mount in container["volumeMounts"].as_array().unwrap() {
                 let at = mount["mountPath"].as_str().unwrap();
-                let volume = workload.pod["volumes"].as_array().unwrap().iter().find(|v| v["name"] == mount["name"]);
+                let volume =
+                    workload.pod["volumes"].as_array().unwrap().iter().find(|v| v["name"] == mount["name"]);
                 let Some(volume) = volume else {
                     place.make(at);
                     continue;
@@ -330,13 +405,17 @@ fn every_part_finds_its_configuration_and_secrets() {
                         place.write(&at, text.as_str().unwrap().as_bytes());
                     }
                 } else if let Some(name) = volume["secret"]["secretName"].as_str() {
-                    let keys = known.get(name).unwrap_or_else(|| panic!("{who}: deploy/kubernetes/secrets.sh makes no {name}"));
+                    let keys = known
+                        .get(name)
+                        .unwrap_or_else(|| panic!("{who}: deploy/kubernetes/secrets.sh makes no {name}"));
                     match mount["subPathExpr"].as_str() {
                         Some(expression) => {
                             assert_eq!(expression, "$(BODYCAM__GATEWAY__PRODUCER)", "{who}");
                             place.put(at, &place.secrets().join(&keys[&format!("{}-0", workload.name)]));
                         }
-                        None => keys.iter().for_each(|(key, file)| place.put(&format!("{at}/{key}"), &place.secrets().join(file))),
+                        None => keys.iter().for_each(|(key, file)| {
+                            place.put(&format!("{at}/{key}"), &place.secrets().join(file))
+                        }),
                     }
                 } else {
                     place.make(at);
@@ -351,10 +430,18 @@ fn every_part_finds_its_configuration_and_secrets() {
         // Each gateway has its password, and rights where this overlay makes them.
         let gateways = overlay.workload("bodycam-gateway").object["spec"]["replicas"].as_u64().unwrap();
         for n in 0..gateways {
-            assert!(known["bodycam-kafka-gateways"].contains_key(&format!("bodycam-gateway-{n}")), "{}", overlay.name);
+            assert!(
+                known["bodycam-kafka-gateways"].contains_key(&format!("bodycam-gateway-{n}")),
+                "{}",
+                overlay.name
+            );
             for job in overlay.of("Job") {
                 let users = job.to_string();
-                assert!(users.contains(&format!("bodycam-gateway-{n}")), "{}: gateway {n} has no rights", overlay.name);
+                assert!(
+                    users.contains(&format!("bodycam-gateway-{n}")),
+                    "{}: gateway {n} has no rights",
+                    overlay.name
+                );
             }
         }
     }

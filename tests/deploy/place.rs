@@ -28,7 +28,11 @@ impl Place {
 
     /// Another empty root with the same secrets beside it.
     pub fn clean(&self) -> Self {
-        Self { secrets: Rc::clone(&self.secrets), root: tempfile::tempdir().unwrap(), checked: Cell::new(false) }
+        Self {
+            secrets: Rc::clone(&self.secrets),
+            root: tempfile::tempdir().unwrap(),
+            checked: Cell::new(false),
+        }
     }
 
     pub fn secrets(&self) -> &Path {
@@ -71,7 +75,8 @@ impl Place {
 
     /// A store of tokens among the secrets, as `bodycam token issue` makes it.
     pub fn state_of_tokens(&self) {
-        let config = Path::new(env!("CARGO_MANIFEST_DIR")).join("deploy/kubernetes/overlays/dev/bodycam.toml");
+        let config =
+            Path::new(env!("CARGO_MANIFEST_DIR")).join("deploy/kubernetes/overlays/dev/bodycam.toml");
         let mut issue = bodycam();
         issue.args(["token", "issue", "--principal", "etl", "--ttl", "1h", "--config"]).arg(config);
         let output = issue.env("BODYCAM__STATE__PATH", self.secrets().join("state.db")).output().unwrap();
@@ -80,7 +85,8 @@ impl Place {
 
     /// Whether every file below /run/secrets and /etc that a container's command and arguments name is there.
     pub fn has(&self, who: &str, container: &serde_json::Value) {
-        let words = ["command", "args"].into_iter().flat_map(|k| container[k].as_array().into_iter().flatten());
+        let words =
+            ["command", "args"].into_iter().flat_map(|k| container[k].as_array().into_iter().flatten());
         let mut found = 0;
         for word in words.filter_map(serde_json::Value::as_str) {
             let path = word.rsplit('=').next().unwrap_or(word);
@@ -97,16 +103,21 @@ impl Place {
         assert!(!self.checked.replace(true), "one place for each part");
         // The paths of the place, wherever it stands.
         let here = |text: &str| {
-            ["/run/secrets", "/run/credentials", "/var/lib/bodycam", "/etc/bodycam"].iter().fold(text.to_owned(), |text, path| {
-                text.replace(path, &self.inside(path).display().to_string())
-            })
+            ["/run/secrets", "/run/credentials", "/var/lib/bodycam", "/etc/bodycam"]
+                .iter()
+                .fold(text.to_owned(), |text, path| {
+                    text.replace(path, &self.inside(path).display().to_string())
+                })
         };
         let config = self.inside("/etc/bodycam/bodycam.toml");
         let text = fs::read_to_string(&config).unwrap();
         fs::write(&config, here(&text)).unwrap();
         // `config check` asks for what all parts need: what this part does not get stands beside it.
-        let borrowed = |setting: &str, secret: &str| (setting.to_owned(), self.secrets().join(secret).display().to_string());
-        let mut given: BTreeMap<String, String> = environment.iter().map(|(k, v)| (k.clone(), here(v))).collect();
+        let borrowed = |setting: &str, secret: &str| {
+            (setting.to_owned(), self.secrets().join(secret).display().to_string())
+        };
+        let mut given: BTreeMap<String, String> =
+            environment.iter().map(|(k, v)| (k.clone(), here(v))).collect();
         given.remove("BODYCAM_CONFIG");
         if command != "gateway" {
             for (setting, secret) in [
@@ -124,12 +135,19 @@ impl Place {
             );
         }
         if command == "recorder" {
-            given.insert("BODYCAM__GATEWAY__TENANT_KEY".to_owned(), format!("file:{}", self.secrets().join("tenant.key").display()));
+            given.insert(
+                "BODYCAM__GATEWAY__TENANT_KEY".to_owned(),
+                format!("file:{}", self.secrets().join("tenant.key").display()),
+            );
         }
         if command != "recorder" {
-            given.insert("BODYCAM__RECORDER__KEY".to_owned(), self.root.path().join("recorder.key").display().to_string());
+            given.insert(
+                "BODYCAM__RECORDER__KEY".to_owned(),
+                self.root.path().join("recorder.key").display().to_string(),
+            );
         }
-        let output = bodycam().args(["config", "check", "--config"]).arg(&config).envs(&given).output().unwrap();
+        let output =
+            bodycam().args(["config", "check", "--config"]).arg(&config).envs(&given).output().unwrap();
         assert!(output.status.success(), "{who}: {}", String::from_utf8_lossy(&output.stderr));
         // It was looked at in earnest: without its secrets it is refused.
         let secret = match command {
@@ -138,7 +156,8 @@ impl Place {
             _ => "BODYCAM__GATEWAY__TENANT_KEY",
         };
         given.insert(secret.to_owned(), format!("file:{}/nowhere/at-all", self.root.path().display()));
-        let output = bodycam().args(["config", "check", "--config"]).arg(&config).envs(&given).output().unwrap();
+        let output =
+            bodycam().args(["config", "check", "--config"]).arg(&config).envs(&given).output().unwrap();
         assert!(!output.status.success(), "{who}: usable without {secret}");
     }
 }
