@@ -42,7 +42,10 @@ fn yaml(text: &str) -> Vec<Value> {
     serde_norway::Deserializer::from_str(text)
         .map(|document| {
             let mut value = serde_norway::Value::deserialize(document).unwrap();
-            value.apply_merge().unwrap();
+            // What is merged may merge something itself.
+            for _ in 0..3 {
+                value.apply_merge().unwrap();
+            }
             serde_json::to_value(value).unwrap()
         })
         .collect()
