@@ -12,6 +12,8 @@ use crate::cli::{Cli, Command};
 #[cfg(feature = "gateway")]
 use crate::cli::{ConfigArg, ConfigCommand};
 use crate::config::Config;
+#[cfg(feature = "reader")]
+use crate::config::LakeConfig;
 #[cfg(feature = "gateway")]
 use service::{AdminAt, Parts};
 
@@ -99,9 +101,9 @@ fn load(arg: &ConfigArg) -> Result<Config> {
 #[cfg(feature = "reader")]
 /// A lake to read, and what opens its content.
 pub struct LakeAt {
-    url: String,
+    lake: LakeConfig,
     tenant_key: Option<TenantKey>,
-    /// The configuration, when the lake came from it or it is there.
+    /// The configuration, when the lake came from it.
     config: Option<Config>,
 }
 
@@ -110,20 +112,20 @@ impl LakeAt {
     /// The lake of a configuration.
     pub fn of(config: &Config) -> Result<Self> {
         let tenant_key = Some(crate::tenant_key::load(&config.gateway.tenant_key, false)?);
-        Ok(Self { url: config.lake.url.clone(), tenant_key, config: Some(config.clone()) })
+        Ok(Self { lake: config.lake.clone(), tenant_key, config: Some(config.clone()) })
     }
 }
 
 #[cfg(feature = "reader")]
 /// Resolves `--lake`, `--tenant-key` and the configuration file, in this order.
 fn lake_at(arg: &LakeArg) -> Result<LakeAt> {
-    let config = match (&arg.lake, arg.config.exists()) {
-        (None, _) => Some(Config::load(&arg.config).context("no --lake was given")?),
-        (Some(_), _) => None,
+    let config = match &arg.lake {
+        None => Some(Config::load(&arg.config).context("no --lake was given")?),
+        Some(_) => None,
     };
-    let url = match (&arg.lake, &config) {
-        (Some(url), _) => url.clone(),
-        (None, Some(config)) => config.lake.url.clone(),
+    let lake = match (&arg.lake, &config) {
+        (Some(url), _) => LakeConfig::at(url),
+        (None, Some(config)) => config.lake.clone(),
         (None, None) => anyhow::bail!("name the lake with --lake"),
     };
     let reference = match (&arg.tenant_key, &config) {
@@ -135,7 +137,7 @@ fn lake_at(arg: &LakeArg) -> Result<LakeAt> {
         None | Some("none") => None,
         Some(reference) => Some(crate::tenant_key::load(reference, false)?),
     };
-    Ok(LakeAt { url, tenant_key, config })
+    Ok(LakeAt { lake, tenant_key, config })
 }
 
 #[cfg(feature = "gateway")]

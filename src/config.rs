@@ -5,10 +5,9 @@ use std::ffi::OsString;
 use std::path::Path;
 
 use anyhow::{Context, Result, anyhow};
-use schemars::JsonSchema;
 use serde::de::DeserializeOwned;
-use serde::{Deserialize, Serialize};
 
+mod lake;
 #[cfg(not(feature = "gateway"))]
 mod reading;
 #[cfg(feature = "analyzer")]
@@ -18,6 +17,7 @@ mod serving;
 
 #[cfg(feature = "reader")]
 pub use bodycam_replay_tui::config::ReplayConfig;
+pub use lake::LakeConfig;
 #[cfg(not(feature = "gateway"))]
 pub use reading::Config;
 #[cfg(feature = "analyzer")]
@@ -27,29 +27,6 @@ pub use serving::Config;
 
 /// Environment variables that override settings: `BODYCAM__SECTION__SETTING=value`.
 const ENV_PREFIX: &str = "BODYCAM__";
-
-/// `[lake]`
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
-#[serde(deny_unknown_fields, default)]
-pub struct LakeConfig {
-    /// A directory or `file://` URL.
-    pub url: String,
-}
-
-impl Default for LakeConfig {
-    fn default() -> Self {
-        Self { url: "lake".to_owned() }
-    }
-}
-
-impl LakeConfig {
-    /// A relative path lies below `base`.
-    fn rebase(&mut self, base: &Path) {
-        if !self.url.is_empty() && !self.url.contains("://") {
-            self.url = base.join(&self.url).display().to_string();
-        }
-    }
-}
 
 /// A `file:` reference whose relative path lies below `base`.
 fn rebased_reference(reference: &str, base: &Path) -> String {

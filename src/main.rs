@@ -10,6 +10,7 @@ mod commands;
 mod config;
 #[cfg(feature = "analyzer")]
 mod demo;
+mod reference;
 mod speak;
 mod tenant_key;
 

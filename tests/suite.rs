@@ -22,6 +22,7 @@ mod fuzz_seeds;
 mod http;
 mod identity;
 mod kafka;
+mod object_store;
 mod pipeline;
 mod postgres;
 mod replay;

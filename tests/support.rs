@@ -6,6 +6,7 @@ pub mod cluster;
 pub mod egress;
 pub mod gateway;
 pub mod postgres;
+pub mod s3;
 pub mod spool;
 pub mod stack;
 pub mod web;

@@ -106,8 +106,12 @@ impl Committer {
     }
 
     /// Deletes the files of an attempt that failed: on a full disk they would be written again and again. Left
-    /// alone when the commit may be there all the same, as after an error that came when it had its name.
+    /// alone when the commit may be there all the same, as after an error that came when it had its name, or may still
+    /// come to be, as when the store gave no answer.
     async fn discard(&self, lake: &Lake, commit: &str, err: &RecorderError, written: &[String]) {
+        if matches!(err, RecorderError::Lake(LakeError::Unanswered { .. })) {
+            return;
+        }
         let foreign = matches!(err, RecorderError::Lake(LakeError::CommitConflict { .. }));
         if !foreign && !matches!(lake.store().exists(commit).await, Ok(false)) {
             return;

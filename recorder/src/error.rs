@@ -51,7 +51,7 @@ impl RecorderError {
         use RecorderError::{Bus, Lake};
         matches!(
             self,
-            Lake(LakeError::Store { .. })
+            Lake(LakeError::Store { .. } | LakeError::Unanswered { .. })
                 | Bus(BusError::Io { .. } | BusError::Damaged { .. })
                 | Bus(BusError::Revoked { .. } | BusError::Kafka { .. })
         )

@@ -7,6 +7,7 @@ use std::sync::Arc;
 use std::sync::mpsc::{Receiver, RecvTimeoutError, Sender, channel};
 use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 
+use bodycam_lake::Store;
 use bodycam_record::{SessionId, TenantKey};
 use crossterm::event::{
     DisableMouseCapture, EnableMouseCapture, Event, KeyEventKind, MouseButton, MouseEventKind,
@@ -37,10 +38,10 @@ const FRAME: Duration = Duration::from_millis(33);
 const CLOCK: Duration = Duration::from_millis(100);
 
 /// What is replayed, and how.
-#[derive(Debug, Clone, Default)]
+#[derive(Debug, Clone)]
 pub struct ReplayOptions {
     /// The lake.
-    pub lake: String,
+    pub lake: Store,
     /// The tenant key, for names and content.
     pub tenant_key: Option<TenantKey>,
     /// The session to open at once, and the place in it (`+12:31`, `#812`).
@@ -53,6 +54,14 @@ pub struct ReplayOptions {
     pub ascii: Option<bool>,
     /// `[replay]`.
     pub config: ReplayConfig,
+}
+
+impl ReplayOptions {
+    /// The list of the sessions in `lake`, without names and content, as the environment has the terminal.
+    pub fn of(lake: Store) -> Self {
+        let config = ReplayConfig::default();
+        Self { lake, tenant_key: None, session: None, at: None, color: None, ascii: None, config }
+    }
 }
 
 /// How the replay ended.
@@ -84,7 +93,7 @@ pub fn run(options: ReplayOptions) -> Result<Ended, ReplayError> {
     {
         return Err(ReplayError::Position(bodycam_record::shown(at)));
     }
-    let source: Arc<dyn Source> = Arc::new(LakeSource::open(&options.lake, options.tenant_key.clone())?);
+    let source: Arc<dyn Source> = Arc::new(LakeSource::of(options.lake.clone(), options.tenant_key.clone())?);
     if term.is_empty() || term == "dumb" {
         plain(source.as_ref(), &options)?;
         return Ok(Ended::Left);

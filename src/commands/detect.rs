@@ -10,12 +10,11 @@ use bodycam_analyzer::DetectConfig;
 use bodycam_analyzer::detect::{self, DetectOptions, Summary};
 use bodycam_analyzer::findings::{News, time};
 use bodycam_analyzer::rules::Sensitive;
-use bodycam_lake::Store;
 use bodycam_record::{TenantKey, shown};
 
 use super::{LakeAt, lake_at, runtime};
 use crate::cli::{Detect, LakeArg};
-use crate::config::Config;
+use crate::config::{Config, LakeConfig};
 use crate::speak::{along, to_stderr};
 
 /// Runs, watches, tests, lists.
@@ -54,13 +53,13 @@ async fn stopped() {
     }
 }
 
-/// What detection needs of a configuration, for the lake at `url`.
-pub fn options(config: &Config, url: &str, tenant: Option<TenantKey>) -> Result<DetectOptions> {
+/// What detection needs of a configuration, for `lake`.
+pub fn options(config: &Config, lake: &LakeConfig, tenant: Option<TenantKey>) -> Result<DetectOptions> {
     let sensitive = config.targets.iter().flat_map(|target| {
         target.sensitive.iter().map(|r| Sensitive { target: target.name.clone(), relation: r.clone() })
     });
     Ok(DetectOptions {
-        store: Store::open(url)?,
+        store: lake.open()?,
         config: config.detect.clone(),
         sensitive: sensitive.collect(),
         tenant,
@@ -69,11 +68,11 @@ pub fn options(config: &Config, url: &str, tenant: Option<TenantKey>) -> Result<
 }
 
 fn from_lake(lake: &LakeArg) -> Result<DetectOptions> {
-    let LakeAt { url, config, tenant_key } = lake_at(lake)?;
+    let LakeAt { lake, config, tenant_key } = lake_at(lake)?;
     match config {
-        Some(config) => options(&config, &url, tenant_key),
+        Some(config) => options(&config, &lake, tenant_key),
         None => Ok(DetectOptions {
-            store: Store::open(&url)?,
+            store: lake.open()?,
             config: DetectConfig::default(),
             sensitive: Vec::new(),
             tenant: tenant_key,

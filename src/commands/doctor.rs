@@ -13,7 +13,7 @@ use std::time::Duration;
 use anyhow::Result;
 use bodycam_analyzer::detect;
 use bodycam_bus::spool::SpoolBus;
-use bodycam_lake::{Lake, Store};
+use bodycam_lake::Lake;
 use bodycam_proxy::admin;
 use bodycam_proxy::identity::{Roster, token};
 use bodycam_proxy::postgres::TargetConfig;
@@ -348,9 +348,9 @@ async fn lake(config: &Config, report: &mut Report) {
         );
     }
     let look = async {
-        let store = Store::open(url)?;
+        let store = config.lake.open()?;
         store.probe(rand_nonce()).await?;
-        Lake::open(store).await
+        anyhow::Ok(Lake::open(store).await?)
     };
     match look.await {
         Err(error) => {

@@ -9,7 +9,6 @@ use std::time::Duration;
 
 use anyhow::{Context, Result, bail};
 use bodycam_analyzer::query::{self, Format, QueryOptions};
-use bodycam_lake::Store;
 use bodycam_record::shown;
 use tempfile::NamedTempFile;
 
@@ -45,7 +44,7 @@ pub fn run(
         memory_bytes: usize::try_from(memory.saturating_mul(1 << 20)).unwrap_or(usize::MAX),
         tenant: at.tenant_key,
     };
-    let store = Store::open(&at.url)?;
+    let store = at.lake.open()?;
     if let (Some(path), Some(lake)) = (&output, store.directory()) {
         keep_out_of(lake, path)?;
     }

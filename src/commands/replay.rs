@@ -41,13 +41,14 @@ fn in_terminal(session: Option<&str>, at: Option<String>, lake: &LakeArg) -> Res
 
 /// Opens the replay in this terminal.
 pub fn open(session: Option<&str>, at: Option<String>, lake: LakeAt) -> Result<ExitCode> {
-    let LakeAt { url, tenant_key, config } = lake;
+    let LakeAt { lake, tenant_key, config } = lake;
+    let store = lake.open()?;
     let session = match session {
         None => None,
-        Some(text) => Some(text::find(&LakeSource::open(&url, tenant_key.clone())?, text)?.row.session_id),
+        Some(text) => Some(text::find(&LakeSource::of(store.clone(), tenant_key.clone())?, text)?.row.session_id),
     };
     let config = config.map(|c| c.replay).unwrap_or_default();
-    let options = ReplayOptions { lake: url, tenant_key, session, at, config, ..ReplayOptions::default() };
+    let options = ReplayOptions { tenant_key, session, at, config, ..ReplayOptions::of(store) };
     match bodycam_replay_tui::run(options)? {
         Ended::Left => Ok(ExitCode::SUCCESS),
         Ended::NoTerminal => bail!("{}", no_terminal_hint(session)),
@@ -138,7 +139,7 @@ fn print(
     run: impl FnOnce(&LakeSource, &ReplayConfig, &mut dyn std::io::Write) -> Result<Outcome, ReplayError>,
 ) -> Result<ExitCode> {
     let at = lake_at(lake)?;
-    let source = LakeSource::open(&at.url, at.tenant_key)?;
+    let source = LakeSource::of(at.lake.open()?, at.tenant_key)?;
     let config = at.config.map(|c| c.replay).unwrap_or_default();
     let mut out = BufWriter::new(std::io::stdout().lock());
     let result = run(&source, &config, &mut out).and_then(|outcome| {

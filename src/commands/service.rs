@@ -427,7 +427,7 @@ impl Starter<'_> {
 
     #[cfg(feature = "recorder")]
     fn recorder(&self, config: &Config, recorder: RecorderParts) -> Result<Background> {
-        let store = bodycam_lake::Store::create(&config.lake.url)?;
+        let store = config.lake.create()?;
         let seed = bodycam_proxy::recording::load_or_create_key_file(&config.recorder.key)?;
         let key = Arc::new(bodycam_record::EpochKey::from_seed(&seed));
         let (stop, mut stopped) = watch::channel(false);
@@ -454,7 +454,7 @@ impl Starter<'_> {
     fn detect(&self, config: &Config) -> Result<(Background, Arc<bodycam_analyzer::detect::Metrics>)> {
         use bodycam_analyzer::findings::News;
         let tenant = crate::tenant_key::load(&config.gateway.tenant_key, false)?;
-        let options = super::detect::options(config, &config.lake.url, Some(tenant))?;
+        let options = super::detect::options(config, &config.lake, Some(tenant))?;
         let metrics = Arc::clone(&options.metrics);
         let every = Duration::from_secs(config.detect.interval_seconds);
         let topic =

@@ -247,14 +247,7 @@ impl Config {
             // What stands there may be the key itself: it is not repeated.
             _ => bail!("[gateway] tenant_key: want a reference, file:PATH or env:NAME, not the key"),
         }
-        if self.lake.url.is_empty() {
-            bail!("[lake] url: name a directory, or a file:// URL");
-        }
-        if let Some((scheme, _)) = self.lake.url.split_once("://")
-            && scheme != "file"
-        {
-            bail!("[lake] url: '{scheme}://' is not supported; name a directory, or a file:// URL");
-        }
+        self.lake.check()?;
         #[cfg(feature = "analyzer")]
         if let Some(dir) = self.detect.rules_dir.as_ref().filter(|dir| !dir.is_dir()) {
             bail!("[detect] rules_dir: {} is no directory", dir.display());

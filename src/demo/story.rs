@@ -18,7 +18,7 @@ use super::internet::Internet;
 use super::{company, tamper};
 use crate::commands::service::{Parts, Running};
 use crate::commands::{LakeAt, detect, runtime, verify};
-use crate::config::Config;
+use crate::config::{Config, LakeConfig};
 use crate::speak::along;
 
 /// Days of ordinary work before today.
@@ -179,7 +179,7 @@ impl Scene {
     fn hunt(&self, config: &Config) -> Result<usize> {
         step("The analyzer hunts: three weeks of windows, baselines from the agent's own history");
         let tenant = crate::tenant_key::load(&config.gateway.tenant_key, false)?;
-        let options = detect::options(config, &config.lake.url, Some(tenant))?;
+        let options = detect::options(config, &config.lake, Some(tenant))?;
         let mut found = Vec::new();
         let mut listen = |news: &_| found.push(detect::line(news));
         let summary = runtime()?.block_on(bodycam_analyzer::detect::run(options, &mut listen))?;
@@ -196,7 +196,7 @@ impl Scene {
     fn verify(&self, config: &Config) -> Result<()> {
         step("Anyone can check the record: every hash recomputed from the Parquet columns");
         let key = crate::tenant_key::load(&config.gateway.tenant_key, false)?;
-        let report = verify::check(&config.lake.url, Some(key), None, None)?;
+        let report = verify::check(&config.lake, Some(key), None, None)?;
         ensure!(report.exit_code == 4, "the verifier does not accept the lake:\n{}", report.to_text());
         done(&format!(
             "{} events, {} ledger records, {} contents: {}",
@@ -216,7 +216,7 @@ impl Scene {
             "rows {} → 3 in event {} of session {} ({})",
             altered.was, altered.seq, altered.session, altered.file
         ));
-        let report = verify::check(&copy.display().to_string(), None, None, None)?;
+        let report = verify::check(&LakeConfig::at(&copy.display().to_string()), None, None, None)?;
         ensure!(report.exit_code == 2, "the verifier missed the change:\n{}", report.to_text());
         let named =
             report.faults.iter().find(|f| f.session == Some(altered.session) && f.seq == Some(altered.seq));

@@ -56,6 +56,11 @@ impl Stack {
     /// A cluster with the role `app` and the database `app`, and a configuration with the principals `ada`
     /// (a person) and `robot` (her agent). `extra` is appended to the configuration.
     pub fn new(extra: &str) -> Self {
+        Self::on(|_| "[lake]\nurl = \"lake\"\n".to_owned(), extra)
+    }
+
+    /// As [`Stack::new`], with a `[lake]` of its own; it is told the directory.
+    pub fn on(lake: impl FnOnce(&Path) -> String, extra: &str) -> Self {
         let dir = tempfile::Builder::new().prefix("bodycam-test-").tempdir().unwrap();
         // The server runs as another user when we are root.
         std::fs::set_permissions(dir.path(), std::os::unix::fs::PermissionsExt::from_mode(0o755)).unwrap();
@@ -110,9 +115,7 @@ egress = ["127.0.0.1:*"]
 [state]
 path = "state.db"
 
-[lake]
-url = "lake"
-
+{lake}
 [recorder]
 flush_seconds = 1
 
@@ -122,6 +125,7 @@ recorder_listen = "{recorder_admin}"
 {extra}
 "#,
             port = cluster.port(),
+            lake = lake(dir.path()),
             dir = dir.path().display(),
         );
         std::fs::write(dir.path().join("bodycam.toml"), config).unwrap();

@@ -46,6 +46,11 @@ pub enum LakeError {
     /// The store failed.
     #[error("cannot {action} {path}: {reason}")]
     Store { action: &'static str, path: String, reason: String },
+    /// The store was asked to write an object and did not answer.
+    #[error(
+        "cannot write {path}: {reason}. Whether the store holds it now is not known; a recorder goes on with what is there"
+    )]
+    Unanswered { path: String, reason: String },
     /// The store cannot do what a lake needs.
     #[error("{store} cannot be a lake: {reason}")]
     Unsuitable { store: String, reason: String },

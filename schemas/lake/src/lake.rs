@@ -1,7 +1,7 @@
 //! A lake, opened: the fold of its commits, kept up to date by asking for each stream's next commit by name.
 //!
 //! Invariant: no listing says what a lake holds. A reader that starts anew begins at the newest snapshot and walks on,
-//! and without a good one at the first commit; then, once, it lists what lies beyond the end of each stream, for a commit
+//! and without a good one at the first commit; then, once, it looks what lies beyond the end of each stream, for a commit
 //! that is not reached because one before it is missing. A writer's commit is put if absent, and only then becomes part
 //! of its own state.
 
@@ -9,6 +9,7 @@ use std::sync::Arc;
 
 use bodycam_record::{Digest, EpochKey, Id16};
 use bytes::Bytes;
+use futures::{StreamExt, TryStreamExt, stream};
 use serde::{Deserialize, Serialize};
 
 use crate::commit::{Commit, StreamEntry, VERSION, check_size, check_version};
@@ -17,6 +18,8 @@ use crate::layout::{self, StreamName};
 use crate::state::{LakeState, Snapshot};
 use crate::store::{Put, Store};
 
+/// Objects that are asked for at once.
+const ASKED_AT_ONCE: usize = 32;
 /// Snapshots that are kept beside the newest.
 const SNAPSHOTS_KEPT: u64 = 10;
 
@@ -36,6 +39,13 @@ pub struct Lake {
 pub struct View {
     pub(crate) store: Store,
     pub(crate) state: Arc<LakeState>,
+}
+
+/// A numbered object that lies behind the last one that was read.
+struct Beyond {
+    folder: String,
+    next: u64,
+    later: u64,
 }
 
 /// The hint that says which snapshot is the newest. Only a hint: a reader walks on from it.
@@ -79,27 +89,35 @@ impl Lake {
     /// Looks beyond the end of the list of streams and of every stream: nothing may be there, unless it was written
     /// since.
     async fn miss_nothing(&mut self) -> Result<(), LakeError> {
-        let mut stream = None;
-        loop {
-            // The list of streams first; its entries are numbered as commits are.
-            let (folder, next) = match stream.map(|index: usize| self.state.streams.get(index)) {
-                None => ("streams".to_owned(), self.state.streams.len() as u64),
-                Some(Some(of)) => (layout::commits(&of.stream, of.generation), of.position),
-                Some(None) => return Ok(()),
-            };
-            let names = self.store.names(&folder).await?;
-            let numbers = names.iter().filter_map(|name| name.strip_suffix(".json")?.parse::<u64>().ok());
-            let path = format!("{folder}/{next}.json");
-            match numbers.filter(|n| *n >= next).min() {
-                None => stream = Some(stream.map_or(0, |index| index + 1)),
-                // Each is written after the one before it, so whoever sees a later one can read this one.
-                Some(_) if self.store.exists(&path).await? => drop(self.refresh().await?),
-                Some(later) => {
-                    let named_by = format!("a later one ({folder}/{later}.json)");
-                    return Err(LakeError::Missing { path, named_by });
-                }
-            }
+        // The list of streams first; its entries are numbered as commits are.
+        while let Some(later) = self.beyond("streams".to_owned(), self.state.streams.len() as u64).await? {
+            self.reach(later).await?;
         }
+        loop {
+            let ends = self.state.streams.iter().map(|s| (layout::commits(&s.stream, s.generation), s.position));
+            let looks: Vec<_> = ends.map(|(folder, next)| self.beyond(folder, next)).collect();
+            let found: Vec<_> = stream::iter(looks).buffer_unordered(ASKED_AT_ONCE).try_collect().await?;
+            let Some(later) = found.into_iter().flatten().next() else { return Ok(()) };
+            self.reach(later).await?;
+        }
+    }
+
+    /// What lies in a folder of numbered objects at or behind the one that would be `next`.
+    async fn beyond(&self, folder: String, next: u64) -> Result<Option<Beyond>, LakeError> {
+        let names = self.store.names_near(&folder, next).await?;
+        let numbers = names.iter().filter_map(|name| name.strip_suffix(".json")?.parse::<u64>().ok());
+        Ok(numbers.filter(|n| *n >= next).min().map(|later| Beyond { folder, next, later }))
+    }
+
+    /// Folds what was written since; an error when what comes next is missing.
+    async fn reach(&mut self, beyond: Beyond) -> Result<(), LakeError> {
+        let Beyond { folder, next, later } = beyond;
+        let path = format!("{folder}/{next}.json");
+        // Each is written after the one before it, so whoever sees a later one can read this one.
+        if self.store.exists(&path).await? {
+            return self.refresh().await.map(drop);
+        }
+        Err(LakeError::Missing { path, named_by: format!("a later one ({folder}/{later}.json)") })
     }
 
     /// For the one who signs with `key`: begins at the newest snapshot only when that key signed it, and at the
@@ -168,32 +186,41 @@ impl Lake {
         // and only when nothing moves any more is it an error.
         loop {
             let at = self.state.commits;
-            let mut waiting = None;
-            for index in 0..self.state.streams.len() {
-                if !self.walk(index, true).await? {
-                    waiting = Some(index);
-                }
-            }
-            match waiting {
-                None => return Ok(self.state.commits - before),
-                Some(index) if self.state.commits == at => drop(self.walk(index, false).await?),
-                Some(_) => {}
+            let Some(index) = self.walk().await? else { return Ok(self.state.commits - before) };
+            if self.state.commits == at
+                && let Some((_, commit)) = self.next(index).await?
+            {
+                Arc::make_mut(&mut self.state).apply(index, &commit)?;
             }
         }
     }
 
-    /// Folds the commits of one stream; false when the next one waits for a commit of another stream.
-    async fn walk(&mut self, index: usize, may_wait: bool) -> Result<bool, LakeError> {
-        while let Some(stream) = self.state.streams.get(index) {
-            let path = layout::commit(&stream.stream, stream.generation, stream.position);
-            let Some(bytes) = self.store.get(&path).await? else { break };
-            let commit = Commit::parse(&path, &bytes)?;
-            if may_wait && commit.replaces.iter().any(|p| self.state.file(p).is_none()) {
-                return Ok(false);
+    /// Folds the next commits of all streams, of many at once, until each has no more, or waits for a commit of another
+    /// stream; gives one that waits.
+    async fn walk(&mut self) -> Result<Option<usize>, LakeError> {
+        let mut moving: Vec<usize> = (0..self.state.streams.len()).collect();
+        let mut waits = None;
+        while !moving.is_empty() {
+            let asked: Vec<_> = moving.drain(..).map(|index| self.next(index)).collect();
+            let found: Vec<_> = stream::iter(asked).buffered(ASKED_AT_ONCE).try_collect().await?;
+            for (index, commit) in found.into_iter().flatten() {
+                if commit.replaces.iter().any(|path| self.state.file(path).is_none()) {
+                    waits = Some(index);
+                    continue;
+                }
+                Arc::make_mut(&mut self.state).apply(index, &commit)?;
+                moving.push(index);
             }
-            Arc::make_mut(&mut self.state).apply(index, &commit)?;
         }
-        Ok(true)
+        Ok(waits)
+    }
+
+    /// The next commit of a stream, when it is there.
+    async fn next(&self, index: usize) -> Result<Option<(usize, Commit)>, LakeError> {
+        let Some(stream) = self.state.streams.get(index) else { return Ok(None) };
+        let path = layout::commit(&stream.stream, stream.generation, stream.position);
+        let bytes = self.store.get(&path).await?;
+        bytes.map(|bytes| Ok((index, Commit::parse(&path, &bytes)?))).transpose()
     }
 
     /// Adds a stream to the list of streams; gives its index. One that is listed already stays as it is.

@@ -7,21 +7,29 @@
 use std::ops::Range;
 use std::path::PathBuf;
 use std::sync::Arc;
+use std::time::Duration;
 
 use bytes::Bytes;
 use futures::StreamExt;
 use futures::future::BoxFuture;
 use object_store::local::LocalFileSystem;
 use object_store::path::Path;
-use object_store::{GetOptions, GetRange, ObjectStore, ObjectStoreExt, PutMode, PutOptions, PutPayload};
+use object_store::{GetOptions, GetRange, ObjectStore, ObjectStoreExt};
 
 use crate::commit::FileEntry;
 use crate::error::LakeError;
 
 mod local;
+mod objects;
+mod s3;
 
 use local::LocalWrites;
 pub use local::Lock;
+use objects::ObjectWrites;
+pub use s3::{S3Credentials, S3Options};
+
+/// Names that one request for a listing gives, and few stores more.
+const NEAR: usize = 1000;
 
 /// A store of objects.
 #[derive(Clone)]
@@ -52,15 +60,26 @@ pub trait Writes: Send + Sync {
 }
 
 impl Store {
-    /// The store at `location`: a directory or a `file://` URL. The directory must exist.
+    /// The store at `location`: a directory, a `file://` URL, or `s3://bucket/prefix` as the environment describes it.
+    /// A directory must exist; an S3 service is not asked yet.
     pub fn open(location: &str) -> Result<Self, LakeError> {
+        Self::open_at(location, &S3Options::default())
+    }
+
+    /// As [`Store::open`], with what is known of the S3 service.
+    pub fn open_at(location: &str, s3: &S3Options) -> Result<Self, LakeError> {
         let unsuitable =
             |reason: String| LakeError::Unsuitable { store: bodycam_record::shown(location), reason };
         let directory = match location.split_once("://") {
             Some(("file", path)) => PathBuf::from(path),
+            Some((s3::SCHEME, place)) => {
+                let sides = s3::open(place.trim_end_matches('/'), s3)?;
+                let name = bodycam_record::shown(location).into();
+                return Ok(Self { name, reads: sides.reads, writes: Arc::new(sides.writes), directory: None });
+            }
             Some((scheme, _)) => {
                 return Err(unsuitable(format!(
-                    "this build reads directories and file:// only, not {}://",
+                    "a lake is a directory, file://PATH or s3://BUCKET/PREFIX, not {}://",
                     bodycam_record::shown(scheme)
                 )));
             }
@@ -77,8 +96,13 @@ impl Store {
         })
     }
 
-    /// As [`Store::open`], but makes the directory when it is not there.
+    /// As [`Store::open`], but makes the directory when it is not there. A bucket is never made.
     pub fn create(location: &str) -> Result<Self, LakeError> {
+        Self::create_at(location, &S3Options::default())
+    }
+
+    /// As [`Store::create`], with what is known of the S3 service.
+    pub fn create_at(location: &str, s3: &S3Options) -> Result<Self, LakeError> {
         let directory = location.strip_prefix("file://").unwrap_or(location);
         if !directory.contains("://") {
             std::fs::create_dir_all(directory).map_err(|err| LakeError::Store {
@@ -87,12 +111,13 @@ impl Store {
                 reason: err.to_string(),
             })?;
         }
-        Self::open(location)
+        Self::open_at(location, s3)
     }
 
     /// A lake in any object store; `name` is what messages call it.
     pub fn on(store: Arc<dyn ObjectStore>, name: &str) -> Self {
-        let writes = Arc::new(ObjectWrites(store.clone()));
+        let writes = ObjectWrites::new(store.clone(), store.clone(), Duration::from_secs(1));
+        let writes = Arc::new(writes);
         Self { name: name.into(), reads: store, writes, directory: None }
     }
 
@@ -150,7 +175,7 @@ impl Store {
     }
 
     /// Deletes what killed writers left half-written, from `age` on; gives their number.
-    pub async fn sweep(&self, age: std::time::Duration) -> Result<u64, LakeError> {
+    pub async fn sweep(&self, age: Duration) -> Result<u64, LakeError> {
         let Some(directory) = self.directory.clone() else { return Ok(0) };
         let swept = tokio::task::spawn_blocking(move || local::sweep(&directory, age)).await;
         let swept = swept.map_err(|err| failed("sweep", local::STAGING, err))?;
@@ -182,6 +207,15 @@ impl Store {
         absent_is_none(path, result)
     }
 
+    /// The first `most` bytes of an object, or all of it when it is shorter; none when it is not there.
+    pub async fn get_start(&self, path: &str, most: u64) -> Result<Option<Bytes>, LakeError> {
+        match self.get_range(path, 0..most).await {
+            // Of an object without bytes there is no range.
+            Err(_) if self.size(path).await? == Some(0) => Ok(Some(Bytes::new())),
+            start => start,
+        }
+    }
+
     /// Whether there is an object of this name.
     pub async fn exists(&self, path: &str) -> Result<bool, LakeError> {
         absent_is_none(path, self.reads.head(&object_path(path)?).await).map(|head| head.is_some())
@@ -202,6 +236,11 @@ impl Store {
         Ok(found)
     }
 
+    /// All objects below `folder`. For the verifier, which compares a listing with what the commits say.
+    pub async fn below(&self, folder: &str) -> Result<Vec<String>, LakeError> {
+        self.written_before(folder, i64::MAX).await
+    }
+
     /// Names in `folder`, of objects and folders. For noticing what should not be there only: what a lake holds is said
     /// by its commits, never by a listing.
     pub async fn names(&self, folder: &str) -> Result<Vec<String>, LakeError> {
@@ -220,6 +259,29 @@ impl Store {
             found.extend(name.map(|name| name.as_ref().to_owned()));
         }
         Ok(found.into_iter().collect())
+    }
+
+    /// Names in a folder of numbered objects, among them those that come soon after `number`: in a directory all of them, in
+    /// an object store what two requests tell. As with [`Store::names`], for noticing only.
+    pub async fn names_near(&self, folder: &str, number: u64) -> Result<Vec<String>, LakeError> {
+        if self.directory.is_some() {
+            return self.names(folder).await;
+        }
+        let prefix = object_path(folder)?;
+        // The order is that of text: the numbers that follow have as many digits, or begin anew with one more.
+        let digits = number.checked_ilog10().unwrap_or(0);
+        let longer = 10u64.checked_pow(digits + 1).unwrap_or(u64::MAX);
+        let mut names = Vec::new();
+        for from in [number, longer] {
+            // An offset itself is left out, so it is what comes just before the first name.
+            let offset = object_path(&format!("{folder}/{from}"))?;
+            let mut listing = self.reads.list_with_offset(Some(&prefix), &offset).take(NEAR);
+            while let Some(object) = listing.next().await {
+                let object = object.map_err(|err| failed("list", folder, err))?;
+                names.extend(object.location.filename().map(str::to_owned));
+            }
+        }
+        Ok(names)
     }
 
     /// Bytes of a data file as it is on a local disk, where a file of another size than its commit says can be looked
@@ -292,38 +354,6 @@ fn absent_is_none<T>(path: &str, result: object_store::Result<T>) -> Result<Opti
         Ok(found) => Ok(Some(found)),
         Err(object_store::Error::NotFound { .. }) => Ok(None),
         Err(err) => Err(failed("read", path, err)),
-    }
-}
-
-/// Writes through `object_store`: atomic and durable on stores that are.
-struct ObjectWrites(Arc<dyn ObjectStore>);
-
-impl Writes for ObjectWrites {
-    fn put_new(&self, path: String, bytes: Bytes) -> BoxFuture<'_, Result<Put, LakeError>> {
-        Box::pin(async move {
-            let options = PutOptions { mode: PutMode::Create, ..PutOptions::default() };
-            match self.0.put_opts(&object_path(&path)?, PutPayload::from(bytes), options).await {
-                Ok(_) => Ok(Put::New),
-                Err(object_store::Error::AlreadyExists { .. }) => Ok(Put::Exists),
-                Err(err) => Err(failed("write", &path, err)),
-            }
-        })
-    }
-
-    fn put(&self, path: String, bytes: Bytes) -> BoxFuture<'_, Result<(), LakeError>> {
-        Box::pin(async move {
-            let put = self.0.put(&object_path(&path)?, PutPayload::from(bytes)).await;
-            put.map(drop).map_err(|err| failed("write", &path, err))
-        })
-    }
-
-    fn delete(&self, path: String) -> BoxFuture<'_, Result<(), LakeError>> {
-        Box::pin(async move {
-            match self.0.delete(&object_path(&path)?).await {
-                Ok(()) | Err(object_store::Error::NotFound { .. }) => Ok(()),
-                Err(err) => Err(failed("delete", &path, err)),
-            }
-        })
     }
 }
 
@@ -433,7 +463,7 @@ mod tests {
 
     #[test]
     fn a_location_that_cannot_be_a_lake_is_refused_with_its_name() {
-        for (location, expected) in [("/does/not/exist", "No such file"), ("s3://bucket/x", "not s3://")] {
+        for (location, expected) in [("/does/not/exist", "No such file"), ("gs://bucket/x", "not gs://"), ("s3://B/x", "3 to 63 small letters")] {
             let message = Store::open(location).unwrap_err().to_string();
             assert!(message.contains(location) && message.contains(expected), "{message}");
         }

@@ -1,0 +1,329 @@
+//! The whole pipeline with its lake in an object store: psql → gateway → spool → recorder → S3 → query, detect, replay,
+//! verify, while the service fails in the ways in which such services fail.
+
+use std::time::Duration;
+
+use bodycam_lake::store::{Put, S3Credentials, S3Options, Store};
+use bytes::Bytes;
+use serde_json::json;
+
+use crate::support::s3::{ACCESS_KEY, BUCKET, S3, SECRET_KEY};
+use crate::support::stack::Stack;
+
+const LONG: Duration = Duration::from_secs(90);
+
+fn options(s3: &S3) -> S3Options {
+    S3Options {
+        endpoint: Some(s3.endpoint()),
+        region: Some("us-east-1".to_owned()),
+        credentials: Some(S3Credentials {
+            access_key: ACCESS_KEY.to_owned(),
+            secret_key: SECRET_KEY.to_owned(),
+            session_token: None,
+        }),
+        allow_http: true,
+        timeout: Duration::from_secs(1),
+        retry: Duration::from_secs(15),
+        ..S3Options::default()
+    }
+}
+
+fn store(s3: &S3) -> Store {
+    Store::open_at(&format!("s3://{BUCKET}/some/prefix"), &options(s3)).unwrap()
+}
+
+fn count(stack: &Stack, sql: &str) -> i64 {
+    let output = stack.run(&["query", sql, "--format", "csv"]);
+    assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
+    String::from_utf8(output.stdout).unwrap().lines().nth(1).unwrap().parse().unwrap()
+}
+
+/// Count of a query that may fail while there is no lake yet.
+fn sealed(stack: &Stack) -> i64 {
+    let sql = "SELECT count(*) FROM sessions WHERE state = 'sealed'";
+    let output = stack.run(&["query", sql, "--format", "csv"]);
+    let text = String::from_utf8(output.stdout).unwrap();
+    text.lines().nth(1).and_then(|line| line.parse().ok()).unwrap_or(0)
+}
+
+#[test]
+fn sessions_rest_in_a_bucket_and_every_reader_finds_them_there() {
+    let s3 = S3::start(None);
+    let stack = Stack::on(|dir| s3.section(dir, "prod/lake"), "");
+    let up = stack.start("up");
+    let token = stack.token("robot");
+    let made = stack.psql("robot", &token, "CREATE TABLE people (id int, name text)");
+    assert!(made.status.success(), "{}", String::from_utf8_lossy(&made.stderr));
+    let filled = "INSERT INTO people SELECT n, 'Ada ' || n FROM generate_series(1, 2000) n";
+    assert!(stack.psql("robot", &token, filled).status.success());
+    let read = stack.psql("robot", &token, "SELECT name FROM people WHERE id <= 1500");
+    assert_eq!(String::from_utf8(read.stdout).unwrap().lines().count(), 1500);
+    stack.wait_for("the sealed sessions in the bucket", LONG, || sealed(&stack) == 3);
+
+    // A reader that is given the place alone knows the service from the environment, as Amazon's tools do.
+    let at = format!("s3://{BUCKET}/prod/lake");
+    let by_environment = |args: &[&str], secret: &str| {
+        let mut command = crate::support::stack::bodycam();
+        command.args(args).args(["--lake", &at]).env("AWS_ENDPOINT_URL", s3.endpoint());
+        command.env("AWS_ALLOW_HTTP", "true").env("AWS_REGION", "us-east-1");
+        command.env("AWS_ACCESS_KEY_ID", ACCESS_KEY).env("AWS_SECRET_ACCESS_KEY", secret);
+        command.output().unwrap()
+    };
+    let query = by_environment(&["query", "SELECT sum(rows) FROM results WHERE statement_kind = 'select'", "--format", "csv"], SECRET_KEY);
+    let error = String::from_utf8(query.stderr).unwrap();
+    assert_eq!(String::from_utf8(query.stdout).unwrap().lines().nth(1), Some("1500"), "{error}");
+    for reader in [&["query", "SELECT 1 FROM sessions"][..], &["sessions", "ls"], &["verify"], &["detect", "run"]] {
+        let refused = by_environment(reader, "wrong");
+        let error = String::from_utf8(refused.stderr).unwrap();
+        assert!(!refused.status.success() && error.contains("SignatureDoesNotMatch"), "{reader:?}: {error}");
+        let expected = if reader[0] == "verify" { 1 } else { 2 };
+        assert_eq!(refused.status.code(), Some(expected), "{reader:?}: {error}");
+    }
+
+    let sessions = stack.run(&["sessions", "ls", "--format", "json"]);
+    let sessions: serde_json::Value = serde_json::from_slice(&sessions.stdout).unwrap();
+    assert_eq!(sessions["total"], 3);
+    let replayed: String = sessions["items"]
+        .as_array()
+        .unwrap()
+        .iter()
+        .map(|s| stack.run(&["replay", s["session"].as_str().unwrap(), "--format", "text"]).stdout)
+        .map(|text| String::from_utf8(text).unwrap())
+        .collect();
+    assert!(replayed.contains("Ada 1") && replayed.contains("robot"), "{replayed}");
+    let detected = stack.run(&["detect", "run"]);
+    assert!(detected.status.success(), "{}", String::from_utf8_lossy(&detected.stderr));
+    let doctor = stack.run(&["doctor", "--json"]);
+    assert!(String::from_utf8(doctor.stdout).unwrap().contains("3 streams"));
+
+    readers_fetch_what_they_need_and_no_more(&s3, &stack, &token);
+
+    assert!(up.terminate().success(), "{}", stack.log("up"));
+    let (code, report) = stack.verify();
+    assert_eq!(code, 4, "consistent, not anchored: {report:#}");
+    an_object_that_was_altered_or_removed_is_named(&s3, &stack);
+}
+
+/// A session that is large beside the others costs those who read of the others nothing.
+fn readers_fetch_what_they_need_and_no_more(s3: &S3, stack: &Stack, token: &str) {
+    let large = "SELECT md5(n::text) || md5((-n)::text) AS large FROM generate_series(1, 150000) n";
+    assert!(stack.psql("robot", token, large).status.success());
+    stack.wait_for("the large session", LONG, || sealed(stack) == 4);
+    let id = |filter: &str| {
+        let sql = format!("SELECT session_id FROM statements WHERE statement LIKE '{filter}'");
+        let output = stack.run(&["query", &sql, "--format", "csv"]);
+        String::from_utf8(output.stdout).unwrap().lines().nth(1).unwrap().to_owned()
+    };
+    let (small, large) = (id("SELECT name%"), id("SELECT md5%"));
+    let read = |args: &[&str]| {
+        s3.forget();
+        let output = stack.run(args);
+        assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
+        let requests = s3.requests();
+        let listed: Vec<_> = requests.iter().filter(|r| r.path.contains("list-type")).collect();
+        // What a lake holds is never asked of a listing: these look behind the ends of its streams.
+        assert!(listed.iter().all(|r| r.path.contains("commits/") || r.path.contains("streams")), "{listed:?}");
+        requests.into_iter().filter(|r| r.path.contains(".parquet")).collect::<Vec<_>>()
+    };
+    let sent = |requests: &[crate::support::s3::Request]| requests.iter().map(|r| r.sent).sum::<u64>();
+    let content = sent(&read(&["replay", &large, "--format", "text", "--rows", "100000"]));
+    assert!(content > 4 << 20, "there is little to save: {content}");
+    let counted = read(&["query", "SELECT count(*) FROM sessions WHERE state = 'sealed'"]);
+    assert!(counted.iter().all(|r| r.path.contains("/sessions/")), "{counted:?}");
+    let one = read(&["query", &format!("SELECT statement FROM statements WHERE session_id = '{small}'")]);
+    assert!(one.iter().all(|r| !r.path.contains("/content/")) && sent(&one) < 1 << 20, "{one:?}");
+    let replayed = read(&["replay", &small, "--format", "text"]);
+    assert!(sent(&replayed) < content / 4, "{} of {content}: {replayed:?}", sent(&replayed));
+    let first = read(&["replay", &large, "--format", "text", "--rows", "3"]);
+    assert!(sent(&first) < content / 2, "{} of {content}: {first:?}", sent(&first));
+}
+
+/// Somebody who can write the bucket but has no key.
+fn an_object_that_was_altered_or_removed_is_named(s3: &S3, stack: &Stack) {
+    let runtime = tokio::runtime::Runtime::new().unwrap();
+    let bucket = Store::open_at(&format!("s3://{BUCKET}/prod/lake"), &options(s3)).unwrap();
+    let file = runtime.block_on(bucket.below("tables/sql")).unwrap().pop().unwrap();
+    let kept = runtime.block_on(bucket.get(&file)).unwrap().unwrap();
+    let mut changed = kept.to_vec();
+    let middle = changed.len() / 2;
+    changed[middle] ^= 1;
+    let cut = kept.slice(..kept.len() - 100);
+    let longer: Bytes = [&kept[..], b"more"].concat().into();
+    for altered in [Bytes::from(changed), cut, longer, Bytes::new()] {
+        runtime.block_on(bucket.put(&file, altered)).unwrap();
+        let (code, report) = stack.verify();
+        assert!(code == 2 && report.to_string().contains(&file), "{code} {report:#}");
+    }
+    runtime.block_on(bucket.delete(&file)).unwrap();
+    let (code, report) = stack.verify();
+    assert!(code == 2 && report.to_string().contains(&file), "{code} {report:#}");
+    let query = stack.run(&["query", "SELECT count(statement) FROM statements"]);
+    let error = String::from_utf8(query.stderr).unwrap();
+    assert!(!query.status.success() && error.contains(&file), "{error}");
+    runtime.block_on(bucket.put(&file, kept)).unwrap();
+    assert_eq!(stack.verify().0, 4);
+}
+
+#[test]
+fn a_service_that_fails_in_every_way_loses_and_doubles_nothing() {
+    let s3 = S3::start(None);
+    let stack = Stack::on(|dir| s3.section(dir, "lake"), "");
+    let gateway = stack.start("gateway");
+    let recorder = stack.start("recorder");
+    let token = stack.token("robot");
+    let run = |sql: &str| {
+        let output = stack.psql("robot", &token, sql);
+        assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
+    };
+    run("CREATE TABLE notes (n int)");
+    s3.faults(&json!([
+        { "do": "lost", "method": "PUT", "path": "/commits/", "share": 0.3, "seconds": 3, "times": 6 },
+        { "do": "late", "method": "PUT", "path": "/commits/", "share": 0.3, "seconds": 3, "times": 6 },
+        { "do": "cut", "method": "PUT", "share": 0.1 },
+        { "do": "lost", "method": "PUT", "share": 0.05, "seconds": 3, "times": 6 },
+        { "do": "500", "share": 0.1 },
+        { "do": "503", "share": 0.1 },
+        { "do": "cut", "method": "GET", "share": 0.05 },
+        { "do": "lag", "method": "GET", "path": "list-type", "seconds": 5 },
+    ]));
+    for n in 1..=20 {
+        run(&format!("INSERT INTO notes SELECT {n} FROM generate_series(1, 10)"));
+        std::thread::sleep(Duration::from_millis(300));
+    }
+    stack.wait_for("all sessions in the bucket, through the faults", LONG * 2, || sealed(&stack) == 21);
+    assert!(s3.applied().iter().all(|times| *times > 0), "{:?}", s3.applied());
+    // With the lists as they were, and the rest well again, the verifier has no doubt either.
+    s3.heal();
+    assert!(gateway.terminate().success(), "{}", stack.log("gateway"));
+    assert!(recorder.terminate().success(), "{}", stack.log("recorder"));
+    let (code, report) = stack.verify();
+    assert_eq!(code, 4, "{report:#}\n{}", stack.log("recorder"));
+    assert_eq!(count(&stack, "SELECT count(*) FROM statements WHERE statement_kind = 'insert'"), 20);
+    assert_eq!(count(&stack, "SELECT count(*) - count(DISTINCT session_id || '/' || seq) FROM events"), 0);
+}
+
+#[test]
+fn a_service_that_is_away_or_slow_holds_the_recorder_up_and_no_longer() {
+    let s3 = S3::start(None);
+    let stack = Stack::on(|dir| s3.section(dir, "lake").replace("retry_seconds = 20", "retry_seconds = 1"), "");
+    let up = stack.start("up");
+    let token = stack.token("robot");
+    assert!(stack.psql("robot", &token, "CREATE TABLE notes (n int)").status.success());
+    stack.wait_for("the first session", LONG, || sealed(&stack) == 1);
+    s3.faults(&json!([{ "do": "503" }]));
+    assert!(stack.psql("robot", &token, "INSERT INTO notes VALUES (1)").status.success());
+    stack.wait_for("the recorder's word", LONG, || stack.log("up").contains("recorder_failed"));
+    // The lake's reader says what is the matter, the verifier gives no verdict.
+    let query = stack.run(&["query", "SELECT count(*) FROM sessions"]);
+    assert!(String::from_utf8(query.stderr).unwrap().contains("503"));
+    assert_eq!(stack.run(&["verify"]).status.code(), Some(1));
+    assert!(stack.psql("robot", &token, "INSERT INTO notes VALUES (2)").status.success());
+    s3.heal();
+    stack.wait_for("what waited in the spool", LONG, || sealed(&stack) == 3);
+    assert!(up.terminate().success(), "{}", stack.log("up"));
+    assert_eq!(stack.verify().0, 4);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn whether_an_object_was_written_is_known_whatever_became_of_the_answer() {
+    let s3 = S3::start(None);
+    let store = store(&s3);
+    store.probe(1).await.unwrap();
+    let bytes = |text: &'static str| Bytes::from_static(text.as_bytes());
+    for (n, fault) in ["lost", "cut", "500", "503", "late"].into_iter().enumerate() {
+        s3.faults(&json!([{ "do": fault, "method": "PUT", "times": 2, "seconds": 2 }]));
+        let name = format!("commits/x/0/{n}.json");
+        assert_eq!(store.put_new(&name, bytes("mine")).await.unwrap(), Put::New, "{fault}");
+        assert_eq!(s3.applied(), [2], "{fault}");
+        s3.heal();
+        assert_eq!(store.put_new(&name, bytes("mine")).await.unwrap(), Put::Exists, "{fault}");
+        // Another's object is never taken for one's own.
+        s3.faults(&json!([{ "do": fault, "method": "PUT", "times": 1, "seconds": 2 }]));
+        assert_eq!(store.put_new(&name, bytes("another's")).await.unwrap(), Put::Exists, "{fault}");
+        assert_eq!(store.get(&name).await.unwrap(), Some(bytes("mine")));
+    }
+    s3.heal();
+    let impatient = S3Options { retry: Duration::from_millis(300), ..options(&s3) };
+    let impatient = Store::open_at(&format!("s3://{BUCKET}/some/prefix"), &impatient).unwrap();
+    s3.faults(&json!([{ "do": "500" }]));
+    let error = impatient.put_new("commits/x/0/9.json", bytes("mine")).await.unwrap_err().to_string();
+    assert!(error.contains("commits/x/0/9.json") && error.contains("is not known"), "{error}");
+    let error = impatient.get("commits/x/0/9.json").await.unwrap_err().to_string();
+    assert!(error.contains("cannot read commits/x/0/9.json") && error.contains("500"), "{error}");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn of_many_writers_of_one_name_in_a_bucket_exactly_one_wins() {
+    let s3 = S3::start(None);
+    let stores: Vec<_> = (0..12).map(|_| store(&s3)).collect();
+    s3.faults(&json!([{ "do": "cut", "method": "PUT", "share": 0.3 }, { "do": "500", "share": 0.2 }]));
+    for round in 0..5 {
+        let name = format!("commits/x/0/{round}.json");
+        let puts = stores.iter().enumerate().map(|(n, store)| {
+            let (store, name) = (store.clone(), name.clone());
+            tokio::spawn(async move { store.put_new(&name, Bytes::from(vec![n as u8; 100])).await })
+        });
+        let puts: Vec<_> = puts.collect();
+        let mut won = Vec::new();
+        for (n, put) in puts.into_iter().enumerate() {
+            if put.await.unwrap().unwrap() == Put::New {
+                won.push(n as u8);
+            }
+        }
+        assert_eq!(won.len(), 1, "round {round}");
+        assert_eq!(stores[0].get(&name).await.unwrap().unwrap().as_ref(), [won[0]; 100]);
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_large_file_goes_in_parts_and_is_whole_or_not_there() {
+    let s3 = S3::start(None);
+    let store = store(&s3);
+    let large: Bytes = (0..40u32 << 18).flat_map(u32::to_le_bytes).collect::<Vec<u8>>().into();
+    let name = |n: u32| format!("tables/sql/dt=2026-11-21/hh=09/gw@0-0-1-{n}-0000000a.parquet");
+    s3.faults(&json!([
+        { "do": "500", "method": "PUT", "path": "partNumber=2", "times": 2 },
+        { "do": "lost", "method": "POST", "path": "uploadId", "times": 1, "seconds": 2 },
+    ]));
+    assert_eq!(store.put_new(&name(1), large.clone()).await.unwrap(), Put::New);
+    assert_eq!(s3.applied(), [2, 1]);
+    assert!(store.get(&name(1)).await.unwrap().unwrap() == large);
+    let parts = s3.requests().iter().filter(|r| r.path.contains("partNumber=") && r.status == 200).count();
+    assert_eq!(parts, 3, "40 MiB in parts of 16");
+    assert_eq!(store.put_new(&name(1), large.clone()).await.unwrap(), Put::Exists);
+    // Given up, it leaves nothing: neither the object nor parts that are paid for.
+    let impatient = S3Options { retry: Duration::from_millis(300), ..options(&s3) };
+    let impatient = Store::open_at(&format!("s3://{BUCKET}/some/prefix"), &impatient).unwrap();
+    s3.faults(&json!([{ "do": "503", "method": "PUT", "path": "partNumber=3" }]));
+    impatient.put_new(&name(2), large).await.unwrap_err();
+    s3.heal();
+    assert!(!store.exists(&name(2)).await.unwrap());
+    assert!(s3.requests().iter().any(|r| r.method == "DELETE" && r.path.contains("uploadId")));
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_store_that_overwrites_is_refused_before_anything_is_recorded() {
+    // A service that knows no conditional writes takes the second object as well as the first.
+    let s3 = S3::start(None);
+    s3.faults(&json!([{ "do": "unconditional", "method": "PUT" }]));
+    let error = store(&s3).probe(1).await.unwrap_err().to_string();
+    assert!(error.contains("put-if-absent") && error.contains(BUCKET), "{error}");
+}
+
+#[test]
+fn a_service_with_a_certificate_of_its_own_is_trusted_by_its_authority() {
+    let dir = tempfile::tempdir().unwrap();
+    let made = rcgen::generate_simple_self_signed(["localhost".to_owned()]).unwrap();
+    let (cert, key) = (dir.path().join("s3.crt"), dir.path().join("s3.pem"));
+    std::fs::write(&cert, made.cert.pem()).unwrap();
+    std::fs::write(&key, made.signing_key.serialize_pem()).unwrap();
+    let s3 = S3::start(Some((&cert, &key)));
+    let runtime = tokio::runtime::Runtime::new().unwrap();
+    let with = |ca: Option<Vec<u8>>| {
+        let options = S3Options { ca, allow_http: false, retry: Duration::from_millis(500), ..options(&s3) };
+        runtime.block_on(Store::open_at(&format!("s3://{BUCKET}/lake"), &options).unwrap().probe(3))
+    };
+    let refused = with(None).unwrap_err().to_string();
+    assert!(refused.contains("certificate") || refused.contains("error sending request"), "{refused}");
+    with(Some(made.cert.pem().into_bytes())).unwrap();
+}
