@@ -68,19 +68,8 @@ fn seconds(text: &Value) -> u64 {
     text.as_str().unwrap().strip_suffix('s').unwrap().parse().unwrap()
 }
 
-/// Whether this program can have its lake on S3; the branch that brings it is merged beside this one.
-fn lake_may_be_on_s3() -> bool {
-    String::from_utf8(bodycam().args(["config", "reference"]).output().unwrap().stdout)
-        .unwrap()
-        .contains("`s3.endpoint`")
-}
-
 fn settings(pairs: impl IntoIterator<Item = (String, String)>) -> BTreeMap<String, String> {
-    let s3 = lake_may_be_on_s3();
-    pairs
-        .into_iter()
-        .filter(|(name, _)| name.starts_with("BODYCAM") && (s3 || !name.starts_with("BODYCAM__LAKE__")))
-        .collect()
+    pairs.into_iter().filter(|(name, _)| name.starts_with("BODYCAM")).collect()
 }
 
 #[test]

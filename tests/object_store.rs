@@ -69,10 +69,15 @@ fn sessions_rest_in_a_bucket_and_every_reader_finds_them_there() {
         command.env("AWS_ACCESS_KEY_ID", ACCESS_KEY).env("AWS_SECRET_ACCESS_KEY", secret);
         command.output().unwrap()
     };
-    let query = by_environment(&["query", "SELECT sum(rows) FROM results WHERE statement_kind = 'select'", "--format", "csv"], SECRET_KEY);
+    let query = by_environment(
+        &["query", "SELECT sum(rows) FROM results WHERE statement_kind = 'select'", "--format", "csv"],
+        SECRET_KEY,
+    );
     let error = String::from_utf8(query.stderr).unwrap();
     assert_eq!(String::from_utf8(query.stdout).unwrap().lines().nth(1), Some("1500"), "{error}");
-    for reader in [&["query", "SELECT 1 FROM sessions"][..], &["sessions", "ls"], &["verify"], &["detect", "run"]] {
+    for reader in
+        [&["query", "SELECT 1 FROM sessions"][..], &["sessions", "ls"], &["verify"], &["detect", "run"]]
+    {
         let refused = by_environment(reader, "wrong");
         let error = String::from_utf8(refused.stderr).unwrap();
         assert!(!refused.status.success() && error.contains("SignatureDoesNotMatch"), "{reader:?}: {error}");
@@ -122,7 +127,10 @@ fn readers_fetch_what_they_need_and_no_more(s3: &S3, stack: &Stack, token: &str)
         let requests = s3.requests();
         let listed: Vec<_> = requests.iter().filter(|r| r.path.contains("list-type")).collect();
         // What a lake holds is never asked of a listing: these look behind the ends of its streams.
-        assert!(listed.iter().all(|r| r.path.contains("commits/") || r.path.contains("streams")), "{listed:?}");
+        assert!(
+            listed.iter().all(|r| r.path.contains("commits/") || r.path.contains("streams")),
+            "{listed:?}"
+        );
         requests.into_iter().filter(|r| r.path.contains(".parquet")).collect::<Vec<_>>()
     };
     let sent = |requests: &[crate::support::s3::Request]| requests.iter().map(|r| r.sent).sum::<u64>();
@@ -205,7 +213,8 @@ fn a_service_that_fails_in_every_way_loses_and_doubles_nothing() {
 #[test]
 fn a_service_that_is_away_or_slow_holds_the_recorder_up_and_no_longer() {
     let s3 = S3::start(None);
-    let stack = Stack::on(|dir| s3.section(dir, "lake").replace("retry_seconds = 20", "retry_seconds = 1"), "");
+    let stack =
+        Stack::on(|dir| s3.section(dir, "lake").replace("retry_seconds = 20", "retry_seconds = 1"), "");
     let up = stack.start("up");
     let token = stack.token("robot");
     assert!(stack.psql("robot", &token, "CREATE TABLE notes (n int)").status.success());

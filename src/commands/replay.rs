@@ -45,7 +45,9 @@ pub fn open(session: Option<&str>, at: Option<String>, lake: LakeAt) -> Result<E
     let store = lake.open()?;
     let session = match session {
         None => None,
-        Some(text) => Some(text::find(&LakeSource::of(store.clone(), tenant_key.clone())?, text)?.row.session_id),
+        Some(text) => {
+            Some(text::find(&LakeSource::of(store.clone(), tenant_key.clone())?, text)?.row.session_id)
+        }
     };
     let config = config.map(|c| c.replay).unwrap_or_default();
     let options = ReplayOptions { tenant_key, session, at, config, ..ReplayOptions::of(store) };

@@ -94,7 +94,9 @@ impl LakeConfig {
             self.url = base.join(&self.url).display().to_string();
         }
         if let Some(s3) = &mut self.s3 {
-            for reference in [&mut s3.access_key, &mut s3.secret_key, &mut s3.session_token].into_iter().flatten() {
+            for reference in
+                [&mut s3.access_key, &mut s3.secret_key, &mut s3.session_token].into_iter().flatten()
+            {
                 *reference = rebased_reference(reference, base);
             }
             s3.ca = s3.ca.take().map(|ca| base.join(ca));
@@ -137,7 +139,9 @@ impl LakeConfig {
 impl S3Config {
     #[cfg(feature = "gateway")]
     fn check(&self) -> Result<()> {
-        for (name, seconds) in [("timeout_seconds", self.timeout_seconds), ("retry_seconds", self.retry_seconds)] {
+        for (name, seconds) in
+            [("timeout_seconds", self.timeout_seconds), ("retry_seconds", self.retry_seconds)]
+        {
             ensure!((1..=LONGEST).contains(&seconds), "[lake.s3] {name}: must be 1 to {LONGEST}");
         }
         if let Some(endpoint) = &self.endpoint {
@@ -145,9 +149,9 @@ impl S3Config {
             match endpoint.split_once("://").map(|(scheme, _)| scheme) {
                 Some("https") => {}
                 Some("http") if self.allow_http => {}
-                Some("http") => bail!(
-                    "[lake.s3] endpoint: {shown} has no TLS; use https://, or say allow_http = true"
-                ),
+                Some("http") => {
+                    bail!("[lake.s3] endpoint: {shown} has no TLS; use https://, or say allow_http = true")
+                }
                 _ => bail!("[lake.s3] endpoint: '{shown}' is no URL; want https://HOST[:PORT]"),
             }
         }
@@ -196,7 +200,8 @@ impl S3Config {
 
     fn authorities(&self) -> Result<Option<Vec<u8>>> {
         let read = |ca: &PathBuf| {
-            let pem = std::fs::read(ca).with_context(|| format!("[lake.s3] ca: cannot read {}", ca.display()))?;
+            let pem =
+                std::fs::read(ca).with_context(|| format!("[lake.s3] ca: cannot read {}", ca.display()))?;
             let marker = b"-----BEGIN CERTIFICATE-----";
             let holds_one = pem.windows(marker.len()).any(|window| window == marker);
             ensure!(holds_one, "[lake.s3] ca: {} holds no certificate (PEM)", ca.display());

@@ -9,14 +9,14 @@ given="$to.given"
 
 take() {
     # The gateway writes into its copy; only what was given is compared.
-    cmp -s "$from" "$given" 2>/dev/null && [ -e "$to" ] && return 0
-    install -m 0600 "$from" "$to.next"
-    install -m 0600 "$from" "$given.next"
-    # The log of the old store goes first, or it would be taken for the new one's.
-    rm -f "$to-wal" "$to-shm"
-    mv -f "$to.next" "$to"
-    mv -f "$given.next" "$given"
-    echo "tokens: another store is in place"
+    if cmp -s "$from" "$given" 2>/dev/null && [ -e "$to" ]; then return 0; fi
+    # One after another, or not at all. The log of the old store goes first, or it would be taken for the new one's.
+    install -m 0600 "$from" "$to.next" &&
+        install -m 0600 "$from" "$given.next" &&
+        rm -f "$to-wal" "$to-shm" &&
+        mv -f "$to.next" "$to" &&
+        mv -f "$given.next" "$given" &&
+        echo "tokens: another store is in place"
 }
 
 take

@@ -94,7 +94,8 @@ impl Lake {
             self.reach(later).await?;
         }
         loop {
-            let ends = self.state.streams.iter().map(|s| (layout::commits(&s.stream, s.generation), s.position));
+            let ends =
+                self.state.streams.iter().map(|s| (layout::commits(&s.stream, s.generation), s.position));
             let looks: Vec<_> = ends.map(|(folder, next)| self.beyond(folder, next)).collect();
             let found: Vec<_> = stream::iter(looks).buffer_unordered(ASKED_AT_ONCE).try_collect().await?;
             let Some(later) = found.into_iter().flatten().next() else { return Ok(()) };

@@ -75,7 +75,12 @@ impl Store {
             Some((s3::SCHEME, place)) => {
                 let sides = s3::open(place.trim_end_matches('/'), s3)?;
                 let name = bodycam_record::shown(location).into();
-                return Ok(Self { name, reads: sides.reads, writes: Arc::new(sides.writes), directory: None });
+                return Ok(Self {
+                    name,
+                    reads: sides.reads,
+                    writes: Arc::new(sides.writes),
+                    directory: None,
+                });
             }
             Some((scheme, _)) => {
                 return Err(unsuitable(format!(
@@ -463,7 +468,11 @@ mod tests {
 
     #[test]
     fn a_location_that_cannot_be_a_lake_is_refused_with_its_name() {
-        for (location, expected) in [("/does/not/exist", "No such file"), ("gs://bucket/x", "not gs://"), ("s3://B/x", "3 to 63 small letters")] {
+        for (location, expected) in [
+            ("/does/not/exist", "No such file"),
+            ("gs://bucket/x", "not gs://"),
+            ("s3://B/x", "3 to 63 small letters"),
+        ] {
             let message = Store::open(location).unwrap_err().to_string();
             assert!(message.contains(location) && message.contains(expected), "{message}");
         }

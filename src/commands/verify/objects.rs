@@ -81,7 +81,10 @@ impl Files for Objects {
         if limit > MAX_OBJECT {
             let size = self.noted(self.runtime.block_on(self.store.size(path)))?;
             if size.is_some_and(|size| size > MAX_OBJECT) {
-                return Err(format!("{} bytes are more than can be checked at once", size.unwrap_or_default()));
+                return Err(format!(
+                    "{} bytes are more than can be checked at once",
+                    size.unwrap_or_default()
+                ));
             }
         }
         self.noted(self.runtime.block_on(self.object(path, limit)))

@@ -105,8 +105,7 @@ pub(super) fn open(place: &str, options: &S3Options) -> Result<Sides, LakeError>
             builder = builder.with_region(region);
         }
         if let Some(key) = &options.credentials {
-            builder =
-                builder.with_access_key_id(&key.access_key).with_secret_access_key(&key.secret_key);
+            builder = builder.with_access_key_id(&key.access_key).with_secret_access_key(&key.secret_key);
             if let Some(token) = &key.session_token {
                 builder = builder.with_token(token);
             }
