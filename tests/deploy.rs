@@ -164,6 +164,11 @@ fn every_service_of_the_compose_file_is_confined() {
             "{gateway} is killed while it drains"
         );
     }
+    // The image has a volume there, too, which would otherwise take the data.
+    for kafka in ["kafka-1", "kafka-2", "kafka-3"] {
+        assert_eq!(texts(&compose["services"][kafka]["volumes"]), [format!("{kafka}:/var/lib/kafka/data")]);
+    }
+    assert!(read("deploy/kafka/server.properties").contains("\nlog.dirs=/var/lib/kafka/data/"));
     let spools: BTreeSet<_> =
         gateways.iter().map(|g| compose["services"][*g]["volumes"][0].to_string()).collect();
     assert_eq!(spools.len(), 2, "each gateway has a spool of its own");
