@@ -41,7 +41,6 @@ cp deploy/Containerfile "$work/Dockerfile"
 checkov --quiet --compact --skip-download --framework dockerfile --file "$work/Dockerfile"
 
 step "compose: specification, compose-lint"
-deploy/secrets.sh "$work/secrets" >/dev/null
 compose-spec deploy/compose/compose.yaml >/dev/null
 compose-lint check --config deploy/lint/compose-lint.yaml deploy/compose/compose.yaml
 
