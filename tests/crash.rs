@@ -12,8 +12,10 @@ use std::time::Duration;
 use bodycam_lake::{Filter, Lake, Store, Table};
 use bodycam_record::Family;
 use futures::TryStreamExt;
+use serde_json::json;
 
 use crate::support::broker::Broker;
+use crate::support::s3::S3;
 use crate::support::stack::{Process, Stack, get};
 
 const CLIENTS: u64 = 8;
@@ -65,17 +67,38 @@ async fn client(client: u64, port: u16, token: String, stop: Arc<AtomicBool>) ->
 
 #[test]
 fn after_kills_of_gateway_and_recorder_clients_table_and_lake_agree() {
-    crash(kills(FEWEST_KILLS), &Stack::new(""), None);
+    crash(kills(FEWEST_KILLS), &Stack::new(""), None, None);
 }
 
 #[test]
 fn after_kills_of_gateway_recorder_and_broker_clients_table_and_lake_agree() {
     let Some(mut broker) = Broker::start(None) else { return };
-    let kafka = format!(
+    let kafka = kafka(&broker);
+    crash(kills(FEWEST_KILLS / 2), &Stack::new(&kafka), Some(&mut broker), None);
+}
+
+#[test]
+fn after_kills_over_a_bucket_that_fails_clients_table_and_lake_agree() {
+    let Some(mut broker) = Broker::start(None) else { return };
+    let s3 = S3::start(None);
+    let stack = Stack::on(|dir| s3.section(dir, "lake"), &kafka(&broker));
+    // Every answer of the service may be lost, late, or an error; lists are behind.
+    s3.faults(&json!([
+        { "do": "cut", "share": 0.03 },
+        { "do": "500", "share": 0.03 },
+        { "do": "503", "share": 0.03 },
+        { "do": "lost", "method": "PUT", "share": 0.02, "seconds": 3 },
+        { "do": "late", "method": "PUT", "share": 0.02, "seconds": 3 },
+        { "do": "lag", "method": "GET", "path": "list-type", "seconds": 5 },
+    ]));
+    crash(kills(FEWEST_KILLS / 2), &stack, Some(&mut broker), Some(&s3));
+}
+
+fn kafka(broker: &Broker) -> String {
+    format!(
         "[kafka]\nbrokers = [\"{}\"]\npartitions = 3\nreplicas = 1\nmin_insync_replicas = 1\ndrain_seconds = 120\n",
         broker.address()
-    );
-    crash(kills(FEWEST_KILLS / 2), &Stack::new(&kafka), Some(&mut broker));
+    )
 }
 
 /// How many kills; in CI at least `fewest`.
@@ -88,7 +111,7 @@ fn kills(fewest: u64) -> u64 {
 
 /// Kills parts at random moments; the broker, where there is one, as often as the others.
 #[expect(clippy::explicit_write, reason = "libtest keeps what eprintln! writes when a test passes")]
-fn crash(kills: u64, stack: &Stack, mut broker: Option<&mut Broker>) {
+fn crash(kills: u64, stack: &Stack, mut broker: Option<&mut Broker>, s3: Option<&S3>) {
     let seed = setting("BODYCAM_CRASH_SEED", u64::from(std::process::id()));
     // Written past libtest, which keeps what `eprintln!` writes to itself when a test passes: a run can be repeated
     // only by its seed.
@@ -124,11 +147,14 @@ fn crash(kills: u64, stack: &Stack, mut broker: Option<&mut Broker>) {
         std::thread::sleep(Duration::from_millis(random.below(300)));
         running.insert(part, stack.start(part));
     }
+    let store = match s3 {
+        None => Store::open(stack.path("lake").to_str().unwrap()).unwrap(),
+        Some(s3) => s3.store("lake", Duration::from_secs(30)),
+    };
     // A recorder that is killed again and again may not have come to compact anything yet.
     let compacted = || {
         runtime.block_on(async {
-            let store = Store::open(stack.path("lake").to_str().unwrap()).unwrap();
-            let lake = Lake::open(store).await;
+            let lake = Lake::open(store.clone()).await;
             lake.is_ok_and(|lake| lake.state().all_files().any(|f| f.path.contains("/compaction-")))
         })
     };
@@ -168,6 +194,11 @@ fn crash(kills: u64, stack: &Stack, mut broker: Option<&mut Broker>) {
         let rows = session.query("SELECT nonce FROM nonces", &[]).await.unwrap();
         rows.iter().map(|r| r.get(0)).collect()
     });
+    if let Some(s3) = s3 {
+        let applied = s3.applied();
+        assert!(applied.iter().all(|times| *times > 0), "seed {seed}: faults that never came: {applied:?}");
+        s3.heal();
+    }
     let recorded = recorded_nonces(stack);
     assert!(acknowledged.len() > 100, "only {} statements were acknowledged", acknowledged.len());
     let lost: Vec<_> = acknowledged.difference(&table).take(5).collect();
@@ -178,7 +209,6 @@ fn crash(kills: u64, stack: &Stack, mut broker: Option<&mut Broker>) {
     let (code, report) = stack.verify();
     assert_eq!(code, 3, "seed {seed}: crashes are declared, nothing is tampered: {report:#}");
     runtime.block_on(async {
-        let store = Store::open(stack.path("lake").to_str().unwrap()).unwrap();
         let lake = Lake::open(store.clone()).await.unwrap();
         for (table, key) in [
             (Table::Events(Family::Session), vec!["hash"]),

@@ -126,6 +126,9 @@ class Service:
             finally:
                 if hasattr(answer, "close"):
                     answer.close()
+        except KeyError:
+            # moto forgets an upload that was completed, and stumbles when it is asked for it again.
+            return "404 NOT FOUND", [("Content-Length", "0")], b""
         finally:
             if conditional:
                 CONDITIONAL.release()

@@ -6,6 +6,7 @@ use std::path::Path;
 use std::process::{Child, Stdio};
 use std::time::Duration;
 
+use bodycam_lake::store::{S3Credentials, S3Options, Store};
 use serde_json::{Value, json};
 
 use super::stack::python;
@@ -29,6 +30,8 @@ pub struct S3 {
 pub struct Request {
     pub method: String,
     pub path: String,
+    /// The part that was asked for; empty for all of it.
+    pub range: String,
     pub status: u64,
     /// Bytes of the answer.
     pub sent: u64,
@@ -75,6 +78,28 @@ impl S3 {
         )
     }
 
+    /// How the service is reached by somebody who waits a second for each answer, and asks again for `retry`.
+    pub fn options(&self, retry: Duration) -> S3Options {
+        S3Options {
+            endpoint: Some(self.endpoint()),
+            region: Some("us-east-1".to_owned()),
+            credentials: Some(S3Credentials {
+                access_key: ACCESS_KEY.to_owned(),
+                secret_key: SECRET_KEY.to_owned(),
+                session_token: None,
+            }),
+            allow_http: true,
+            timeout: Duration::from_secs(1),
+            retry,
+            ..S3Options::default()
+        }
+    }
+
+    /// The store under `prefix`.
+    pub fn store(&self, prefix: &str, retry: Duration) -> Store {
+        Store::open_at(&format!("s3://{BUCKET}/{prefix}"), &self.options(retry)).unwrap()
+    }
+
     /// Has requests fail from now on; see the rules in `s3.py`.
     pub fn faults(&self, rules: &Value) {
         self.control("PUT", "/-/faults", &rules.to_string());
@@ -99,6 +124,7 @@ impl S3 {
         let request = |entry: &Value| Request {
             method: text(entry, "method"),
             path: text(entry, "path"),
+            range: text(entry, "range"),
             status: number(entry, "status"),
             sent: number(entry, "sent"),
         };

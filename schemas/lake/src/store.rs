@@ -19,10 +19,12 @@ use object_store::{GetOptions, GetRange, ObjectStore, ObjectStoreExt};
 use crate::commit::FileEntry;
 use crate::error::LakeError;
 
+mod cache;
 mod local;
 mod objects;
 mod s3;
 
+use cache::Cache;
 use local::LocalWrites;
 pub use local::Lock;
 use objects::ObjectWrites;
@@ -38,6 +40,8 @@ pub struct Store {
     reads: Arc<dyn ObjectStore>,
     writes: Arc<dyn Writes>,
     directory: Option<Arc<PathBuf>>,
+    /// What was read of data files, where reading them takes long.
+    cache: Option<Arc<Cache>>,
 }
 
 /// Whether an object was written by a put-if-absent.
@@ -75,12 +79,8 @@ impl Store {
             Some((s3::SCHEME, place)) => {
                 let sides = s3::open(place.trim_end_matches('/'), s3)?;
                 let name = bodycam_record::shown(location).into();
-                return Ok(Self {
-                    name,
-                    reads: sides.reads,
-                    writes: Arc::new(sides.writes),
-                    directory: None,
-                });
+                let (reads, writes) = (sides.reads, Arc::new(sides.writes));
+                return Ok(Self { name, reads, writes, directory: None, cache: Some(Arc::default()) });
             }
             Some((scheme, _)) => {
                 return Err(unsuitable(format!(
@@ -98,6 +98,7 @@ impl Store {
             reads: Arc::new(reads),
             writes: Arc::new(LocalWrites::new(directory.clone())),
             directory: Some(Arc::new(directory)),
+            cache: None,
         })
     }
 
@@ -123,7 +124,7 @@ impl Store {
     pub fn on(store: Arc<dyn ObjectStore>, name: &str) -> Self {
         let writes = ObjectWrites::new(store.clone(), store.clone(), Duration::from_secs(1));
         let writes = Arc::new(writes);
-        Self { name: name.into(), reads: store, writes, directory: None }
+        Self { name: name.into(), reads: store, writes, directory: None, cache: None }
     }
 
     /// The same store with another writing side.
@@ -139,6 +140,10 @@ impl Store {
     /// Its directory, when it is local.
     pub fn directory(&self) -> Option<&std::path::Path> {
         self.directory.as_deref().map(PathBuf::as_path)
+    }
+
+    pub(crate) fn cache(&self) -> Option<&Cache> {
+        self.cache.as_deref()
     }
 
     /// The reading side, for engines that bring their own readers.

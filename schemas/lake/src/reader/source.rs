@@ -27,7 +27,8 @@ pub(super) struct FileSource {
     store: Store,
     path: Arc<str>,
     size: u64,
-    whole: Option<Bytes>,
+    /// What is known of its end: from which byte on, and the bytes.
+    end: Option<(u64, Bytes)>,
 }
 
 impl FileSource {
@@ -36,22 +37,36 @@ impl FileSource {
     /// that were recorded is for the verifier to say.
     pub async fn open(store: &Store, file: &FileEntry) -> Result<Self, LakeError> {
         let size = store.size_of(file)?;
-        let mut source = Self { store: store.clone(), path: file.path.as_str().into(), size, whole: None };
+        let path: Arc<str> = file.path.as_str().into();
+        if let Some((from, bytes)) = store.cache().and_then(|cache| cache.get(&path)) {
+            let size = from + bytes.len() as u64;
+            return Ok(Self { store: store.clone(), path, size, end: Some((from, bytes)) });
+        }
+        let mut source = Self { store: store.clone(), path, size, end: None };
         if size <= WHOLE {
             let bytes = store.need(&file.path, "a commit").await?;
             source.size = bytes.len() as u64;
-            source.whole = Some(bytes);
+            source.keep(0, bytes);
         }
         Ok(source)
     }
 
+    fn keep(&mut self, from: u64, bytes: Bytes) {
+        if let Some(cache) = self.store.cache() {
+            cache.keep(self.path.clone(), from, bytes.clone());
+        }
+        self.end = Some((from, bytes));
+    }
+
     async fn fetch(&self, range: Range<u64>) -> Result<Bytes, ParquetError> {
-        if let Some(whole) = &self.whole {
-            let (from, to) = (usize::try_from(range.start)?, usize::try_from(range.end)?);
-            if from > to || to > whole.len() {
+        if let Some((start, end)) = &self.end
+            && let Some(from) = range.start.checked_sub(*start)
+        {
+            let (from, to) = (usize::try_from(from)?, usize::try_from(range.end.saturating_sub(*start))?);
+            if from > to || to > end.len() {
                 return Err(ParquetError::EOF(format!("bytes {from}..{to} lie past the end")));
             }
-            return Ok(whole.slice(from..to));
+            return Ok(end.slice(from..to));
         }
         let wanted = range.end.saturating_sub(range.start);
         let bytes = self.store.get_range(&self.path, range).await.map_err(external)?;
@@ -99,6 +114,14 @@ impl AsyncFileReader for FileSource {
                 }
             };
             let size = self.size;
+            let footer = size.saturating_sub(FOOTER as u64);
+            if self.end.is_none() {
+                let bytes = self.fetch(footer..size).await;
+                // One of another size than its commit says is looked at below.
+                if let Ok(bytes) = bytes {
+                    self.keep(footer, bytes);
+                }
+            }
             let err = match reader().load_and_finish(&mut *self, size).await {
                 Ok(metadata) => return Ok(Arc::new(metadata)),
                 Err(err) => err,
@@ -106,7 +129,7 @@ impl AsyncFileReader for FileSource {
             // Perhaps it is of another size than its commit says.
             match self.store.size(&self.path).await.map_err(external)? {
                 Some(there) if there != size => {
-                    self.size = there;
+                    (self.size, self.end) = (there, None);
                     Ok(Arc::new(reader().load_and_finish(self, there).await?))
                 }
                 _ => Err(err),
