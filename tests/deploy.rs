@@ -229,9 +229,7 @@ fn units_have_usable_configurations_and_credentials() {
         }
         place.put("/etc/bodycam/bodycam.toml", &root().join("deploy/systemd/bodycam.toml"));
         // The other parts' secrets, which this one does not read but `config check` does.
-        for (name, secret) in [("tls.key", "gateway.key")] {
-            place.put(&format!("/etc/bodycam/credentials/{name}"), &place.secrets().join(secret));
-        }
+        place.put("/etc/bodycam/credentials/tls.key", &place.secrets().join("gateway.key"));
         place.put(
             "/run/credentials/bodycam-gateway.service/shop.password",
             &place.secrets().join("target.password"),
