@@ -121,3 +121,13 @@ fuzz: prerequisites ## run every fuzz target for FUZZ_SECONDS with cargo-fuzz (`
 .PHONY: fuzz-seeds
 fuzz-seeds: ## write the seeds of the fuzz targets anew, from the test vectors and our own encoders
 	BODYCAM_UPDATE=1 cargo test --workspace --test suite -- fuzz_seeds
+
+.PHONY: deploy-render
+deploy-render: ## render the Kubernetes overlays into deploy/kubernetes/rendered (needs Go for kustomize)
+	@for overlay in dev production; do \
+	  deploy/kubernetes/render.sh "$$(deploy/lint/kustomize.sh $(CARGO_TARGET_DIR))" $$overlay > deploy/kubernetes/rendered/$$overlay.yaml || exit 1; \
+	done
+
+.PHONY: deploy-lint
+deploy-lint: prerequisites ## look at images, compose file, manifests and units with their linters (needs Go and systemd)
+	@deploy/lint/lint.sh $(CARGO_TARGET_DIR)

@@ -8,7 +8,7 @@ export PATH="$PATH:/usr/sbin:/sbin"
 
 declare -A PACKAGE=(
     [cc]=build-essential [c++]=g++ [make]=make [git]=git [curl]=curl [tmux]=tmux [python3]=python3 [pkg-config]=pkg-config
-    [psql]=postgresql-client [kill]=procps [unshare]=util-linux [mount]=mount
+    [openssl]=openssl [psql]=postgresql-client [kill]=procps [unshare]=util-linux [mount]=mount
 )
 declare -A ON_REQUEST=([pgbouncer]=pgbouncer [chrt]=util-linux [kcat]=kcat [java]=default-jre-headless [mvn]=maven)
 missing=()

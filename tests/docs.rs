@@ -90,3 +90,16 @@ fn links_of_the_documentation_lead_somewhere() {
     }
     assert!(checked >= 20, "only {checked} links were found");
 }
+
+#[test]
+fn the_capacity_page_is_what_the_measurements_and_assumptions_give() {
+    let root = std::path::Path::new(env!("CARGO_MANIFEST_DIR"));
+    let output = Command::new("python3").arg(root.join("docs/capacity.py")).output().unwrap();
+    assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
+    let made = String::from_utf8(output.stdout).unwrap();
+    let page = read("docs/capacity.md");
+    let kept =
+        page.split_once("<!-- made by capacity.py -->\n").unwrap().1.split_once("<!-- end -->").unwrap().0;
+    assert!(made == kept, "run `python3 docs/capacity.py --write`; it gives:\n{made}");
+    assert!(made.contains("| agents | 10 | 1,000 | 100,000 |"), "{made}");
+}

@@ -62,6 +62,7 @@ fn statements_reach_the_lake_over_kafka_through_an_outage_of_the_broker() {
     assert!(recorder.terminate().success(), "{}", stack.log("recorder"));
     let (code, report) = stack.verify();
     assert_eq!(code, 4, "consistent, not anchored: {report:#}\n{}", stack.log("recorder"));
+    assert_eq!(report["trust"]["producers"][0]["stopped"], true, "{report:#}");
     assert_eq!(count(&stack, "SELECT count(*) FROM statements WHERE main_relation = 'public.notes'"), 6);
 }
 

@@ -14,6 +14,7 @@ mod architecture;
 mod crash;
 mod demo;
 mod dependencies;
+mod deploy;
 mod docs;
 mod doctor;
 mod facts;

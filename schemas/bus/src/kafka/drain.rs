@@ -331,7 +331,9 @@ impl Worker {
         self.client = Some(client(&self.kafka)?);
         self.discovered = None;
         loop {
-            if self.discovered.is_none_or(|at| at.elapsed() >= DISCOVER) {
+            // Asked before the lanes are read: what was written before the stop, STOP itself, is then seen.
+            let stopping = lock(&self.shared.stop).is_some();
+            if stopping || self.discovered.is_none_or(|at| at.elapsed() >= DISCOVER) {
                 self.discover()?;
             }
             let busy = self.pump()?;
@@ -340,7 +342,6 @@ impl Worker {
             }
             self.receipts()?;
             let over = self.is_over();
-            let stopping = lock(&self.shared.stop).is_some();
             let clean = !busy && self.lanes.values().all(|lane| lane.dry && lane.is_clear());
             self.note(over || (stopping && clean))?;
             if self.measured.is_none_or(|at| at.elapsed() >= MEASURE) {
