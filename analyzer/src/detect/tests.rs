@@ -355,8 +355,7 @@ async fn a_killed_roll_up_is_made_again_and_a_kept_one_is_read() {
     let range = (at("00:00:00"), at("12:00:00"));
     let mut texts = Vec::new();
     for settled in [at("05:00:00"), at("23:00:00"), at("23:00:00")] {
-        let mut rollups = Rollups::new(counted.clone(), Engine::new(&counted).unwrap(), 64 << 20)
-            .kept_under(Some(TenantKey::new([3; 32])), Arc::default());
+        let mut rollups = rollups_of(&counted);
         let table = rollups.table("hourly_pulls", &view, &inputs, range, settled).await.unwrap().unwrap();
         texts.push((rows(&view, table).await, writes.load(Ordering::SeqCst)));
     }
@@ -582,6 +581,11 @@ async fn a_kill_at_any_write_loses_no_alert() {
             }
         }
     }
+}
+
+fn rollups_of(store: &Store) -> Rollups {
+    let tenant = Some(TenantKey::new([3; 32]));
+    Rollups::new(store.clone(), Engine::new(store).unwrap(), 64 << 20, tenant, Arc::default())
 }
 
 async fn scene_view(scene: &Scene) -> bodycam_lake::View {
