@@ -25,7 +25,7 @@ use crate::config::DetectConfig;
 use crate::engine::{Engine, Scope, spawn};
 use crate::error::AnalyzerError;
 use crate::findings::{News, mark};
-use crate::rules::{self, Batch, Fixture, Hit, LoadedRule, RuleSource, Sensitive, evaluate};
+use crate::rules::{self, Batch, Fixture, Hit, LoadedRule, RuleSource, Sensitive, SharedSteps, evaluate};
 use crate::state::Rollups;
 use crate::watermark::watermark_ns;
 use crate::windows::{Due, Inputs, Seen, batches, candidates, due, has_seen, positions};
@@ -168,6 +168,8 @@ pub struct Detector {
     commits: HashMap<String, i64>,
     /// What was last said about events of the future.
     ahead: Option<Ahead>,
+    /// What rules have in common in this look.
+    shared: Arc<SharedSteps>,
     /// Claims on windows, where others may work on the same lake.
     claims: Option<Claims>,
 }
@@ -235,6 +237,7 @@ impl Detector {
             unreadable: BTreeSet::new(),
             commits: HashMap::new(),
             ahead: None,
+            shared: Arc::default(),
             claims: None,
         })
     }
@@ -263,6 +266,7 @@ impl Detector {
     /// Looks at the lake and evaluates everything that is due.
     pub async fn cycle(&mut self, listener: Listener<'_>) -> Result<Summary, AnalyzerError> {
         self.lake.refresh().await?;
+        self.shared = Arc::default();
         self.windows.refresh().await?;
         self.list().await?;
         let committed_ns = self.committed_ns().await;
@@ -328,7 +332,8 @@ impl Detector {
         if summary.failed.contains(id) {
             return Ok(Vec::new());
         }
-        let Claimed { mine, rest, places } = self.claim(rule, batch, may_come_back, summary, listener).await?;
+        let Claimed { mine, rest, places } =
+            self.claim(rule, batch, may_come_back, summary, listener).await?;
         if mine.is_empty() {
             return Ok(rest);
         }
@@ -507,8 +512,10 @@ impl Detector {
             }
         }
         let (engine, rule, sensitive) = (self.engine.clone(), rule.clone(), self.options.sensitive.clone());
+        let shared = Arc::clone(&self.shared);
         spawn(async move {
-            evaluate(&engine, scope, &rule, &Batch { from_ns, to_ns, sensitive: &sensitive }).await
+            let batch = Batch { from_ns, to_ns, sensitive: &sensitive };
+            evaluate(&engine, scope, &rule, &batch, &shared).await
         })?
         .await
     }

@@ -26,9 +26,7 @@ use futures::{StreamExt, TryStreamExt, stream};
 use parquet::arrow::arrow_reader::ParquetRecordBatchReaderBuilder;
 
 use crate::detect::Metrics;
-use crate::engine::{
-    Bounds, Engine, HOURLY_DESTINATIONS, HOURLY_PULLS, Part, PartsTable, Scope, spawn,
-};
+use crate::engine::{Bounds, Engine, HOURLY_DESTINATIONS, HOURLY_PULLS, Part, PartsTable, Scope, spawn};
 use crate::error::AnalyzerError;
 use crate::windows::{Inputs, Sum, positions};
 
@@ -159,11 +157,7 @@ impl Rollups {
     }
 
     /// Reads those that are settled and not at hand, several at once.
-    async fn read(
-        &mut self,
-        rollup: &Rollup,
-        pieces: impl Iterator<Item = &Piece>,
-    ) -> Result<(), LakeError> {
+    async fn read(&mut self, rollup: &Rollup, pieces: impl Iterator<Item = &Piece>) -> Result<(), LakeError> {
         let missing: Vec<_> = pieces
             .filter(|piece| piece.is_settled && !self.has(rollup, piece.period, piece.id))
             .map(|piece| (piece.period, piece.id))

@@ -51,7 +51,7 @@ pub(super) struct Claims {
     looked_at: HashSet<String>,
     failing: Arc<Mutex<BTreeSet<RuleId>>>,
     metrics: Arc<Metrics>,
-    _beats: Job<()>,
+    beats: Job<()>,
 }
 
 /// What is known of the claims on a place.
@@ -123,7 +123,7 @@ impl Claims {
             looked_at: HashSet::new(),
             failing,
             metrics,
-            _beats: beats,
+            beats,
         })
     }
 
@@ -152,8 +152,7 @@ impl Claims {
 
     /// Claims a window; whether it is this worker's now. `is_over`: nothing but an evaluation is missing.
     pub(super) async fn take(&mut self, place: &Place, is_over: bool) -> Result<bool, LakeError> {
-        let mut head =
-            self.heads.remove(place).unwrap_or(Head { next: 0, worker: None, left_since: None });
+        let mut head = self.heads.remove(place).unwrap_or(Head { next: 0, worker: None, left_since: None });
         let had = head.worker.as_ref() == Some(&self.worker);
         let taken = loop {
             if head.next >= MOST_CLAIMS {
@@ -235,6 +234,12 @@ impl Claims {
         }))
     }
 
+    /// As SIGSTOP does.
+    #[cfg(test)]
+    pub(super) fn pause(&mut self) {
+        self.beats.abort();
+    }
+
     /// The window's record is there and listed: nobody needs the claims on it any more.
     pub(super) async fn done(&mut self, place: &Place) {
         let Some(head) = self.heads.remove(place) else { return };
@@ -255,7 +260,7 @@ impl Claims {
             .filter(|(_, head)| head.worker.as_ref() == Some(&self.worker))
             .map(|(place, head)| (place, head.next))
             .collect();
-        drop(self._beats);
+        drop(self.beats);
         if let Ok(path) = self.objects.beat_of(&self.worker)
             && let Err(err) = self.objects.store.delete(&path).await
         {

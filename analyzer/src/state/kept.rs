@@ -94,7 +94,11 @@ fn path(tenant: &TenantKey, table: &str, period: Period, id: Digest) -> Result<S
     };
     let id = tenant.state_mac(&name, &id.0).to_hex();
     // Hours before 1970 have a sign, which would read as one more separator.
-    layout::state(&format!("{}-{}.rollup", name.replace("hour-", "hourm").replace("day-", "daym"), id.get(..32).unwrap_or_default()))
+    layout::state(&format!(
+        "{}-{}.rollup",
+        name.replace("hour-", "hourm").replace("day-", "daym"),
+        id.get(..32).unwrap_or_default()
+    ))
 }
 
 /// A kept roll-up: 32 bytes that only the tenant key can make of its name and the rest, and the rest as Parquet.
