@@ -2,7 +2,7 @@
 //! until there are 40, on a lake with 28 days of history at the level of roll-ups (an event for each of their rows)
 //! and two days of single events. Every ten seconds of events are committed, and the look after that is measured.
 //!
-//! `cargo run --release -p bodycam-analyzer --example bench_detect -- [EVENTS A DAY] [RULES] [LOOKS] [DIRECTORY]`
+//! `cargo run --release -p bodycam-analyzer --example bench_detect -- [EVENTS A DAY] [RULES] [LOOKS] [DIRECTORY] [DAYS OF HISTORY]`
 
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
@@ -22,8 +22,8 @@ mod process;
 
 /// The first hour: 2026-10-22T00Z.
 const FIRST: i64 = 497_952;
-/// Hours at the level of roll-ups, and hours of single events; the last one is not over.
-const HISTORY: i64 = 28 * 24;
+/// Days at the level of roll-ups, unless told otherwise, and hours of single events; the last one is not over.
+const HISTORY: u64 = 28;
 const RAW: i64 = 48;
 /// Who reads, of what, and where to.
 const PRINCIPALS: u64 = 1000;
@@ -45,15 +45,17 @@ async fn main() -> Result<(), Error> {
     let number = |at: usize, default: u64| args.get(at).map_or(Ok(default), |n| n.parse());
     if args.first().is_some_and(|arg| arg == "fill") {
         let dir = args.get(2).ok_or("fill EVENTS DIRECTORY")?;
-        return fill(Path::new(dir), number(1, 0)?).await;
+        return fill(Path::new(dir), number(1, 0)?, i64::try_from(number(3, HISTORY)?)? * 24).await;
     }
     let (events, rules, looks) = (number(0, 10_000_000)?, number(1, 40)?, number(2, 20)?);
+    let days = number(4, HISTORY)?;
     let scratch = tempfile::tempdir()?;
     let dir = args.get(3).map_or_else(|| scratch.path().to_owned(), PathBuf::from);
     // In a process of its own, so that its memory does not count.
     let filled = std::process::Command::new(std::env::current_exe()?)
         .args(["fill", &events.to_string()])
         .arg(&dir)
+        .arg(days.to_string())
         .status()?;
     if !filled.success() {
         return Err("the lake could not be filled".into());
@@ -73,7 +75,7 @@ async fn main() -> Result<(), Error> {
     println!("after a restart   {:.2} s", started.elapsed().as_secs_f64());
 
     let mut writer = Writer::open(store, "bench/1").await?;
-    let hour = FIRST + HISTORY + RAW - 1;
+    let hour = FIRST + i64::try_from(days)? * 24 + RAW - 1;
     let (mut walls, mut cpu, mut windows, mut found) = (Vec::new(), 0.0, 0, 0);
     for look in 0..looks {
         let seconds = 1800 + 10 * look;
@@ -124,13 +126,13 @@ fn options(store: Store, dir: &Path, rules: u64) -> Result<DetectOptions, Error>
 }
 
 /// The history, and the two days.
-async fn fill(dir: &Path, events: u64) -> Result<(), Error> {
+async fn fill(dir: &Path, events: u64, history: i64) -> Result<(), Error> {
     let mut writer = Writer::open(Store::create(&dir.join("lake").display().to_string())?, "bench/0").await?;
-    for hour in FIRST..FIRST + HISTORY {
+    for hour in FIRST..FIRST + history {
         writer.commit(&rolled_up(hour)?, Hour(hour + 1).start_ns()).await?;
     }
-    for hour in FIRST + HISTORY..FIRST + HISTORY + RAW {
-        let last = hour + 1 == FIRST + HISTORY + RAW;
+    for hour in FIRST + history..FIRST + history + RAW {
+        let last = hour + 1 == FIRST + history + RAW;
         // Of the last hour half is over.
         let (part, until) = if last { (events / 48, 1800) } else { (events / 24, 3600) };
         let watermark_ns = Hour(hour).start_ns() + i64::try_from(until)? * 1_000_000_000;

@@ -33,11 +33,12 @@ use crate::windows::{Due, Inputs, Seen, batches, candidates, due, has_seen, posi
 mod claims;
 mod metrics;
 mod watch;
+mod work;
 
 pub use metrics::Metrics;
 pub use watch::watch;
 
-use claims::{Claims, Place};
+use claims::Claims;
 
 /// Most windows that one query looks at.
 const WINDOWS_AT_ONCE: i64 = 24;
@@ -243,7 +244,7 @@ impl Detector {
     }
 
     /// The same, as one worker of several on a lake: each window is left to the one that claims it.
-    async fn as_worker(mut self) -> Result<Self, AnalyzerError> {
+    async fn into_worker(mut self) -> Result<Self, AnalyzerError> {
         let (store, tenant) = (self.options.store.clone(), self.options.tenant.clone());
         let lease = Duration::from_secs(self.options.config.lease_seconds.max(1));
         let metrics = Arc::clone(&self.options.metrics);
@@ -315,93 +316,6 @@ impl Detector {
         }
         self.options.metrics.stands(&summary, closed_before_ns);
         Ok(summary)
-    }
-
-    /// Claims windows of a batch, evaluates and records them; gives those that are still to be claimed. What fails is
-    /// said once a look, and its windows stay due.
-    async fn work(
-        &mut self,
-        rule: &Arc<LoadedRule>,
-        look: &Look,
-        batch: Vec<Due>,
-        may_come_back: bool,
-        summary: &mut Summary,
-        listener: Listener<'_>,
-    ) -> Result<Vec<Due>, AnalyzerError> {
-        let id = &rule.rule.id;
-        if summary.failed.contains(id) {
-            return Ok(Vec::new());
-        }
-        let Claimed { mine, rest, places } =
-            self.claim(rule, batch, may_come_back, summary, listener).await?;
-        if mine.is_empty() {
-            return Ok(rest);
-        }
-        match self.evaluate(rule, look, &mine).await {
-            Ok(hits) => self.record(rule, &mine, hits, summary, listener).await?,
-            Err(AnalyzerError::Lake(err)) => return Err(err.into()),
-            Err(err) => {
-                tracing::error!(event = "detect.rule_failed", rule = %id, error = %err);
-                summary.failures.push(format!("{id}: {err}"));
-                summary.failed.insert(id.clone());
-            }
-        }
-        if let Some(claims) = &mut self.claims {
-            claims.fails(id, summary.failed.contains(id));
-            for place in places {
-                if self.windows.revision(&place.0) >= Some(place.1) {
-                    claims.done(&place).await;
-                }
-            }
-        }
-        Ok(rest)
-    }
-
-    /// Claims windows of a batch, as many as follow on one another. Those that another worker has done are told,
-    /// should it have died before it could.
-    async fn claim(
-        &mut self,
-        rule: &LoadedRule,
-        batch: Vec<Due>,
-        may_come_back: bool,
-        summary: &mut Summary,
-        listener: Listener<'_>,
-    ) -> Result<Claimed, AnalyzerError> {
-        let Some(claims) = &mut self.claims else {
-            return Ok(Claimed { mine: batch, rest: Vec::new(), places: Vec::new() });
-        };
-        let (mut taken, mut rest) = (Vec::new(), Vec::new());
-        let mut windows = batch.into_iter();
-        for window in windows.by_ref() {
-            let key = window_key(rule, window.start_ns);
-            let n = self.windows.revision(&key).map_or(0, |n| n + 1);
-            let place = (key, n);
-            if claims.take(&place, window.closes).await? {
-                taken.push((window, place));
-            } else if taken.is_empty() && may_come_back {
-                rest.push(window);
-                break;
-            } else {
-                summary.with_others += 1;
-                break;
-            }
-        }
-        rest.extend(windows);
-        self.windows.refresh().await?;
-        let (mut mine, mut places) = (Vec::new(), Vec::new());
-        for (window, place) in taken {
-            let before = self.known(&place.0).await?;
-            if !self.windows.look_for(&place.0, place.1).await? {
-                mine.push(window);
-            } else if !self.windows.is_listed(&place.0) {
-                let news = self.untold(rule, &place.0, before.as_deref()).await?;
-                self.unlisted.insert(place.0.clone());
-                self.tell(news, summary, listener);
-            }
-            places.push(place);
-        }
-        self.list().await?;
-        Ok(Claimed { mine, rest, places })
     }
 
     /// When the newest commit was made. One that cannot be read says nothing.
@@ -617,16 +531,6 @@ impl Detector {
         let retracted = record.retracted.clone();
         Ok(news_of(rule, rows, before).chain(taken_back(rule, retracted, record.n)).collect())
     }
-}
-
-/// What a worker has claimed of a batch.
-struct Claimed {
-    /// To be evaluated.
-    mine: Vec<Due>,
-    /// Not asked for yet, or to be asked for again.
-    rest: Vec<Due>,
-    /// What was claimed.
-    places: Vec<Place>,
 }
 
 /// A window of a rule.

@@ -136,6 +136,6 @@ fn three_workers_do_every_window_once_though_one_is_killed_and_one_is_paused() {
     assert!(records.iter().all(|path| path.file_name().unwrap() == "0.json"), "one record a window");
     let told: usize = workers.iter().map(|worker| worker.told().len()).sum();
     // Twice only what a kill or a pause between record and list may have left untold.
-    assert!(told - ids.len() <= 2 * 24, "{told} alerts for {} findings", ids.len());
+    assert!(told - ids.len() < ids.len() / 2, "{told} alerts for {} findings", ids.len());
     println!("{before} windows before the kill, {while_away} told by the one that went on, {told} alerts");
 }

@@ -182,16 +182,17 @@ impl Claims {
                     if patient && self.lives(&worker, &place.0.rule).await? {
                         break false;
                     }
-                    true
+                    Some(worker)
                 }
-                None => false,
+                None => None,
             };
             let claim = Claim { version: 1, worker: self.worker.clone() };
             if self.objects.put_new(&path, &claim).await? == Put::New {
                 head.worker = Some(self.worker.clone());
                 head.next += 1;
-                if of_another {
+                if let Some(worker) = of_another {
                     self.metrics.claim_taken_over();
+                    self.bury(&worker).await;
                 }
                 break true;
             }
@@ -232,6 +233,17 @@ impl Claims {
             other.since.elapsed() < self.lease
                 && other.beat.as_ref().is_some_and(|beat| !beat.failing.contains(rule))
         }))
+    }
+
+    /// Takes the beat of a dead worker away, for others to know at once. One that was paused beats again.
+    async fn bury(&mut self, worker: &str) {
+        let is_dead = self.others.get(worker).is_some_and(|other| other.since.elapsed() >= self.lease);
+        if is_dead
+            && let Ok(path) = self.objects.beat_of(worker)
+            && let Err(err) = self.objects.store.delete(&path).await
+        {
+            tracing::debug!(event = "detect.beat_not_deleted", error = %err);
+        }
     }
 
     /// As SIGSTOP does.

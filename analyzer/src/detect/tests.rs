@@ -8,6 +8,7 @@ use bodycam_record::Event;
 use proptest::prelude::*;
 use proptest::test_runner::{Config, TestRunner};
 
+use super::claims::Place;
 use super::*;
 use crate::scene::{Dying, MINUTE, Scene, at, events};
 

@@ -55,7 +55,7 @@ async fn look(
 ) -> Result<Summary, AnalyzerError> {
     let mut working = match detector.take() {
         Some(detector) => detector,
-        None => Detector::open(options.clone()).await?.as_worker().await?,
+        None => Detector::open(options.clone()).await?.into_worker().await?,
     };
     let outcome = working.cycle(listener).await;
     *detector = Some(working);

@@ -51,9 +51,12 @@ pub(crate) struct Batch<'a> {
 /// look at the lake: what they read must not change.
 #[derive(Debug, Default)]
 pub(crate) struct SharedSteps {
-    known: Mutex<HashMap<(String, Bounds, i64), Arc<dyn TableProvider>>>,
+    known: Mutex<HashMap<StepKey, Arc<dyn TableProvider>>>,
     bytes: AtomicUsize,
 }
+
+/// The text of a step, what it sees, and the length of the windows.
+type StepKey = (String, Bounds, i64);
 
 /// Share of an evaluation's memory that shared steps may take.
 const SHARED_PART: usize = 4;
@@ -192,11 +195,11 @@ pub(crate) async fn evaluate(
 }
 
 impl SharedSteps {
-    fn get(&self, key: &(String, Bounds, i64)) -> Option<Arc<dyn TableProvider>> {
+    fn get(&self, key: &StepKey) -> Option<Arc<dyn TableProvider>> {
         self.known.lock().unwrap_or_else(PoisonError::into_inner).get(key).cloned()
     }
 
-    fn keep(&self, key: (String, Bounds, i64), table: &Arc<dyn TableProvider>, bytes: usize, limit: usize) {
+    fn keep(&self, key: StepKey, table: &Arc<dyn TableProvider>, bytes: usize, limit: usize) {
         if self.bytes.fetch_add(bytes, Ordering::Relaxed).saturating_add(bytes) <= limit {
             self.known.lock().unwrap_or_else(PoisonError::into_inner).insert(key, table.clone());
         }

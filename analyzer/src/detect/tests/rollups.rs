@@ -58,7 +58,7 @@ fn roll_ups_kept_from_commit_to_commit_are_those_of_a_full_recompute() {
     let step =
         (0usize..3, any::<bool>(), 0i64..96, any::<bool>(), proptest::option::of((0i64..9, any::<bool>())));
     let strategy = (Just(all).prop_shuffle(), proptest::collection::vec(step, 2..7));
-    let mut runner = TestRunner::new(Config { cases: 12, ..Config::default() });
+    let mut runner = TestRunner::new(Config { cases: 6, ..Config::default() });
     let outcome = runner.run(&strategy, |(shuffled, steps)| {
         runtime.block_on(async {
             let mut scene = Scene::new().await;
@@ -163,7 +163,7 @@ async fn days_that_are_rolled_up_are_not_read_again() {
         all.iter().cloned().partition(|e| e.envelope.ts_wall_ns >= at("06:00:00"));
     let expected = said(recomputed(&all, &EVERY_RULE).await);
     scene.commit("gw/0", &before).await;
-    scene.heartbeat("gw", at("02:00:00"), false).await;
+    scene.heartbeat("gw", at("05:30:00"), false).await;
     cycle(&mut Detector::open(options(&scene, &EVERY_RULE)).await.unwrap()).await;
     // What is not there cannot be read.
     let mut gone = 0;

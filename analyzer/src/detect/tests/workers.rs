@@ -115,7 +115,7 @@ async fn three_workers_share_the_windows_of_a_lake_and_none_is_evaluated_twice()
     let mut workers = Vec::new();
     for _ in 0..3 {
         let detector = Detector::open(options(&scene, &RULES)).await.unwrap();
-        workers.push(detector.as_worker().await.unwrap());
+        workers.push(detector.into_worker().await.unwrap());
     }
     let [a, b, c] = &mut workers[..] else { panic!() };
     let did = tokio::join!(cycle(a), cycle(b), cycle(c));
@@ -154,10 +154,10 @@ async fn what_a_worker_recorded_and_could_not_tell_is_told_by_the_one_that_takes
         let mut config = options(&fresh, &["EXF-002"]);
         config.config.lease_seconds = 1;
         let dies = DetectOptions { store: dying, ..config.clone() };
-        let Ok(mut first) = Detector::open(dies).await.unwrap().as_worker().await else { continue };
+        let Ok(mut first) = Detector::open(dies).await.unwrap().into_worker().await else { continue };
         let survived = first.cycle(&mut |news| told.extend([named(news)])).await.is_ok();
         drop(first);
-        let mut second = Detector::open(config).await.unwrap().as_worker().await.unwrap();
+        let mut second = Detector::open(config).await.unwrap().into_worker().await.unwrap();
         let started = std::time::Instant::now();
         while told.is_empty() || fresh.findings().await.is_empty() {
             assert!(started.elapsed() < Duration::from_secs(60), "killed at write {left}");
