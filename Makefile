@@ -65,6 +65,7 @@ bench: ## the numbers of docs/benchmarks.md (BENCH="--only point --rounds 5" to 
 	@deploy/prerequisites.sh pgbouncer chrt java mvn
 	cargo build --release -p bodycam -p bodycam-proxy -p bodycam-recorder -p bodycam-replay-tui -p bodycam-verify --bins --examples \
 	  --no-default-features --features bodycam/gateway,bodycam/recorder,bodycam/reader
+	cargo build --release -p bodycam-analyzer --examples
 	python3 tests/bench/bench.py --bin $(CARGO_TARGET_DIR)/release $(BENCH)
 
 .PHONY: soak

@@ -9,6 +9,8 @@ use std::time::{Duration, Instant};
 
 use crate::support::stack::{Stack, bodycam};
 
+mod workers;
+
 const WAIT: Duration = Duration::from_secs(60);
 const ROWS: i64 = 12_000;
 

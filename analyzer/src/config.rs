@@ -14,8 +14,10 @@ use crate::rules::RuleSource;
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields, default)]
 pub struct DetectConfig {
-    /// Seconds between two looks at the lake.
+    /// Longest time in seconds between two evaluations of what is due. New commits are looked for twice a second and evaluated at once, unless the last evaluation took so long that more than a quarter of the time would go into them.
     pub interval_seconds: u64,
+    /// How many seconds without a sign of life pass until the windows that a `detect watch` has claimed are taken over by another one on the same lake.
+    pub lease_seconds: u64,
     /// How many seconds after its end a window stays open for late events. Later ones re-open it.
     pub lateness_seconds: u64,
     /// How many days back windows are evaluated that no rule has looked at yet, counted from the newest event of the rule's tables, or from where the lake stands if that is earlier.
@@ -49,6 +51,7 @@ impl Default for DetectConfig {
     fn default() -> Self {
         Self {
             interval_seconds: 10,
+            lease_seconds: 30,
             lateness_seconds: 120,
             backfill_days: 31,
             memory_mib: 512,
@@ -84,6 +87,9 @@ impl DetectConfig {
         let refuse = |reason: &str| Err(AnalyzerError::rule_file("[detect]", reason));
         if self.interval_seconds == 0 {
             return refuse("interval_seconds must be at least 1");
+        }
+        if self.lease_seconds == 0 {
+            return refuse("lease_seconds must be at least 1");
         }
         if self.memory_mib < 16 {
             return refuse("memory_mib must be at least 16");

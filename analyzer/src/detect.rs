@@ -6,9 +6,7 @@
 //! is told by whoever finds it: an alert comes at least once, and carries id and revision.
 
 use std::collections::{BTreeSet, HashMap};
-use std::future::Future;
 use std::path::Path;
-use std::pin::pin;
 use std::sync::Arc;
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
@@ -27,14 +25,20 @@ use crate::config::DetectConfig;
 use crate::engine::{Engine, Scope, spawn};
 use crate::error::AnalyzerError;
 use crate::findings::{News, mark};
-use crate::rules::{self, Batch, Fixture, Hit, LoadedRule, RuleSource, Sensitive, evaluate};
+use crate::rules::{self, Batch, Fixture, Hit, LoadedRule, RuleSource, Sensitive, SharedSteps, evaluate};
 use crate::state::Rollups;
 use crate::watermark::watermark_ns;
 use crate::windows::{Due, Inputs, Seen, batches, candidates, due, has_seen, positions};
 
+mod claims;
 mod metrics;
+mod watch;
+mod work;
 
 pub use metrics::Metrics;
+pub use watch::watch;
+
+use claims::Claims;
 
 /// Most windows that one query looks at.
 const WINDOWS_AT_ONCE: i64 = 24;
@@ -74,6 +78,10 @@ pub struct Summary {
     pub failures: Vec<String>,
     /// Event time up to which the lake is complete; none when nothing says so.
     pub watermark_ns: Option<i64>,
+    /// The rules that failed.
+    failed: BTreeSet<RuleId>,
+    /// Windows that were due and left to other workers.
+    with_others: u64,
     /// Events that are dated after the newest commit, if there are any: a clock is wrong, or somebody lies.
     pub ahead: Option<Ahead>,
 }
@@ -97,48 +105,6 @@ pub async fn run(options: DetectOptions, listener: Listener<'_>) -> Result<Summa
     let mut detector = Detector::open(options).await?;
     detector.lake.expect_recorded().await?;
     detector.cycle(listener).await
-}
-
-/// Evaluates what is due again and again, until `shutdown`; the look that is under way then is finished. Whatever
-/// fails, the opening included, is tried again at the next look.
-pub async fn watch(
-    options: DetectOptions,
-    listener: Listener<'_>,
-    shutdown: impl Future<Output = ()> + Send,
-) -> Summary {
-    let every = Duration::from_secs(options.config.interval_seconds.max(1));
-    let mut detector = None;
-    let mut total = Summary::default();
-    let mut shutdown = pin!(shutdown);
-    loop {
-        let outcome = look(&mut detector, &options, listener).await;
-        options.metrics.looked(!outcome.as_ref().is_ok_and(|summary| summary.failures.is_empty()));
-        match outcome {
-            Ok(summary) => total.add(summary),
-            Err(err) => {
-                tracing::error!(event = "detect.cycle_failed", error = %err, "detection is tried again")
-            }
-        }
-        tokio::select! {
-            () = &mut shutdown => return total,
-            () = tokio::time::sleep(every) => {}
-        }
-    }
-}
-
-/// One look, by the detector of the earlier ones or by a new one.
-async fn look(
-    detector: &mut Option<Detector>,
-    options: &DetectOptions,
-    listener: Listener<'_>,
-) -> Result<Summary, AnalyzerError> {
-    let mut working = match detector.take() {
-        Some(detector) => detector,
-        None => Detector::open(options.clone()).await?,
-    };
-    let outcome = working.cycle(listener).await;
-    *detector = Some(working);
-    outcome
 }
 
 /// One fixture that was run: its rule, its name, and what is wrong.
@@ -203,6 +169,10 @@ pub struct Detector {
     commits: HashMap<String, i64>,
     /// What was last said about events of the future.
     ahead: Option<Ahead>,
+    /// What rules have in common in this look.
+    shared: Arc<SharedSteps>,
+    /// Claims on windows, where others may work on the same lake.
+    claims: Option<Claims>,
 }
 
 /// One look at the lake.
@@ -235,6 +205,7 @@ impl Summary {
         self.found += other.found;
         self.retracted += other.retracted;
         self.failures = other.failures;
+        self.failed = other.failed;
         self.watermark_ns = other.watermark_ns;
         self.ahead = other.ahead;
     }
@@ -253,8 +224,8 @@ impl Detector {
         }
         let engine = Engine::new(&store)?;
         let memory = options.config.memory_bytes();
-        let rollups = Rollups::new(store, engine.clone(), memory)
-            .kept_under(options.tenant.clone(), Arc::clone(&options.metrics));
+        let (tenant, metrics) = (options.tenant.clone(), Arc::clone(&options.metrics));
+        let rollups = Rollups::new(store, engine.clone(), memory, tenant, metrics);
         Ok(Self {
             options,
             rules,
@@ -267,12 +238,36 @@ impl Detector {
             unreadable: BTreeSet::new(),
             commits: HashMap::new(),
             ahead: None,
+            shared: Arc::default(),
+            claims: None,
         })
+    }
+
+    /// The same, as one worker of several on a lake: each window is left to the one that claims it.
+    async fn into_worker(mut self) -> Result<Self, AnalyzerError> {
+        let (store, tenant) = (self.options.store.clone(), self.options.tenant.clone());
+        let lease = Duration::from_secs(self.options.config.lease_seconds.max(1));
+        let metrics = Arc::clone(&self.options.metrics);
+        self.claims = Some(Claims::open(store, tenant, lease, metrics).await?);
+        Ok(self)
+    }
+
+    /// Whether something was committed since it was last asked or looked: asks for the next commit of every stream.
+    async fn has_news(&mut self) -> Result<bool, LakeError> {
+        Ok(self.lake.refresh().await? > 0)
+    }
+
+    /// Leaves what it has claimed to others.
+    async fn close(self) {
+        if let Some(claims) = self.claims {
+            claims.close().await;
+        }
     }
 
     /// Looks at the lake and evaluates everything that is due.
     pub async fn cycle(&mut self, listener: Listener<'_>) -> Result<Summary, AnalyzerError> {
         self.lake.refresh().await?;
+        self.shared = Arc::default();
         self.windows.refresh().await?;
         self.list().await?;
         let committed_ns = self.committed_ns().await;
@@ -300,19 +295,26 @@ impl Detector {
         };
         self.say_ahead(ahead);
         let mut summary = Summary { rules: self.rules.len(), watermark_ns, ahead, ..Summary::default() };
-        for rule in self.rules.clone() {
-            for batch in self.due(&rule, &look).await? {
-                match self.evaluate(&rule, &look, &batch).await {
-                    Ok(hits) => self.record(&rule, &batch, hits, &mut summary, listener).await?,
-                    Err(AnalyzerError::Lake(err)) => return Err(err.into()),
-                    Err(err) => {
-                        tracing::error!(event = "detect.rule_failed", rule = %rule.rule.id, error = %err);
-                        summary.failures.push(format!("{}: {err}", rule.rule.id));
-                        break;
-                    }
-                }
+        let mut rules = self.rules.clone();
+        if let Some(claims) = &mut self.claims {
+            let windows = &self.windows;
+            claims.look(|(key, n)| windows.revision(key).is_some_and(|newest| newest >= *n));
+            rules.sort_by_key(|rule| claims.order(&rule.rule.id));
+        }
+        // What another worker is at is looked at again in the end: it may leave some of it.
+        let mut left = Vec::new();
+        for rule in &rules {
+            for batch in self.due(rule, &look).await? {
+                let rest = self.work(rule, &look, batch, true, &mut summary, listener).await?;
+                left.extend((!rest.is_empty()).then(|| (Arc::clone(rule), rest)));
             }
         }
+        for (rule, mut batch) in left {
+            while !batch.is_empty() {
+                batch = self.work(&rule, &look, batch, false, &mut summary, listener).await?;
+            }
+        }
+        self.options.metrics.stands(&summary, closed_before_ns);
         Ok(summary)
     }
 
@@ -376,12 +378,16 @@ impl Detector {
     /// The windows of a rule that are due, in batches, newest first.
     async fn due(&mut self, rule: &LoadedRule, look: &Look) -> Result<Vec<Vec<Due>>, LakeError> {
         let (id, major) = (&rule.rule.id, rule.rule.version.major);
+        if self.claims.is_some() {
+            // What others have listed since.
+            self.windows.refresh().await?;
+        }
         let known = self.windows.known().map(|(key, _)| key);
         let recorded: BTreeSet<i64> =
             known.filter(|key| key.rule == *id && key.major == major).map(|key| key.start_ns).collect();
         let mut found = Vec::new();
         for start_ns in candidates(rule, &look.inputs, look.starts_at(rule), &recorded) {
-            let key = WindowKey { rule: id.clone(), major, start_ns };
+            let key = window_key(rule, start_ns);
             let record = match recorded.contains(&start_ns) {
                 true => self.known(&key).await?,
                 false => None,
@@ -420,8 +426,10 @@ impl Detector {
             }
         }
         let (engine, rule, sensitive) = (self.engine.clone(), rule.clone(), self.options.sensitive.clone());
+        let shared = Arc::clone(&self.shared);
         spawn(async move {
-            evaluate(&engine, scope, &rule, &Batch { from_ns, to_ns, sensitive: &sensitive }).await
+            let batch = Batch { from_ns, to_ns, sensitive: &sensitive };
+            evaluate(&engine, scope, &rule, &batch, &shared).await
         })?
         .await
     }
@@ -438,6 +446,12 @@ impl Detector {
         let mut news = Vec::new();
         let outcome = self.write(rule, batch, hits, summary, &mut news).await;
         // Told before it is listed, and also when a later record of the batch failed: what is listed counts as told.
+        self.tell(news, summary, listener);
+        outcome?;
+        Ok(self.list().await?)
+    }
+
+    fn tell(&self, news: Vec<News>, summary: &mut Summary, listener: Listener<'_>) {
         for news in &news {
             match news {
                 News::Found { is_new: true, .. } => summary.found += 1,
@@ -446,8 +460,6 @@ impl Detector {
             }
             listener(news);
         }
-        outcome?;
-        Ok(self.list().await?)
     }
 
     /// Writes the records of a batch; gives what is new.
@@ -461,11 +473,7 @@ impl Detector {
     ) -> Result<(), AnalyzerError> {
         for window in batch {
             summary.evaluated += 1;
-            let key = WindowKey {
-                rule: rule.rule.id.clone(),
-                major: rule.rule.version.major,
-                start_ns: window.start_ns,
-            };
+            let key = window_key(rule, window.start_ns);
             let known = self.known(&key).await?;
             if known.as_deref().is_some_and(|record| window.is_done_by(record)) {
                 // Learned since: someone else has evaluated and listed it.
@@ -523,6 +531,11 @@ impl Detector {
         let retracted = record.retracted.clone();
         Ok(news_of(rule, rows, before).chain(taken_back(rule, retracted, record.n)).collect())
     }
+}
+
+/// A window of a rule.
+fn window_key(rule: &LoadedRule, start_ns: i64) -> WindowKey {
+    WindowKey { rule: rule.rule.id.clone(), major: rule.rule.version.major, start_ns }
 }
 
 /// A record before it is written.

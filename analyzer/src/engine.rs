@@ -32,12 +32,14 @@ mod catalog;
 mod content;
 mod files;
 mod functions;
+mod parts;
 mod pool;
 mod principals;
 mod pushdown;
 
 pub use catalog::{Bounds, tables};
-pub(crate) use pool::{last_panic, spawn};
+pub(crate) use parts::{Part, PartsTable};
+pub(crate) use pool::{Job, last_panic, spawn};
 
 pub(crate) use catalog::{HOURLY_DESTINATIONS, HOURLY_PULLS, families_of, timestamp};
 

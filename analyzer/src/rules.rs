@@ -19,7 +19,7 @@ pub mod fixtures;
 mod lint;
 mod source;
 
-pub(crate) use evaluate::{Batch, evaluate};
+pub(crate) use evaluate::{Batch, SharedSteps, evaluate};
 pub use evaluate::{Hit, Sensitive};
 pub use fixtures::Fixture;
 pub use source::RuleText;

@@ -433,6 +433,10 @@ recorder_listen = "127.0.0.1:{recorder}"
     def verify(self):
         self.tool("verify", [self.bin / "examples/bench_verify", self.options.events])
 
+    def detect(self):
+        self.tool("detect", [self.bin / "examples/bench_detect", self.options.detect_events, 40, 20, self.dir / "lake-detect"])
+        shutil.rmtree(self.dir / "lake-detect")
+
     def replay(self):
         # One session holds a tenth of the events: opening it is measured, too.
         events, place = self.options.replay_events, self.dir / "lake-replay"
@@ -443,7 +447,7 @@ recorder_listen = "127.0.0.1:{recorder}"
 
 
 WIRE = ["point", "recorder_beside", "bulk", "memory"]
-STORE = ["spool", "recorder", "recorder_kafka", "verify", "replay"]
+STORE = ["spool", "recorder", "recorder_kafka", "verify", "replay", "detect"]
 
 
 def main():
@@ -453,6 +457,7 @@ def main():
     parser.add_argument("--rounds", type=int, default=3)
     parser.add_argument("--events", type=int, default=2_000_000)
     parser.add_argument("--replay-events", type=int, default=10_000_000, help="needs 5 GB of disk")
+    parser.add_argument("--detect-events", type=int, default=10_000_000, help="a day, of two; needs 4 GB of disk")
     parser.add_argument("--only", default=",".join(WIRE + STORE))
     parser.add_argument("--json", help="write the raw results here, too")
     options = parser.parse_args()

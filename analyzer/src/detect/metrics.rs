@@ -1,12 +1,30 @@
 //! What detection tells of itself: Prometheus text for the admin listener, and one sentence when it fails.
 
-use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicI64, AtomicU64, Ordering};
+use std::time::Duration;
+
+use super::{Summary, wall_ns};
 
 /// Counters of one process. They outlive a detector that is opened anew.
 #[derive(Debug, Default)]
 pub struct Metrics {
     failing: AtomicBool,
     looks: AtomicU64,
+    look_millis: AtomicU64,
+    windows_evaluated: AtomicU64,
+    windows_recorded: AtomicU64,
+    findings: AtomicU64,
+    retracted: AtomicU64,
+    windows_of_others: AtomicU64,
+    claims_lost: AtomicU64,
+    claims_taken_over: AtomicU64,
+    /// Event time up to which the lake is complete; 0 when that is not known, or everything is here.
+    watermark_ns: AtomicI64,
+    /// Event time up to which roll-ups are kept; likewise.
+    settled_ns: AtomicI64,
+    rollups_read: AtomicU64,
+    rollups_made: AtomicU64,
+    rollup_bytes: AtomicU64,
     records_unreadable: AtomicU64,
     rollups_unreadable: AtomicU64,
     hours_ahead: AtomicU64,
@@ -15,7 +33,7 @@ pub struct Metrics {
 impl Metrics {
     /// A look at the lake is over.
     pub fn looked(&self, failed: bool) {
-        self.looks.fetch_add(1, Ordering::Relaxed);
+        add(&self.looks, 1);
         if self.failing.swap(failed, Ordering::Relaxed) && !failed {
             tracing::info!(event = "detect.works_again", "every rule was evaluated");
         }
@@ -26,16 +44,63 @@ impl Metrics {
         self.failing.load(Ordering::Relaxed)
     }
 
+    /// How long the last look took.
+    pub(super) fn took(&self, took: Duration) {
+        self.look_millis.store(u64::try_from(took.as_millis()).unwrap_or(u64::MAX), Ordering::Relaxed);
+    }
+
+    /// Where detection stands after a look.
+    pub(super) fn stands(&self, did: &Summary, settled_ns: i64) {
+        add(&self.windows_evaluated, did.evaluated);
+        add(&self.windows_recorded, did.records);
+        add(&self.findings, did.found);
+        add(&self.retracted, did.retracted);
+        self.windows_of_others.store(did.with_others, Ordering::Relaxed);
+        let known = |ns: i64| if ns == i64::MIN || ns == i64::MAX { 0 } else { ns };
+        self.watermark_ns.store(did.watermark_ns.map_or(0, known), Ordering::Relaxed);
+        self.settled_ns.store(known(settled_ns), Ordering::Relaxed);
+    }
+
+    pub(super) fn claim_lost(&self) {
+        add(&self.claims_lost, 1);
+    }
+
+    pub(super) fn claim_taken_over(&self) {
+        add(&self.claims_taken_over, 1);
+    }
+
     pub(crate) fn record_unreadable(&self) {
-        self.records_unreadable.fetch_add(1, Ordering::Relaxed);
+        add(&self.records_unreadable, 1);
     }
 
     pub(crate) fn rollup_unreadable(&self) {
-        self.rollups_unreadable.fetch_add(1, Ordering::Relaxed);
+        add(&self.rollups_unreadable, 1);
+    }
+
+    pub(crate) fn rollup_read(&self) {
+        add(&self.rollups_read, 1);
+    }
+
+    pub(crate) fn rollup_made(&self) {
+        add(&self.rollups_made, 1);
+    }
+
+    pub(crate) fn rollups_held(&self, bytes: u64) {
+        self.rollup_bytes.store(bytes, Ordering::Relaxed);
     }
 
     pub(crate) fn ahead(&self, hours: u64) {
         self.hours_ahead.store(hours, Ordering::Relaxed);
+    }
+
+    /// Hours of roll-ups that were computed from events.
+    pub fn rollups_made(&self) -> u64 {
+        self.rollups_made.load(Ordering::Relaxed)
+    }
+
+    /// Windows of which another worker took over the claim.
+    pub fn claims_lost(&self) -> u64 {
+        self.claims_lost.load(Ordering::Relaxed)
     }
 
     /// Roll-ups that could not be read, or were not made with the tenant key.
@@ -50,6 +115,11 @@ impl Metrics {
 
     /// In the Prometheus text format.
     pub fn prometheus(&self) -> String {
+        let of = |value: &AtomicU64| value.load(Ordering::Relaxed);
+        let age = |ns: &AtomicI64| match ns.load(Ordering::Relaxed) {
+            0 => 0,
+            ns => u64::try_from(wall_ns().saturating_sub(ns) / 1_000_000_000).unwrap_or_default(),
+        };
         let rows = [
             (
                 "failing",
@@ -57,7 +127,50 @@ impl Metrics {
                 "Whether the last look at the lake failed, wholly or for a rule",
                 u64::from(self.is_failing()),
             ),
-            ("looks_total", "counter", "Looks at the lake", self.looks.load(Ordering::Relaxed)),
+            ("looks_total", "counter", "Looks at the lake", of(&self.looks)),
+            ("look_milliseconds", "gauge", "How long the last look took", of(&self.look_millis)),
+            (
+                "windows_evaluated_total",
+                "counter",
+                "Windows evaluated, open ones each time",
+                of(&self.windows_evaluated),
+            ),
+            ("windows_recorded_total", "counter", "Window records written", of(&self.windows_recorded)),
+            ("findings_total", "counter", "Findings told that were not known before", of(&self.findings)),
+            ("findings_retracted_total", "counter", "Findings taken back", of(&self.retracted)),
+            (
+                "windows_of_others",
+                "gauge",
+                "Windows that are due and claimed by another worker",
+                of(&self.windows_of_others),
+            ),
+            (
+                "claims_lost_total",
+                "counter",
+                "Windows of this worker that another one took over",
+                self.claims_lost(),
+            ),
+            (
+                "claims_taken_over_total",
+                "counter",
+                "Windows that this worker took over from another one",
+                of(&self.claims_taken_over),
+            ),
+            (
+                "lag_seconds",
+                "gauge",
+                "Age of the event time up to which the lake is complete, 0 when every producer has stopped",
+                age(&self.watermark_ns),
+            ),
+            (
+                "state_age_seconds",
+                "gauge",
+                "Age of the event time up to which roll-ups are kept",
+                age(&self.settled_ns),
+            ),
+            ("rollups_read_total", "counter", "Kept roll-ups that were read", of(&self.rollups_read)),
+            ("rollups_made_total", "counter", "Hours rolled up from their events", self.rollups_made()),
+            ("rollup_bytes", "gauge", "Bytes of roll-ups in memory", of(&self.rollup_bytes)),
             (
                 "records_unreadable_total",
                 "counter",
@@ -74,7 +187,7 @@ impl Metrics {
                 "hours_ahead",
                 "gauge",
                 "Hours with events that are dated after the newest commit",
-                self.hours_ahead.load(Ordering::Relaxed),
+                of(&self.hours_ahead),
             ),
         ];
         let row = |(name, kind, help, value): (&str, &str, &str, u64)| {
@@ -84,4 +197,8 @@ impl Metrics {
         };
         rows.map(row).concat()
     }
+}
+
+fn add(to: &AtomicU64, n: u64) {
+    to.fetch_add(n, Ordering::Relaxed);
 }

@@ -48,7 +48,7 @@ pub(super) struct LakeSchema {
 }
 
 /// A range of event time.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 pub struct Bounds {
     /// First time of which single events are seen, Unix ns.
     pub events_from_ns: i64,

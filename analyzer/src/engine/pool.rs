@@ -70,6 +70,14 @@ pub(crate) fn last_panic() -> Option<String> {
     LAST_PANIC.lock().unwrap_or_else(PoisonError::into_inner).clone()
 }
 
+#[cfg(test)]
+impl<T> Job<T> {
+    /// Stops it.
+    pub(crate) fn abort(&self) {
+        self.0.abort();
+    }
+}
+
 impl<T> Future for Job<T> {
     type Output = Result<T, AnalyzerError>;
 

@@ -3,8 +3,9 @@
 //! Invariant: the query sees events of `[start − reach, end)` and roll-ups of `[start − lookback, end)`, and whether windows are
 //! evaluated together or one by one makes no difference; `detect test` checks the latter for every rule.
 
-use std::collections::BTreeMap;
-use std::sync::Arc;
+use std::collections::{BTreeMap, BTreeSet, HashMap};
+use std::sync::atomic::{AtomicUsize, Ordering};
+use std::sync::{Arc, Mutex, PoisonError};
 
 use arrow::array::{Array, ArrayRef, AsArray, RecordBatch, StringArray};
 use arrow::compute::cast;
@@ -45,6 +46,20 @@ pub(crate) struct Batch<'a> {
     /// The sensitive relations.
     pub sensitive: &'a [Sensitive],
 }
+
+/// Results of steps that name tables of the lake alone, for other rules with the same step. One lives as long as one
+/// look at the lake: what they read must not change.
+#[derive(Debug, Default)]
+pub(crate) struct SharedSteps {
+    known: Mutex<HashMap<StepKey, Arc<dyn TableProvider>>>,
+    bytes: AtomicUsize,
+}
+
+/// The text of a step, what it sees, and the length of the windows.
+type StepKey = (String, Bounds, i64);
+
+/// Share of an evaluation's memory that shared steps may take.
+const SHARED_PART: usize = 4;
 
 /// What a rule found in a window.
 #[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord)]
@@ -102,6 +117,7 @@ pub(crate) async fn evaluate(
     scope: Scope,
     rule: &LoadedRule,
     batch: &Batch<'_>,
+    shared: &SharedSteps,
 ) -> Result<Vec<Hit>, AnalyzerError> {
     let scope = self::scope(scope, &rule.rule, &rule.values, batch)?;
     let limit = scope.memory_bytes() as u64 >> 20;
@@ -116,7 +132,18 @@ pub(crate) async fn evaluate(
     let statement = bind::bind(&rule.statement, &rule.rule, &rule.values, batch.from_ns, batch.to_ns)?;
     let (steps, last) = steps(statement);
     let mut left = scope.memory_bytes();
+    let lists = rule.values.iter().filter(|(_, value)| matches!(value, ParamValue::TextList(_)));
+    let mut own: BTreeSet<String> = lists.map(|(name, _)| name.clone()).collect();
+    let bounds = bounds(&rule.rule, batch);
     for (name, statement) in steps {
+        let named = context.state().resolve_table_references(&statement).map_err(failed)?;
+        let may_be_shared = named.iter().all(|table| !own.contains(table.table()));
+        let key = (statement.to_string(), bounds, rule.rule.window.nanos());
+        own.insert(name.clone());
+        if let Some(table) = may_be_shared.then(|| shared.get(&key)).flatten() {
+            scope.add_step(&name, table);
+            continue;
+        }
         let plan = guard::plan(&context, statement, &what).await?;
         let schema = plan.schema().as_ref().clone();
         let physical = physical(&context, &plan).await.map_err(failed)?;
@@ -126,7 +153,11 @@ pub(crate) async fn evaluate(
             limit,
             reason: format!("{what}, WITH {}", bodycam_record::shown(&name)),
         })?;
-        scope.add_step(&name, step(schema, batches).map_err(failed)?);
+        let table = step(schema, batches).map_err(failed)?;
+        if may_be_shared {
+            shared.keep(key, &table, bytes, scope.memory_bytes() / SHARED_PART);
+        }
+        scope.add_step(&name, table);
     }
     let plan = guard::plan(&context, last, &what).await?;
     let physical = physical(&context, &plan).await.map_err(failed)?;
@@ -161,6 +192,18 @@ pub(crate) async fn evaluate(
         return Err(RuleError { id: rule.rule.id.to_string(), reason }.into());
     }
     Ok(hits)
+}
+
+impl SharedSteps {
+    fn get(&self, key: &StepKey) -> Option<Arc<dyn TableProvider>> {
+        self.known.lock().unwrap_or_else(PoisonError::into_inner).get(key).cloned()
+    }
+
+    fn keep(&self, key: StepKey, table: &Arc<dyn TableProvider>, bytes: usize, limit: usize) {
+        if self.bytes.fetch_add(bytes, Ordering::Relaxed).saturating_add(bytes) <= limit {
+            self.known.lock().unwrap_or_else(PoisonError::into_inner).insert(key, table.clone());
+        }
+    }
 }
 
 /// The result of a step as a table. An empty one is a plan that says so: whatever depends on it alone is then
@@ -206,11 +249,7 @@ pub(super) fn scope(
         ("relation", column(batch.sensitive.iter().map(|s| s.relation.as_str()).collect())),
     ];
     let mut scope = scope
-        .within(Bounds {
-            events_from_ns: batch.from_ns.saturating_sub(rule.reach.nanos()),
-            rollups_from_ns: batch.from_ns.saturating_sub(rule.lookback.nanos()),
-            to_ns: batch.to_ns,
-        })
+        .within(bounds(rule, batch))
         .with_window(rule.window.nanos())
         .with_table("sensitive", texts(sensitive)?);
     for (name, value) in values {
@@ -222,15 +261,25 @@ pub(super) fn scope(
     Ok(scope)
 }
 
-fn texts(columns: Vec<(&str, ArrayRef)>) -> Result<Arc<MemTable>, AnalyzerError> {
+/// What an evaluation sees of event time.
+fn bounds(rule: &Rule, batch: &Batch<'_>) -> Bounds {
+    Bounds {
+        events_from_ns: batch.from_ns.saturating_sub(rule.reach.nanos()),
+        rollups_from_ns: batch.from_ns.saturating_sub(rule.lookback.nanos()),
+        to_ns: batch.to_ns,
+    }
+}
+
+/// Texts as a table. An empty one is a plan that says so, as an empty step is.
+fn texts(columns: Vec<(&str, ArrayRef)>) -> Result<Arc<dyn TableProvider>, AnalyzerError> {
     let fields: Vec<Field> =
         columns.iter().map(|(name, _)| Field::new(*name, DataType::Utf8, false)).collect();
     let schema = Arc::new(Schema::new(fields));
     let arrays = columns.into_iter().map(|(_, array)| array).collect();
     let table = RecordBatch::try_new(schema.clone(), arrays)
         .map_err(Into::into)
-        .and_then(|batch| MemTable::try_new(schema, vec![vec![batch]]));
-    Ok(Arc::new(table.map_err(|err| AnalyzerError::sql("preparing a rule's lists", err))?))
+        .and_then(|batch| step(DFSchema::try_from(schema)?, vec![batch]));
+    table.map_err(|err| AnalyzerError::sql("preparing a rule's lists", err))
 }
 
 /// The columns that a finding's text names.

@@ -16,7 +16,7 @@ use bodycam_record::{Digest, Envelope, Event, Family, Id16, KindTable, SessionId
 use serde::Deserialize;
 
 use super::LoadedRule;
-use super::evaluate::{Batch, Hit, Sensitive, evaluate};
+use super::evaluate::{Batch, Hit, Sensitive, SharedSteps, evaluate};
 use crate::engine::{Engine, Scope, spawn};
 use crate::error::AnalyzerError;
 
@@ -206,7 +206,7 @@ impl Prepared {
             for (from_ns, to_ns) in ranges {
                 let batch = Batch { from_ns, to_ns, sensitive: &sensitive };
                 let scope = Scope::memory(batches.clone(), MEMORY);
-                found.extend(evaluate(&engine, scope, &rule, &batch).await?);
+                found.extend(evaluate(&engine, scope, &rule, &batch, &SharedSteps::default()).await?);
             }
             Ok(found)
         })?

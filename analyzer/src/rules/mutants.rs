@@ -34,7 +34,7 @@ const EXF_001: &[Change] = &[
     ("greatest(spread, $min_spread)", 0, "$min_spread"),
     ("greatest(bulk, $min_rows)", 0, "bulk"),
     ("ceil(", 0, "floor("),
-    ("ln(1 + sum(rows))", 0, "ln(1 + max(rows))"),
+    ("ln(1 + sum(h.rows))", 0, "ln(1 + max(h.rows))"),
     ("count(*) AS pulls", 0, "0 AS pulls"),
     (", 1, 20)", 0, ", 1, 1)"),
     ("min_rows: { default: 5000", 0, "min_rows: { default: 4999"),

@@ -185,6 +185,15 @@ impl Windows {
         Ok(put)
     }
 
+    /// Looks for the record number `n` of a window and later ones, which the list may not name yet; whether there is
+    /// one.
+    pub async fn look_for(&mut self, window: &WindowKey, n: u64) -> Result<bool, LakeError> {
+        if self.revision(window).is_none_or(|known| known < n) {
+            self.catch_up(window, n).await?;
+        }
+        Ok(self.revision(window).is_some_and(|known| known >= n))
+    }
+
     /// Reads the records of a window from number `n` on.
     async fn catch_up(&mut self, window: &WindowKey, mut n: u64) -> Result<(), LakeError> {
         loop {
