@@ -21,6 +21,7 @@ mod fuzz_seeds;
 mod http;
 mod identity;
 mod kafka;
+mod lake;
 mod pipeline;
 mod postgres;
 mod replay;

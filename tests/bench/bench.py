@@ -373,6 +373,11 @@ recorder_listen = "127.0.0.1:{recorder}"
         self.tool("recorder", [self.bin / "examples/bench_recorder", self.options.events, self.dir / "lake-bench"])
         shutil.rmtree(self.dir / "lake-bench")
 
+    def compact(self):
+        # As an hour's files are, and at its worst: a row of each of many open sessions in every flush.
+        for name, together in [("compact", "25"), ("compact_scattered", "1")]:
+            self.tool(name, [self.bin / "examples/bench_compact", str(self.options.events), "8", together])
+
     def verify(self):
         self.tool("verify", [self.bin / "examples/bench_verify", self.options.events])
 
@@ -386,7 +391,7 @@ recorder_listen = "127.0.0.1:{recorder}"
 
 
 WIRE = ["point", "recorder_beside", "bulk", "memory"]
-STORE = ["spool", "recorder", "verify", "replay"]
+STORE = ["spool", "recorder", "compact", "verify", "replay"]
 
 
 def main():

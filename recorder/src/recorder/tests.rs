@@ -139,7 +139,7 @@ async fn where_nothing_can_be_locked_the_second_recorder_collides_and_leaves_not
 async fn assert_no_leftovers(store: &Store) {
     let lake = Lake::open_from_commits(store.clone()).await.unwrap();
     for folder in ["tables", "content", "sessions", "templates", "findings"] {
-        for path in store.written_before(folder, i64::MAX).await.unwrap() {
+        for path in store.listed(folder).await.unwrap().into_iter().map(|file| file.path) {
             assert!(lake.state().file(&path).is_some(), "{path} is left over");
         }
     }
@@ -149,7 +149,7 @@ async fn assert_no_leftovers(store: &Store) {
 async fn an_attempt_that_fails_on_a_full_disk_leaves_no_files_behind() {
     let mut failed = 0;
     for k in 1.. {
-        let store = memory();
+        let (_dir, store) = directory();
         let bus = MemoryBus::default();
         Gateway::start(&bus, "gw", None).work(3);
         let full = Failing::once(store.clone(), k);
@@ -158,7 +158,7 @@ async fn an_attempt_that_fails_on_a_full_disk_leaves_no_files_behind() {
         }
         failed += 1;
         // Deleting works on a full disk.
-        let files = store.written_before("tables", i64::MAX).await.unwrap();
+        let files: Vec<_> = store.listed("tables").await.unwrap().into_iter().map(|file| file.path).collect();
         let lake = Lake::open_from_commits(store.clone()).await.unwrap();
         let left = files.iter().filter(|p| lake.state().file(p).is_none()).count();
         assert_eq!(left, 0, "at write {k}: {files:?}");

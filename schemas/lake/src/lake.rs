@@ -78,7 +78,7 @@ impl Lake {
 
     /// Looks beyond the end of the list of streams and of every stream: nothing may be there, unless it was written
     /// since.
-    async fn miss_nothing(&mut self) -> Result<(), LakeError> {
+    pub async fn miss_nothing(&mut self) -> Result<(), LakeError> {
         let mut stream = None;
         loop {
             // The list of streams first; its entries are numbered as commits are.
@@ -251,10 +251,14 @@ impl Lake {
         commit.sign(key);
         // What would not be read back must not be written.
         self.state.check(index, &commit)?;
-        match self.store.put_new(&path, commit.to_json().into()).await? {
-            Put::New => Arc::make_mut(&mut self.state).apply(index, &commit),
-            Put::Exists => Err(LakeError::CommitConflict { path }),
+        let json = Bytes::from(commit.to_json());
+        match self.store.put_new(&path, json.clone()).await? {
+            Put::New => {}
+            // A put that was sent again because its answer was lost finds itself.
+            Put::Exists if self.store.get(&path).await?.is_some_and(|there| there == json) => {}
+            Put::Exists => return Err(LakeError::CommitConflict { path }),
         }
+        Arc::make_mut(&mut self.state).apply(index, &commit)
     }
 
     /// Writes a snapshot when at least `every` commits were folded since the last one.
@@ -277,6 +281,21 @@ impl Lake {
         }
         Ok(true)
     }
+}
+
+/// The number of the newest snapshot that the hint leads to; none when hint or snapshot is missing.
+pub async fn newest_snapshot_number(store: &Store) -> Result<Option<u64>, LakeError> {
+    let Some(bytes) = store.get(layout::SNAPSHOT_HINT).await? else { return Ok(None) };
+    let Ok(Hint { mut n, .. }) = serde_json::from_slice(&bytes) else { return Ok(None) };
+    if !store.exists(&layout::snapshot(n)).await? {
+        return Ok(None);
+    }
+    while let Some(next) = n.checked_add(1)
+        && store.exists(&layout::snapshot(next)).await?
+    {
+        n = next;
+    }
+    Ok(Some(n))
 }
 
 /// The newest snapshot that the hint leads to. A hint or snapshot that is missing or damaged is as none.
