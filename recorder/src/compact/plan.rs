@@ -256,7 +256,10 @@ mod tests {
         let small = vec![file(1 << 20); 40];
         assert_eq!(bounded(small).iter().map(Vec::len).collect::<Vec<_>>(), [15, 15, 10]);
         let tiny = vec![file(4 << 10); 5000];
-        assert_eq!(bounded(tiny).iter().map(Vec::len).collect::<Vec<_>>(), [240; 20].into_iter().chain([200]).collect::<Vec<_>>());
+        assert_eq!(
+            bounded(tiny).iter().map(Vec::len).collect::<Vec<_>>(),
+            [240; 20].into_iter().chain([200]).collect::<Vec<_>>()
+        );
         assert!(bounded(vec![]).is_empty());
     }
 

@@ -158,16 +158,13 @@ impl Lake {
     /// Folds what was committed since; gives the number of new commits.
     pub async fn refresh(&mut self) -> Result<u64, LakeError> {
         let before = self.state.commits;
-        loop {
-            let n = self.state.streams.len() as u64;
-            let path = layout::stream(n);
-            let Some(bytes) = self.store.get(&path).await? else { break };
-            Arc::make_mut(&mut self.state).add_stream(&path, StreamEntry::parse(&path, &bytes)?)?;
-        }
-        // A compaction commit can be met before the commits of the files that it replaces: it waits for them,
-        // and only when nothing moves any more is it an error.
+        // A compaction commit can be met before the commits of the files that it replaces: it waits for them. Those were
+        // there when it was met, perhaps of a stream that was listed or walked before; only when a whole round from then
+        // on moves nothing is it an error.
+        let mut waited = false;
         loop {
             let at = self.state.commits;
+            self.list_streams().await?;
             let mut waiting = None;
             for index in 0..self.state.streams.len() {
                 if !self.walk(index, true).await? {
@@ -176,9 +173,19 @@ impl Lake {
             }
             match waiting {
                 None => return Ok(self.state.commits - before),
-                Some(index) if self.state.commits == at => drop(self.walk(index, false).await?),
-                Some(_) => {}
+                Some(index) if self.state.commits == at && waited => drop(self.walk(index, false).await?),
+                Some(_) => waited = self.state.commits == at,
             }
+        }
+    }
+
+    /// Adds the streams that were listed since.
+    async fn list_streams(&mut self) -> Result<(), LakeError> {
+        loop {
+            let n = self.state.streams.len() as u64;
+            let path = layout::stream(n);
+            let Some(bytes) = self.store.get(&path).await? else { return Ok(()) };
+            Arc::make_mut(&mut self.state).add_stream(&path, StreamEntry::parse(&path, &bytes)?)?;
         }
     }
 
