@@ -40,6 +40,18 @@ pub struct LakeArg {
     pub config: PathBuf,
 }
 
+#[cfg(feature = "recorder")]
+/// Where the lake is that is looked after.
+#[derive(Debug, Clone, Args)]
+pub struct LakeAdminArg {
+    /// The lake: a directory or URL. Without it, `[lake]` of the configuration file.
+    #[arg(long, env = "BODYCAM_LAKE")]
+    pub lake: Option<String>,
+    /// The configuration file: that of the recorder, whose key signs what is changed.
+    #[arg(long, short, env = "BODYCAM_CONFIG", default_value = "bodycam.toml")]
+    pub config: PathBuf,
+}
+
 /// Every subcommand.
 #[derive(Debug, Subcommand)]
 pub enum Command {
@@ -154,6 +166,10 @@ pub enum Command {
         #[command(flatten)]
         lake: LakeArg,
     },
+    #[cfg(feature = "recorder")]
+    /// Look after the lake: what is in it, merge small files, remove what nobody needs
+    #[command(subcommand, after_help = "Example:\n  bodycam lake stat --lake lake")]
+    Lake(LakeCommand),
     #[cfg(feature = "reader")]
     /// Print the keys of the replay
     #[command(after_help = "Example:\n  bodycam keys")]
@@ -354,6 +370,77 @@ pub enum Findings {
         #[command(flatten)]
         lake: LakeArg,
     },
+}
+
+#[cfg(feature = "recorder")]
+/// `lake …`
+#[derive(Debug, Subcommand)]
+pub enum LakeCommand {
+    /// Say what the lake holds: files, streams, commits, what waits to be deleted
+    #[command(after_help = "Example:\n  bodycam lake stat --lake lake --by hour --table sql")]
+    Stat {
+        /// How finely files are counted.
+        #[arg(long, value_enum, default_value_t)]
+        by: By,
+        /// Only files of this table.
+        #[arg(long)]
+        table: Option<String>,
+        /// Print as JSON.
+        #[arg(long)]
+        json: bool,
+        #[command(flatten)]
+        lake: LakeAdminArg,
+    },
+    /// Merge small files now; a recorder at work does so by itself
+    #[command(
+        after_help = "Files from 128 MiB on are left as they are. A recorder that is at work need not be stopped.\n\nExample:\n  bodycam lake compact --config bodycam.toml --hour 2026-11-21T10 --dry-run"
+    )]
+    Compact {
+        /// Only files of this hour (UTC): `2026-11-21T10`.
+        #[arg(long)]
+        hour: Option<String>,
+        /// Only files of this table.
+        #[arg(long)]
+        table: Option<String>,
+        /// Say what would be merged, and merge nothing.
+        #[arg(long)]
+        dry_run: bool,
+        /// Print as JSON.
+        #[arg(long)]
+        json: bool,
+        #[command(flatten)]
+        lake: LakeAdminArg,
+    },
+    /// Say what nobody needs any more, and with `--remove` remove it; a recorder at work does so once a day
+    #[command(
+        after_help = "A replaced file goes when recorder.compact_grace_seconds have passed. A file that no commit names goes when\nit is old and the commit that it was written for can not be made any more.\n\nExample:\n  bodycam lake gc --config bodycam.toml --older-than 24h --remove"
+    )]
+    Gc {
+        /// Age from which files that no commit names are removed: `90m`, `12h`, `30d`.
+        #[arg(long, default_value = "24h")]
+        older_than: String,
+        /// Remove; without it nothing is removed.
+        #[arg(long)]
+        remove: bool,
+        /// Print as JSON.
+        #[arg(long)]
+        json: bool,
+        #[command(flatten)]
+        lake: LakeAdminArg,
+    },
+}
+
+#[cfg(feature = "recorder")]
+/// How finely `lake stat` counts files.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, ValueEnum)]
+pub enum By {
+    /// One line a table.
+    Table,
+    /// One line a table and day.
+    #[default]
+    Day,
+    /// One line a table and hour.
+    Hour,
 }
 
 #[cfg(feature = "gateway")]

@@ -23,6 +23,8 @@ mod demo;
 pub mod detect;
 #[cfg(feature = "analyzer")]
 mod doctor;
+#[cfg(feature = "recorder")]
+mod lake;
 #[cfg(feature = "analyzer")]
 mod query;
 #[cfg(feature = "reader")]
@@ -75,6 +77,8 @@ pub fn run(cli: Cli) -> Result<ExitCode> {
         Command::Verify { json, as_of, trust, lake } => verify::run(json, as_of, trust, &lake),
         #[cfg(feature = "analyzer")]
         Command::Doctor { gateway, json, config } => doctor::run(&load(&config)?, &gateway, json),
+        #[cfg(feature = "recorder")]
+        Command::Lake(command) => lake::run(command),
         #[cfg(feature = "reader")]
         Command::Keys { format } => replay::keys(format),
         #[cfg(feature = "gateway")]

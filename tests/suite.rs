@@ -23,6 +23,7 @@ mod http;
 mod identity;
 mod kafka;
 mod object_store;
+mod lake;
 mod pipeline;
 mod postgres;
 mod replay;

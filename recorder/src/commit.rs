@@ -102,7 +102,15 @@ impl Committer {
             recorder: Digest::ZERO,
             signature: Signature::NONE,
         };
-        Ok(lake.commit(commit, &self.key).await?)
+        let committed = lake.commit(commit, &self.key).await;
+        // On an object store a commit whose answer was lost may still be on its way: its files stay, and are orphans
+        // once the name is another's.
+        if lake.store().directory().is_none()
+            && matches!(&committed, Err(err) if !matches!(err, LakeError::CommitConflict { .. }))
+        {
+            written.clear();
+        }
+        Ok(committed?)
     }
 
     /// Deletes the files of an attempt that failed: on a full disk they would be written again and again. Left

@@ -1,42 +1,55 @@
 //! Small files → few: merged inside their hour and table, losslessly, under commits of their own.
 //!
-//! Invariant: the rows of the inputs are exactly the rows of the outputs (their sums are checked before the
-//! commit, by every reader of it, and by the verifier); inputs that are not what their commit says are left
-//! alone, so that compaction never hides an alteration.
+//! Invariant: the rows of the inputs are exactly the rows of the outputs (their sums are compared before the output
+//! is put into the lake, before the commit, by every reader of it, and by the verifier); inputs that are not what
+//! their commit says are left alone, so that compaction never hides an alteration.
 //!
-//! How many files an hour keeps in a table, once it is quiet: at most three up to 192 MiB, and above that one
-//! for each 48 to 64 MiB (`LARGE`, `AT_ONCE`): a merge holds its rows in memory, and larger files help no reader.
+//! Memory is bounded, whatever the size of the files: 128 MiB for the inputs of a merge, of which each is read a page
+//! at a time (`plan`, `source`), and twice a row group of at most 64 MiB of texts for the output (`merge`), which is
+//! written to a scratch file and put into the lake from there. Which files are merged, and how often a row is written
+//! again at most, says `plan`.
+//!
+//! Any number of compactors may be at work on a lake: commits have one order, and whoever comes second to the same
+//! files removes its own output.
 
-use std::collections::{BTreeMap, HashMap};
+use std::collections::{BTreeMap, HashSet};
+use std::hash::{BuildHasher, Hasher};
 use std::sync::Arc;
-use std::sync::atomic::Ordering;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::{Duration, Instant};
 
-use arrow::array::{RecordBatch, new_null_array};
-use arrow::compute::{SortColumn, SortOptions, concat_batches, lexsort_to_indices, take_record_batch};
-use bodycam_lake::columns::sessions;
 use bodycam_lake::commit::{Signature, VERSION};
-use bodycam_lake::file::{self, EncodedFile, FileWriter};
+use bodycam_lake::file::RowSum;
+use bodycam_lake::lake::newest_snapshot_number;
 use bodycam_lake::layout::{self, FileName};
+use bodycam_lake::state::Snapshot;
+use bodycam_lake::store::Put;
 use bodycam_lake::{Commit, FileEntry, Lake, LakeError, Store, StreamName, Table};
 use bodycam_record::{Digest, EpochKey};
-use bytes::Bytes;
 use tokio::sync::watch;
 
 use crate::commit::now_ns;
 use crate::config::RecorderConfig;
 use crate::error::RecorderError;
-use crate::metrics::{Metrics, add};
+use crate::garbage::{COMMIT_WITHIN, Garbage, ORPHAN_AGE, replaced};
+use crate::metrics::{Metrics, add, set};
 
-/// Files of this size and above are left as they are.
-const LARGE: u64 = 48 << 20;
-/// Most bytes that are merged at once: bounds the memory.
-const AT_ONCE: u64 = 64 << 20;
-/// So many files of like size are merged even while more arrive.
-const FAN_IN: usize = 8;
+pub mod merge;
+pub mod plan;
+mod source;
 
-/// Age from which a file that no commit names counts as left behind by a killed writer.
-const LEFTOVER_AGE: Duration = Duration::from_secs(24 * 3600);
+pub use plan::{Job, Selection};
+
+use merge::Unmerged;
+use plan::Quiet;
+use source::{Scratch, Source};
+
+/// A file that is not sorted is sorted in memory up to this size.
+const SORTED_IN_MEMORY: u64 = 16 << 20;
+/// Small files from which a folder is crowded.
+const CROWDED: usize = 32;
+/// Names that are tried for a file.
+const NAMES: usize = 3;
 
 /// Merges small files.
 pub struct Compactor {
@@ -47,25 +60,54 @@ pub struct Compactor {
     metrics: Arc<Metrics>,
     /// The lake as the last turn left it.
     lake: Option<Lake>,
-    /// When each folder was last seen to change, and the number of small files in it then.
-    quiet: HashMap<String, (usize, Instant)>,
-    /// Files that are not what their commit says.
-    damaged: Vec<String>,
+    quiet: Quiet,
+    /// Files that are not merged, and why.
+    left_alone: BTreeMap<String, String>,
+    /// Files whose rows are to be sorted first.
+    unsorted: HashSet<String>,
+    /// Replaced files that were deleted.
+    deleted: HashSet<String>,
+    /// Chance bits in the names of files: no two compactors ever use one name.
+    writer: u32,
+    /// Number of the next file.
     n: usize,
+    /// Number of the newest snapshot that was looked at, and the commits in it.
+    snapshot: Option<(u64, u64)>,
+    /// Set when the work is to be given up.
+    stop: Arc<AtomicBool>,
 }
 
-/// Files to be merged into one.
-#[derive(Debug)]
-struct Job {
-    table: Table,
-    /// Folder of the inputs and of the output.
-    folder: String,
-    inputs: Vec<Arc<FileEntry>>,
+/// What became of a job.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Outcome {
+    /// Its files are one now.
+    Merged,
+    /// Another compactor was first, or a file was left alone.
+    Gone,
+}
+
+/// What [`Compactor::compact_all`] has done.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub struct Compacted {
+    /// Commits made.
+    pub commits: usize,
+    /// Files replaced, and their bytes.
+    pub files: usize,
+    /// Bytes of the files that were replaced.
+    pub bytes: u64,
+}
+
+/// The output of a merge, in the lake.
+struct Merged {
+    entry: FileEntry,
+    /// When it began to be written there.
+    since: Instant,
 }
 
 impl Compactor {
     /// A compactor of the lake in `store`.
     pub fn new(store: Store, key: Arc<EpochKey>, config: &RecorderConfig, metrics: Arc<Metrics>) -> Self {
+        let [a, b, c, d, ..] = chance().to_le_bytes();
         Self {
             store,
             key,
@@ -73,30 +115,20 @@ impl Compactor {
             grace: Duration::from_secs(config.compact_grace_seconds),
             metrics,
             lake: None,
-            quiet: HashMap::new(),
-            damaged: Vec::new(),
+            quiet: Quiet::default(),
+            left_alone: BTreeMap::new(),
+            unsorted: HashSet::new(),
+            deleted: HashSet::new(),
+            writer: u32::from_le_bytes([a, b, c, d]),
             n: 0,
+            snapshot: None,
+            stop: Arc::default(),
         }
     }
 
-    /// Deletes data files that no commit ever named: what killed writers left behind. Gives their number.
-    pub async fn collect_leftovers(&self, older_than: Duration) -> Result<u64, RecorderError> {
-        self.store.sweep(older_than).await?;
-        let before = now_ns().saturating_sub(i64::try_from(older_than.as_nanos()).unwrap_or(i64::MAX));
-        let mut found = Vec::new();
-        // Findings are left out: those of rules are named by window records, not by commits.
-        for folder in ["tables", "content", "sessions", "templates"] {
-            found.extend(self.store.written_before(folder, before).await?);
-        }
-        // Read after the listing: a file that was committed meanwhile is named by it.
-        let lake = self.open().await?;
-        let state = lake.state();
-        found.retain(|path| state.file(path).is_none() && !state.tombstones.iter().any(|t| t.path == *path));
-        for path in &found {
-            self.store.delete(path).await?;
-            tracing::info!(file = %path, "leftover_deleted");
-        }
-        Ok(found.len() as u64)
+    /// Files that are not merged, and why.
+    pub fn left_alone(&self) -> impl Iterator<Item = (&str, &str)> {
+        self.left_alone.iter().map(|(path, why)| (path.as_str(), why.as_str()))
     }
 
     async fn open(&self) -> Result<Lake, RecorderError> {
@@ -109,22 +141,41 @@ impl Compactor {
         if self.every.is_zero() {
             return;
         }
+        let given_up = self.stop.clone();
         let mut collected: Option<Instant> = None;
         loop {
-            tokio::select! {
-                _ = stop.wait_for(|stop| *stop) => return,
-                () = tokio::time::sleep(self.every) => {}
-            }
-            if collected.is_none_or(|at| at.elapsed() >= LEFTOVER_AGE) {
-                collected = Some(Instant::now());
-                if let Err(err) = self.collect_leftovers(LEFTOVER_AGE).await {
-                    tracing::warn!(error = %err, "leftovers_not_collected");
+            let wait = tokio::time::sleep(self.every);
+            let turn = async {
+                wait.await;
+                if collected.is_none_or(|at| at.elapsed() >= ORPHAN_AGE) {
+                    collected = Some(Instant::now());
+                    if let Err(err) = self.collect().await {
+                        tracing::warn!(error = %err, "orphans_not_collected");
+                    }
                 }
-            }
-            if let Err(err) = self.turn().await {
-                tracing::warn!(error = %err, "compaction_failed");
+                if let Err(err) = self.turn().await {
+                    tracing::warn!(error = %err, "compaction_failed");
+                }
+            };
+            tokio::select! {
+                _ = stop.wait_for(|stop| *stop) => {
+                    given_up.store(true, Ordering::Relaxed);
+                    return;
+                }
+                () = turn => {}
             }
         }
+    }
+
+    /// Removes what killed writers left behind.
+    async fn collect(&self) -> Result<(), RecorderError> {
+        self.store.sweep(ORPHAN_AGE).await?;
+        let (garbage, mut lake) =
+            Garbage::find(&self.store, Some(self.key.public()), self.grace, ORPHAN_AGE).await?;
+        set(&self.metrics.orphan_files, garbage.orphans.len() as u64);
+        set(&self.metrics.orphan_bytes, garbage.orphans.iter().map(|orphan| orphan.file.bytes).sum());
+        garbage.remove(&mut lake, &self.key).await?;
+        Ok(())
     }
 
     /// Merges what has gathered enough files of like size or has been quiet since the last turn.
@@ -136,224 +187,291 @@ impl Compactor {
             }
             None => self.open().await?,
         };
-        for job in self.jobs(&lake, false) {
-            self.try_merge(&mut lake, job).await?;
+        let left_alone = |path: &str| self.left_alone.contains_key(path);
+        let mut jobs = plan::due(lake.state(), &left_alone, &mut self.quiet, self.every);
+        // Several compactors begin at different ends.
+        let start = usize::try_from(self.writer).unwrap_or(0).checked_rem(jobs.len()).unwrap_or(0);
+        jobs.rotate_left(start);
+        for job in jobs {
+            self.compact(&mut lake, &job).await?;
         }
         self.delete_replaced(&lake).await?;
+        self.measure(&lake).await?;
         self.lake = Some(lake);
         Ok(())
     }
 
-    /// Merges everything that can be merged, as if every folder were quiet; gives the number of commits.
-    pub async fn compact_all(&mut self) -> Result<usize, RecorderError> {
-        let mut lake = self.open().await?;
-        let mut commits = 0;
-        loop {
-            let jobs = self.jobs(&lake, true);
-            if jobs.is_empty() {
-                self.delete_replaced(&lake).await?;
-                return Ok(commits);
-            }
-            for job in jobs {
-                commits += usize::from(self.try_merge(&mut lake, job).await?);
+    /// Tells how the lake stands after a turn.
+    async fn measure(&mut self, lake: &Lake) -> Result<(), RecorderError> {
+        let left_alone = |path: &str| self.left_alone.contains_key(path);
+        let folders = plan::small_files(lake.state(), &left_alone);
+        set(&self.metrics.small_files, folders.values().map(Vec::len).sum::<usize>() as u64);
+        let crowded = folders.values().filter(|files| files.len() > CROWDED).count();
+        set(&self.metrics.crowded_folders, crowded as u64);
+        let newest = newest_snapshot_number(&self.store).await?;
+        if newest != self.snapshot.map(|(n, _)| n) {
+            self.snapshot = None;
+            if let Some(n) = newest {
+                let path = layout::snapshot(n);
+                let object = self.store.get(&path).await?;
+                let snapshot = object.and_then(|object| Snapshot::parse(&path, &object).ok());
+                self.snapshot = snapshot.map(|snapshot| (n, snapshot.commits));
             }
         }
+        let held = self.snapshot.map_or(0, |(_, commits)| commits);
+        set(&self.metrics.commits_since_snapshot, lake.state().commits.saturating_sub(held));
+        let written = match self.snapshot {
+            Some((n, _)) => self.store.written_ns(&layout::snapshot(n)).await?,
+            None => None,
+        };
+        let age = written.map_or(0, |ns| now_ns().saturating_sub(ns) / 1_000_000_000);
+        set(&self.metrics.snapshot_age_seconds, u64::try_from(age).unwrap_or(0));
+        Ok(())
     }
 
-    fn jobs(&mut self, lake: &Lake, all: bool) -> Vec<Job> {
-        let mut folders: BTreeMap<(Table, String), Vec<Arc<FileEntry>>> = BTreeMap::new();
-        for file in lake.state().all_files().filter(|f| f.bytes < LARGE && !self.damaged.contains(&f.path)) {
-            let folder = file.path.rsplit_once('/').map_or("", |(folder, _)| folder);
-            folders.entry((file.table.0, folder.to_owned())).or_default().push(file.clone());
-        }
-        let mut jobs = Vec::new();
-        for ((table, folder), mut files) in folders {
-            let seen = self.quiet.entry(folder.clone()).or_insert((0, Instant::now()));
-            if seen.0 != files.len() {
-                *seen = (files.len(), Instant::now());
+    /// What [`Compactor::compact_all`] would begin with.
+    pub async fn plan(&self, selection: &Selection) -> Result<Vec<Job>, RecorderError> {
+        let lake = self.open().await?;
+        Ok(plan::all(lake.state(), &|path| self.left_alone.contains_key(path), selection))
+    }
+
+    /// Merges everything selected that can be merged, whatever that writes again; deletes replaced files that are due.
+    pub async fn compact_all(&mut self, selection: &Selection) -> Result<Compacted, RecorderError> {
+        let mut lake = self.open().await?;
+        let mut done = Compacted::default();
+        loop {
+            let left_alone = |path: &str| self.left_alone.contains_key(path);
+            let jobs = plan::all(lake.state(), &left_alone, selection);
+            if jobs.is_empty() {
+                self.delete_replaced(&lake).await?;
+                return Ok(done);
             }
-            files.sort_by_key(|f| f.bytes);
-            let is_quiet = all || seen.1.elapsed() >= self.every;
-            let groups = if is_quiet { vec![files] } else { by_size(files) };
-            for group in groups {
-                let least = if is_quiet { 2 } else { FAN_IN };
-                for inputs in bounded(group) {
-                    if inputs.len() >= least {
-                        jobs.push(Job { table, folder: folder.clone(), inputs });
-                    }
+            for job in jobs {
+                if self.compact(&mut lake, &job).await? == Outcome::Merged {
+                    done.commits += 1;
+                    done.files += job.inputs.len();
+                    done.bytes += job.bytes();
                 }
             }
         }
-        jobs
     }
 
-    /// Merges a job's files; one that is missing or damaged is left alone from then on.
-    async fn try_merge(&mut self, lake: &mut Lake, job: Job) -> Result<bool, RecorderError> {
-        match self.merge(lake, job).await {
-            Err(RecorderError::Lake(
-                ref err @ (LakeError::Missing { ref path, .. } | LakeError::Damaged { ref path, .. }),
-            )) => {
-                tracing::error!(file = %path, error = %err, "file_left_alone");
-                add(&self.metrics.damaged_files_total, 1);
-                self.damaged.push(path.clone());
-                Ok(false)
+    /// Does a job. Files that cannot be merged are left alone from then on.
+    async fn compact(&mut self, lake: &mut Lake, job: &Job) -> Result<Outcome, RecorderError> {
+        // Another compactor may have been here since the jobs were listed.
+        lake.refresh().await?;
+        if !are_live(lake, job) {
+            return Ok(Outcome::Gone);
+        }
+        let merged = match self.merge(lake, job).await? {
+            Ok(merged) => merged,
+            Err(Unmerged::Unsorted(path)) => {
+                let file = job.inputs.iter().find(|file| file.path == path);
+                if file.is_some_and(|file| file.bytes <= SORTED_IN_MEMORY) && !self.unsorted.contains(&path) {
+                    self.unsorted.insert(path);
+                } else {
+                    self.leave_alone(path, "its rows are not sorted, and too many to sort them in memory");
+                }
+                return Ok(Outcome::Gone);
             }
-            done => done.map(|()| true),
-        }
-    }
-
-    async fn merge(&mut self, lake: &mut Lake, job: Job) -> Result<(), RecorderError> {
-        let mut inputs = Vec::new();
-        for file in &job.inputs {
-            let bytes = lake.store().need(&file.path, "a commit").await?;
-            if file::sha256(&bytes) != file.sha256 {
-                let reason = "its SHA-256 is not the one in its commit".to_owned();
-                return Err(LakeError::Damaged { path: file.path.clone(), reason }.into());
-            }
-            inputs.push((file.path.clone(), bytes));
-        }
-        let replaces: Vec<_> = inputs.iter().map(|(path, _)| path.clone()).collect();
-        let table = job.table;
-        let merged = tokio::task::spawn_blocking(move || merge(table, inputs)).await;
-        let merged = merged.map_err(|err| RecorderError::Task(err.to_string()))??;
-        let stream = StreamName::compaction();
-        let index = lake.add_stream(&stream, 0, 0).await?;
-        let position = lake.state().streams.get(index).map_or(0, |s| s.position);
-        self.n += 1;
-        let writer = u32::from_le_bytes(take4(merged.entry.sha256));
-        let name = FileName { stream: &stream, generation: 0, from: position, n: self.n, writer };
-        let path = format!("{}/{name}", job.folder);
-        if !layout::belongs(table, &path) {
-            return Err(LakeError::BadName { what: "folder", name: job.folder, rule: "not a table's" }.into());
-        }
-        // The name holds a part of the digest: what a killed compactor left under it is this very file.
-        lake.store().put_once(&path, merged.bytes).await?;
-        let replaced = replaces.len() as u64;
-        let grace = i64::try_from(self.grace.as_nanos()).unwrap_or(i64::MAX);
-        let now = now_ns();
-        let waiting = lake.state().tombstones.iter().filter(|t| t.replaced_ns.saturating_add(grace) > now);
-        let commit = Commit {
-            version: VERSION,
-            stream,
-            generation: 0,
-            from: position,
-            to: position + 1,
-            created_ns: now,
-            previous: None,
-            files: vec![FileEntry { path, ..merged.entry }],
-            replaces,
-            // What has outlived its grace was deleted at the end of an earlier turn, or is deleted now.
-            deleted_to: waiting.map(|t| t.replaced_by).min().unwrap_or(position),
-            sessions: Vec::new(),
-            ledger: None,
-            duplicates: 0,
-            recorder: Digest::ZERO,
-            signature: Signature::NONE,
+            Err(Unmerged::Stopped) => return Ok(Outcome::Gone),
+            Err(Unmerged::Lake(err)) => match err {
+                LakeError::Missing { ref path, .. } | LakeError::Damaged { ref path, .. }
+                    if lake.state().file(path).is_some() =>
+                {
+                    // Unless somebody else has just replaced and deleted it.
+                    lake.refresh().await?;
+                    if lake.state().file(path).is_some() {
+                        self.leave_alone(path.clone(), &err.to_string());
+                    }
+                    return Ok(Outcome::Gone);
+                }
+                err => return Err(err.into()),
+            },
         };
-        self.delete_replaced(lake).await?;
-        lake.commit(commit, &self.key).await?;
+        self.commit(lake, job, merged).await
+    }
+
+    fn leave_alone(&mut self, path: String, why: &str) {
+        tracing::error!(file = %path, why, "file_left_alone");
+        add(&self.metrics.damaged_files_total, 1);
+        self.left_alone.insert(path, why.to_owned());
+    }
+
+    /// Merges the files of a job into a new file in the lake.
+    async fn merge(&mut self, lake: &Lake, job: &Job) -> Result<Result<Merged, Unmerged>, RecorderError> {
+        let scratch = self.store.scratch()?;
+        let mut sources = Vec::new();
+        for file in &job.inputs {
+            match Source::open(&self.store, file, &scratch).await {
+                Ok(source) => sources.push((source, self.unsorted.contains(&file.path))),
+                Err(err) => return Ok(Err(err.into())),
+            }
+        }
+        let (table, stop) = (job.table, self.stop.clone());
+        let merging = tokio::task::spawn_blocking(move || write_merged(table, sources, &scratch, &stop));
+        let (file, entry) = match merging.await {
+            Ok(Ok(merged)) => merged,
+            Ok(Err(unmerged)) => return Ok(Err(unmerged)),
+            Err(err) if err.is_panic() => {
+                for file in &job.inputs {
+                    let why = "decoding it, or one that it was to be merged with, fails as that of no writer's file";
+                    self.leave_alone(file.path.clone(), why);
+                }
+                return Ok(Err(Unmerged::Stopped));
+            }
+            Err(err) => return Err(RecorderError::Task(err.to_string())),
+        };
+        if table != Table::Sessions && sums(job.inputs.iter().map(Arc::as_ref)) != sums([&entry].into_iter())
+        {
+            for file in &job.inputs {
+                let why =
+                    "its rows, or those of a file that it was to be merged with, are not those of its commit";
+                self.leave_alone(file.path.clone(), why);
+            }
+            return Ok(Err(Unmerged::Stopped));
+        }
+        let since = Instant::now();
+        let path = self.put(lake, job, &file).await?;
+        Ok(Ok(Merged { entry: FileEntry { path, ..entry }, since }))
+    }
+
+    /// Puts a file into the folder of a job, under a name that no other one has; gives its path.
+    async fn put(&mut self, lake: &Lake, job: &Job, file: &Scratch) -> Result<String, RecorderError> {
+        let stream = StreamName::compaction();
+        let position = lake.state().stream(&stream, 0).map_or(0, |(_, stream)| stream.position);
+        let mut path = String::new();
+        for _ in 0..NAMES {
+            self.n += 1;
+            let name =
+                FileName { stream: &stream, generation: 0, from: position, n: self.n, writer: self.writer };
+            path = format!("{}/{name}", job.folder);
+            if !layout::belongs(job.table, &path) {
+                let name = job.folder.clone();
+                return Err(LakeError::BadName { what: "folder", name, rule: "not a table's" }.into());
+            }
+            // A name that is taken is that of a put whose answer was lost, or of chance.
+            if self.store.put_new_file(&path, file.path()).await? == Put::New {
+                return Ok(path);
+            }
+        }
+        Err(LakeError::Exists { path }.into())
+    }
+
+    /// Commits a merged file in the place of its inputs; at the position where compaction stands, whoever moves it.
+    async fn commit(&mut self, lake: &mut Lake, job: &Job, merged: Merged) -> Result<Outcome, RecorderError> {
+        let path = merged.entry.path.clone();
+        let replaces: Vec<_> = job.inputs.iter().map(|file| file.path.clone()).collect();
+        loop {
+            if !are_live(lake, job) || merged.since.elapsed() >= COMMIT_WITHIN {
+                lake.store().delete(&path).await?;
+                return Ok(Outcome::Gone);
+            }
+            let index = lake.add_stream(&StreamName::compaction(), 0, 0).await?;
+            let position = lake.state().streams.get(index).map_or(0, |s| s.position);
+            self.delete_replaced(lake).await?;
+            let deleted_to = replaced(lake.state(), Duration::ZERO)
+                .filter(|replaced| !self.deleted.contains(&replaced.tombstone.path))
+                .map(|replaced| replaced.tombstone.replaced_by);
+            let deleted_to = deleted_to.min().unwrap_or(position);
+            let files = vec![merged.entry.clone()];
+            let commit = commit_of_compaction(position, deleted_to, files, replaces.clone());
+            match lake.commit(commit, &self.key).await {
+                Ok(()) => break,
+                Err(LakeError::CommitConflict { .. }) => {
+                    lake.refresh().await?;
+                    // An answer that was lost: the commit that is in the way is this one.
+                    if lake.state().file(&path).is_some() {
+                        break;
+                    }
+                }
+                // It may be there all the same; when it is not, the file is an orphan.
+                Err(err) => return Err(err.into()),
+            }
+        }
         add(&self.metrics.compactions_total, 1);
-        add(&self.metrics.compacted_files_total, replaced);
-        Ok(())
+        add(&self.metrics.compacted_files_total, replaces.len() as u64);
+        Ok(Outcome::Merged)
     }
 
     /// Deletes replaced files that no reader needs any more.
-    async fn delete_replaced(&self, lake: &Lake) -> Result<(), RecorderError> {
-        let grace = i64::try_from(self.grace.as_nanos()).unwrap_or(i64::MAX);
+    async fn delete_replaced(&mut self, lake: &Lake) -> Result<(), RecorderError> {
         let now = now_ns();
-        for tombstone in &lake.state().tombstones {
-            if tombstone.replaced_ns.saturating_add(grace) <= now
-                && lake.store().exists(&tombstone.path).await?
-            {
-                lake.store().delete(&tombstone.path).await?;
-                self.metrics.deleted_files_total.fetch_add(1, Ordering::Relaxed);
+        let mut gone = HashSet::new();
+        for file in replaced(lake.state(), self.grace).filter(|file| file.due_ns <= now) {
+            let path = file.tombstone.path;
+            if !self.deleted.contains(&path) && lake.store().exists(&path).await? {
+                lake.store().delete(&path).await?;
+                add(&self.metrics.deleted_files_total, 1);
             }
+            gone.insert(path);
         }
+        self.deleted = gone;
         Ok(())
     }
 }
 
-/// Groups of files of like size: each group spans a factor of eight.
-fn by_size(files: Vec<Arc<FileEntry>>) -> Vec<Vec<Arc<FileEntry>>> {
-    let mut groups: BTreeMap<u32, Vec<_>> = BTreeMap::new();
-    for file in files {
-        groups.entry(file.bytes.max(1).ilog2() / 3).or_default().push(file);
+/// A commit of compaction, to be signed.
+pub(crate) fn commit_of_compaction(
+    position: u64,
+    deleted_to: u64,
+    files: Vec<FileEntry>,
+    replaces: Vec<String>,
+) -> Commit {
+    Commit {
+        version: VERSION,
+        stream: StreamName::compaction(),
+        generation: 0,
+        from: position,
+        to: position + 1,
+        created_ns: now_ns(),
+        previous: None,
+        files,
+        replaces,
+        deleted_to,
+        sessions: Vec::new(),
+        ledger: None,
+        duplicates: 0,
+        recorder: Digest::ZERO,
+        signature: Signature::NONE,
     }
-    groups.into_values().collect()
 }
 
-/// Runs of files, each small enough to be merged at once.
-fn bounded(files: Vec<Arc<FileEntry>>) -> Vec<Vec<Arc<FileEntry>>> {
-    let mut runs: Vec<Vec<_>> = Vec::new();
-    let mut bytes = 0;
-    for file in files {
-        if runs.is_empty() || bytes + file.bytes > AT_ONCE {
-            runs.push(Vec::new());
-            bytes = 0;
-        }
-        bytes += file.bytes;
-        if let Some(run) = runs.last_mut() {
-            run.push(file);
-        }
-    }
-    runs
+/// Whether every file of a job is part of the lake.
+fn are_live(lake: &Lake, job: &Job) -> bool {
+    job.inputs.iter().all(|file| lake.state().file(&file.path).is_some())
 }
 
-/// One file with the rows of all inputs. In the table of sessions superseded revisions are left out.
-fn merge(table: Table, inputs: Vec<(String, Bytes)>) -> Result<EncodedFile, LakeError> {
-    let failed =
-        |err: arrow::error::ArrowError| LakeError::Columns { table: table.name(), reason: err.to_string() };
-    let schema = table.schema();
-    let mut batches = Vec::new();
-    for (path, bytes) in inputs {
-        for batch in file::batches(&path, bytes, 64 * 1024)? {
-            let batch =
-                batch.map_err(|err| LakeError::Damaged { path: path.clone(), reason: err.to_string() })?;
-            batches.push(in_schema(table, &path, &batch)?);
-        }
-    }
-    let mut all = concat_batches(&schema, &batches).map_err(failed)?;
-    if table == Table::Sessions {
-        all = sessions::encode(&sessions::newest(sessions::decode(&all)?))?;
-    }
-    let keys: Vec<_> = table
-        .sorted_by()
-        .iter()
-        .filter_map(|name| all.column_by_name(name))
-        .map(|column| SortColumn {
-            values: column.clone(),
-            options: Some(SortOptions { descending: false, nulls_first: false }),
-        })
-        .collect();
-    let order = lexsort_to_indices(&keys, None).map_err(failed)?;
-    let mut writer = FileWriter::new(table)?;
-    for from in (0..order.len()).step_by(file::ROW_GROUP_ROWS) {
-        let part = order.slice(from, file::ROW_GROUP_ROWS.min(order.len() - from));
-        writer.write(&take_record_batch(&all, &part).map_err(failed)?)?;
-    }
-    writer.finish()
+/// Rows and the sum of their hashes; none when a file does not state it.
+fn sums<'a>(files: impl Iterator<Item = &'a FileEntry>) -> Option<(u64, RowSum)> {
+    files.into_iter().try_fold((0, RowSum::default()), |(rows, mut sum), file| {
+        sum.add(file.row_sum?);
+        Some((rows + file.rows, sum))
+    })
 }
 
-/// `batch` with the columns of today's table: those that its file did not have yet are null. A file with
-/// columns that this build does not know is refused.
-fn in_schema(table: Table, path: &str, batch: &RecordBatch) -> Result<RecordBatch, LakeError> {
-    let schema = table.schema();
-    let unknown = batch.schema_ref().fields().iter().find(|f| schema.index_of(f.name()).is_err());
-    if let Some(field) = unknown {
-        let reason = format!("column {} is not known to this build", bodycam_record::shown(field.name()));
-        return Err(LakeError::Damaged { path: path.to_owned(), reason });
+/// Merges sources into a scratch file.
+fn write_merged(
+    table: Table,
+    sources: Vec<(Source, bool)>,
+    scratch: &std::path::Path,
+    stop: &AtomicBool,
+) -> Result<(Scratch, FileEntry), Unmerged> {
+    let mut inputs = Vec::new();
+    for (source, unsorted) in sources {
+        let rows = source.rows()?;
+        inputs.push(if unsorted { merge::sorted(table, rows)? } else { rows });
     }
-    let columns = schema.fields().iter().map(|field| match batch.column_by_name(field.name()) {
-        Some(column) => column.clone(),
-        None => new_null_array(field.data_type(), batch.num_rows()),
-    });
-    RecordBatch::try_new(schema.clone(), columns.collect())
-        .map_err(|err| LakeError::Damaged { path: path.to_owned(), reason: err.to_string() })
+    let (scratch, file) = Scratch::create(scratch)?;
+    let out = std::io::BufWriter::with_capacity(1 << 20, file);
+    let (out, entry) = merge::merge(table, inputs, out, stop)?;
+    out.into_inner().map_err(|err| source::failed("write", "a merged file", err.error()))?;
+    Ok((scratch, entry))
 }
 
-fn take4(digest: Digest) -> [u8; 4] {
-    let [a, b, c, d, ..] = digest.0;
-    [a, b, c, d]
+/// Chance bits.
+fn chance() -> u64 {
+    std::hash::RandomState::new().build_hasher().finish()
 }
 
 #[cfg(test)]

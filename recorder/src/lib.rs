@@ -1,7 +1,8 @@
 //! From the bus to the lake: verified, ordered, exactly once.
 //!
 //! `ingest` takes records and checks every chain, `tables` makes files of what it took, `commit` puts files,
-//! keys and the commit in their order and releases the bus, `compact` merges small files. Invariant: a record
+//! keys and the commit in their order and releases the bus, `compact` merges small files, `garbage` removes files that
+//! nobody needs. Invariant: a record
 //! is released only after the commit that holds it is durable, and a commit exists only after its files are.
 
 #![deny(clippy::print_stdout, clippy::print_stderr)]
@@ -11,6 +12,7 @@ pub mod compact;
 pub mod config;
 pub mod error;
 mod findings;
+pub mod garbage;
 mod ingest;
 pub mod metrics;
 pub mod recorder;

@@ -57,6 +57,18 @@ metrics! {
     deleted_files_total: "counter",
     /// Files that compaction left alone because they are not what their commit says.
     damaged_files_total: "counter",
+    /// Live files that are small enough to be merged, as compaction last saw them.
+    small_files: "gauge",
+    /// Folders (an hour of a table) with more than 32 of them: compaction does not keep up.
+    crowded_folders: "gauge",
+    /// Commits since the newest snapshot: what a reader that opens the lake reads beside it.
+    commits_since_snapshot: "gauge",
+    /// Seconds since the newest snapshot was written; 0 without any.
+    snapshot_age_seconds: "gauge",
+    /// Data files that no commit names, at the last daily look.
+    orphan_files: "gauge",
+    /// Bytes of data files that no commit names, at the last daily look.
+    orphan_bytes: "gauge",
     /// Times that the recorder started again after a failure.
     restarts_total: "counter",
     /// 1 from a failure until a later run has lasted 10 s.

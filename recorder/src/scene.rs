@@ -10,6 +10,7 @@ use bodycam_bus::spool::{LaneWriter, Spool};
 use bodycam_bus::{
     Bus, BusError, Held, Progress, Publisher, Record, Scope, SpoolConfig, StreamId, Subscription,
 };
+use bodycam_lake::columns::sessions::SessionRow;
 use bodycam_lake::content::{ContentReader, Opened};
 use bodycam_lake::store::{Put, Writes};
 use bodycam_lake::{Filter, Lake, LakeError, Store, Table};
@@ -447,6 +448,36 @@ impl Writes for Failing {
 
     fn delete(&self, path: String) -> BoxFuture<'_, Result<(), LakeError>> {
         Box::pin(self.write(self.inner.delete(path)))
+    }
+}
+
+/// A row of the index of sessions, as of one event.
+pub fn session_row(session_id: SessionId) -> SessionRow {
+    SessionRow {
+        session_id,
+        revision: 1,
+        principal_ref: Id16([1; 16]),
+        principal_kind: "agent".into(),
+        target: "shop".into(),
+        protocol: "postgres".into(),
+        database: "shop".into(),
+        producer: "gw".into(),
+        epoch: 1,
+        started_ns: T0,
+        ended_ns: None,
+        last_activity_ns: T0,
+        state: "open".into(),
+        end_reason: None,
+        statements: 1,
+        rows: 0,
+        bytes_in: 0,
+        bytes_out: 0,
+        denies: 0,
+        errors: 0,
+        events: 1,
+        head: Digest::ZERO,
+        simulated_clock: false,
+        correlation: None,
     }
 }
 

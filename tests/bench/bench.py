@@ -430,6 +430,11 @@ recorder_listen = "127.0.0.1:{recorder}"
             broker.stop()
         shutil.rmtree(self.dir / "lake-bench")
 
+    def compact(self):
+        # As an hour's files are, and at its worst: a row of each of many open sessions in every flush.
+        for name, together in [("compact", "25"), ("compact_scattered", "1")]:
+            self.tool(name, [self.bin / "examples/bench_compact", str(self.options.events), "8", together])
+
     def verify(self):
         self.tool("verify", [self.bin / "examples/bench_verify", self.options.events])
 
@@ -447,7 +452,7 @@ recorder_listen = "127.0.0.1:{recorder}"
 
 
 WIRE = ["point", "recorder_beside", "bulk", "memory"]
-STORE = ["spool", "recorder", "recorder_kafka", "verify", "replay", "detect"]
+STORE = ["spool", "recorder", "recorder_kafka", "compact", "verify", "replay", "detect"]
 
 
 def main():

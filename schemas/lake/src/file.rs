@@ -1,14 +1,13 @@
 //! One Parquet file: how it is written, and what a commit says about it.
 //!
-//! Settings are the measured ones: zstd 1, page index, row groups of 128 k rows, Bloom filters on ids and
-//! hosts, and no dictionary or statistics on digests and sealed bytes, which neither compress nor sort.
+//! Settings are the measured ones: zstd 1, page index, row groups of 128 k rows or 64 MiB of
+//! texts, Bloom filters on ids and hosts, and no dictionary or statistics on digests, sealed bytes and statement texts,
+//! which neither repeat nor sort.
 
-use arrow::array::{Array, AsArray, RecordBatch};
-use arrow::datatypes::Int64Type;
+use arrow::array::RecordBatch;
 use bodycam_record::value::Type;
-use bodycam_record::{Digest, Family, SealedChunk, SessionId, digest};
+use bodycam_record::{Digest, Family, SealedChunk, digest};
 use bytes::Bytes;
-use parquet::arrow::ArrowWriter;
 use parquet::arrow::arrow_reader::{ParquetRecordBatchReader, ParquetRecordBatchReaderBuilder};
 use parquet::basic::{Compression, Encoding, ZstdLevel};
 use parquet::file::metadata::SortingColumn;
@@ -17,23 +16,24 @@ use parquet::schema::types::ColumnPath;
 use sha2::{Digest as _, Sha256};
 
 use crate::columns::{Table, body_columns};
-use crate::commit::{FileEntry, SessionRange, TableName};
+use crate::commit::FileEntry;
 use crate::error::LakeError;
+
+mod about;
+mod writer;
+
+pub(crate) use about::seq_column;
+pub use writer::FileWriter;
 
 /// Rows in a row group.
 pub const ROW_GROUP_ROWS: usize = 128 * 1024;
+/// Bytes of texts and ciphertext after which a row group ends before it has that many rows: it is written, and often
+/// read, as a whole.
+pub const ROW_GROUP_BYTES: u64 = 64 << 20;
 /// Rows in a page, so that a needle read decodes little.
 const PAGE_ROWS: usize = 10_000;
 /// False positives of Bloom filters.
 const BLOOM_FPP: f64 = 0.01;
-
-/// Writes one file of a table, and gathers what the commit says about it. Rows come sorted as
-/// [`Table::sorted_by`] says.
-pub struct FileWriter {
-    table: Table,
-    writer: ArrowWriter<Vec<u8>>,
-    about: About,
-}
 
 /// A finished file and what a commit says about it; the path is the caller's.
 #[derive(Debug, Clone)]
@@ -82,34 +82,6 @@ pub fn content_row_hash(chunk: &SealedChunk) -> Digest {
     Digest(*hasher.finalize().as_bytes())
 }
 
-impl FileWriter {
-    /// A writer of one file.
-    pub fn new(table: Table) -> Result<Self, LakeError> {
-        let writer = ArrowWriter::try_new(Vec::new(), table.schema(), Some(properties(table)))
-            .map_err(|err| LakeError::columns(table.name(), err))?;
-        Ok(Self { table, writer, about: About::default() })
-    }
-
-    /// Appends rows.
-    pub fn write(&mut self, batch: &RecordBatch) -> Result<(), LakeError> {
-        self.about.add(self.table, batch)?;
-        self.writer.write(batch).map_err(|err| LakeError::columns(self.table.name(), err))
-    }
-
-    /// Bytes so far, encoded and buffered.
-    pub fn size(&self) -> usize {
-        self.writer.bytes_written() + self.writer.in_progress_size()
-    }
-
-    /// Finishes the file.
-    pub fn finish(self) -> Result<EncodedFile, LakeError> {
-        let bytes = self.writer.into_inner().map_err(|err| LakeError::columns(self.table.name(), err))?;
-        let bytes = Bytes::from(bytes);
-        let entry = self.about.entry(self.table, &bytes);
-        Ok(EncodedFile { bytes, entry })
-    }
-}
-
 /// One file of `batch`.
 pub fn encode(table: Table, batch: &RecordBatch) -> Result<EncodedFile, LakeError> {
     let mut writer = FileWriter::new(table)?;
@@ -129,6 +101,12 @@ pub fn sha256(bytes: &[u8]) -> Digest {
     Digest(Sha256::digest(bytes).into())
 }
 
+/// Rows that are encoded in one go; after each go it is looked whether the page is full. A chunk of content can have
+/// a quarter of a mebibyte.
+pub(crate) fn step_rows(table: Table) -> usize {
+    if table == Table::Content { 64 } else { 2048 }
+}
+
 /// How files of a table are written.
 pub fn properties(table: Table) -> WriterProperties {
     let zstd = ZstdLevel::try_new(1).unwrap_or_default();
@@ -142,7 +120,7 @@ pub fn properties(table: Table) -> WriterProperties {
         .set_compression(Compression::ZSTD(zstd))
         .set_max_row_group_row_count(Some(ROW_GROUP_ROWS))
         .set_data_page_row_count_limit(PAGE_ROWS)
-        .set_write_batch_size(2048)
+        .set_write_batch_size(step_rows(table))
         .set_sorting_columns(Some(sorting.collect()));
     for name in table.bloom_filters() {
         let column = ColumnPath::from(name);
@@ -165,6 +143,14 @@ pub fn properties(table: Table) -> WriterProperties {
                 .set_column_encoding(column, Encoding::DELTA_BINARY_PACKED);
         }
     }
+    // Long, and hardly two alike.
+    if table == Table::Templates {
+        let column = ColumnPath::from("text");
+        p = p
+            .set_column_dictionary_enabled(column.clone(), false)
+            .set_column_encoding(column.clone(), Encoding::DELTA_LENGTH_BYTE_ARRAY)
+            .set_column_statistics_enabled(column, EnabledStatistics::None);
+    }
     p.build()
 }
 
@@ -180,104 +166,6 @@ fn incompressible(table: Table) -> Vec<&'static str> {
         Table::Content => vec!["sealed"],
         Table::Sessions => vec!["head"],
         Table::Templates | Table::Findings => Vec::new(),
-    }
-}
-
-/// The column that numbers the rows of a session.
-pub(crate) fn seq_column(table: Table) -> &'static str {
-    if table == Table::Content { "content_no" } else { "seq" }
-}
-
-/// The hashes of rows that do not state theirs: all but events and ledger records.
-fn row_hashes(table: Table, batch: &RecordBatch) -> Result<Vec<Digest>, LakeError> {
-    use crate::columns::{content, findings, sessions, templates};
-    Ok(match table {
-        Table::Events(_) => Vec::new(),
-        Table::Content => {
-            content::decode(batch)?.into_iter().flatten().map(|c| content_row_hash(&c)).collect()
-        }
-        Table::Sessions => sessions::decode(batch)?.iter().map(sessions::SessionRow::row_hash).collect(),
-        Table::Templates => templates::decode(batch)?.iter().map(templates::TemplateRow::row_hash).collect(),
-        Table::Findings => findings::decode(batch)?.iter().map(findings::FindingRow::row_hash).collect(),
-    })
-}
-
-/// What a commit says about a file, gathered batch by batch.
-#[derive(Default)]
-struct About {
-    rows: u64,
-    min_ts: Option<i64>,
-    max_ts: Option<i64>,
-    sum: RowSum,
-    ranges: Vec<SessionRange>,
-}
-
-impl About {
-    fn add(&mut self, table: Table, batch: &RecordBatch) -> Result<(), LakeError> {
-        self.rows += batch.num_rows() as u64;
-        let times = match table {
-            Table::Events(_) => batch.column_by_name("ts_wall_ns"),
-            Table::Sessions => batch.column_by_name("last_activity_ns"),
-            Table::Findings => batch.column_by_name("window_start_ns"),
-            Table::Content | Table::Templates => None,
-        };
-        for ts in times.and_then(|a| a.as_primitive_opt::<Int64Type>()).into_iter().flatten().flatten() {
-            self.min_ts = Some(self.min_ts.map_or(ts, |m| m.min(ts)));
-            self.max_ts = Some(self.max_ts.map_or(ts, |m| m.max(ts)));
-        }
-        let hashes = match table {
-            Table::Events(_) => batch.column_by_name("hash").and_then(|a| a.as_fixed_size_binary_opt()),
-            _ => None,
-        };
-        for hash in hashes.into_iter().flatten().flatten() {
-            self.sum.add(Digest(hash.try_into().unwrap_or_default()));
-        }
-        for hash in row_hashes(table, batch)? {
-            self.sum.add(hash);
-        }
-        if matches!(table, Table::Events(Family::Ledger)) {
-            return Ok(());
-        }
-        let Some(ids) = batch.column_by_name("session_id").and_then(|a| a.as_fixed_size_binary_opt()) else {
-            return Ok(());
-        };
-        let seqs = batch.column_by_name(seq_column(table)).and_then(|a| a.as_primitive_opt::<Int64Type>());
-        for row in 0..ids.len() {
-            let session = SessionId(ids.value(row).try_into().unwrap_or_default());
-            let seq = seqs.map_or(0, |s| s.value(row));
-            let head = hashes.map(|h| Digest(h.value(row).try_into().unwrap_or_default()));
-            match self.ranges.last_mut() {
-                Some(last) if last.session == session => {
-                    last.seq_from = last.seq_from.min(seq);
-                    if seq >= last.seq_to {
-                        (last.seq_to, last.head) = (seq, head);
-                    }
-                }
-                Some(last) if last.session > session => {
-                    return Err(LakeError::columns(table.name(), "rows are not sorted by session"));
-                }
-                _ => self.ranges.push(SessionRange { session, seq_from: seq, seq_to: seq, head }),
-            }
-        }
-        Ok(())
-    }
-
-    fn entry(self, table: Table, bytes: &[u8]) -> FileEntry {
-        let has_sessions = matches!(table, Table::Content | Table::Sessions)
-            || matches!(table, Table::Events(family) if family != Family::Ledger);
-        FileEntry {
-            path: String::new(),
-            table: TableName(table),
-            rows: self.rows,
-            bytes: bytes.len() as u64,
-            sha256: sha256(bytes),
-            min_ts_ns: self.min_ts,
-            max_ts_ns: self.max_ts,
-            row_sum: Some(self.sum.digest()),
-            min_session: self.ranges.first().map(|r| r.session),
-            max_session: self.ranges.last().map(|r| r.session),
-            sessions: has_sessions.then_some(self.ranges),
-        }
     }
 }
 
@@ -312,5 +200,52 @@ mod tests {
         let mut one = [0; 32];
         one[0] = 1;
         assert_eq!(sum.digest(), Digest(one));
+    }
+
+    /// Content of `rows` chunks of `bytes` bytes.
+    fn chunks(rows: i64, bytes: usize) -> RecordBatch {
+        let chunk = |n: i64| SealedChunk {
+            session: bodycam_record::SessionId([1; 16]),
+            content_no: n,
+            index: 0,
+            kind: 1,
+            sealed: (0..bytes).map(|i| (i as i64 * n) as u8).collect(),
+        };
+        crate::columns::content::encode(&(0..rows).map(chunk).collect::<Vec<_>>()).unwrap()
+    }
+
+    fn groups(file: &EncodedFile) -> Vec<i64> {
+        let reader = ParquetRecordBatchReaderBuilder::try_new(file.bytes.clone()).unwrap();
+        reader.metadata().row_groups().iter().map(|g| g.num_rows()).collect()
+    }
+
+    #[test]
+    fn a_file_has_the_same_bytes_however_its_rows_were_cut_into_batches() {
+        for (rows, bytes, expected) in [(1000, 100, 1), (3000, 100_000, 5), (700, 0, 1)] {
+            let batch = chunks(rows, bytes);
+            let whole = encode(Table::Content, &batch).unwrap();
+            assert_eq!(groups(&whole).len(), expected, "{rows} of {bytes}");
+            for cut in [1, 63, 64, 65, 1000] {
+                let mut writer = FileWriter::new(Table::Content).unwrap();
+                for at in (0..batch.num_rows()).step_by(cut) {
+                    writer.write(&batch.slice(at, cut.min(batch.num_rows() - at))).unwrap();
+                }
+                let file = writer.finish().unwrap();
+                assert_eq!(file.entry, whole.entry, "{cut}");
+                assert!(file.bytes == whole.bytes, "{cut}");
+            }
+        }
+    }
+
+    #[test]
+    fn a_row_group_ends_after_so_many_rows_or_bytes() {
+        let rows = 2 * ROW_GROUP_ROWS as i64 + 5;
+        assert_eq!(
+            groups(&encode(Table::Content, &chunks(rows, 0)).unwrap()),
+            [ROW_GROUP_ROWS as i64, ROW_GROUP_ROWS as i64, 5]
+        );
+        // 64 rows are looked at together.
+        let large = encode(Table::Content, &chunks(700, 200_000)).unwrap();
+        assert_eq!(groups(&large), [384, 316]);
     }
 }

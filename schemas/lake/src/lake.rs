@@ -88,7 +88,7 @@ impl Lake {
 
     /// Looks beyond the end of the list of streams and of every stream: nothing may be there, unless it was written
     /// since.
-    async fn miss_nothing(&mut self) -> Result<(), LakeError> {
+    pub async fn miss_nothing(&mut self) -> Result<(), LakeError> {
         // The list of streams first; its entries are numbered as commits are.
         while let Some(later) = self.beyond("streams".to_owned(), self.state.streams.len() as u64).await? {
             self.reach(later).await?;
@@ -177,22 +177,32 @@ impl Lake {
     /// Folds what was committed since; gives the number of new commits.
     pub async fn refresh(&mut self) -> Result<u64, LakeError> {
         let before = self.state.commits;
-        loop {
-            let n = self.state.streams.len() as u64;
-            let path = layout::stream(n);
-            let Some(bytes) = self.store.get(&path).await? else { break };
-            Arc::make_mut(&mut self.state).add_stream(&path, StreamEntry::parse(&path, &bytes)?)?;
-        }
-        // A compaction commit can be met before the commits of the files that it replaces: it waits for them,
-        // and only when nothing moves any more is it an error.
+        // A compaction commit can be met before the commits of the files that it replaces: it waits for them. Those were
+        // there when it was met, perhaps of a stream that was listed or walked before; only when a whole round from then
+        // on moves nothing is it an error.
+        let mut waited = false;
         loop {
             let at = self.state.commits;
+            self.list_streams().await?;
             let Some(index) = self.walk().await? else { return Ok(self.state.commits - before) };
-            if self.state.commits == at
+            let moved = self.state.commits > at;
+            if !moved
+                && waited
                 && let Some((_, commit)) = self.next(index).await?
             {
                 Arc::make_mut(&mut self.state).apply(index, &commit)?;
             }
+            waited = !moved;
+        }
+    }
+
+    /// Adds the streams that were listed since.
+    async fn list_streams(&mut self) -> Result<(), LakeError> {
+        loop {
+            let n = self.state.streams.len() as u64;
+            let path = layout::stream(n);
+            let Some(bytes) = self.store.get(&path).await? else { return Ok(()) };
+            Arc::make_mut(&mut self.state).add_stream(&path, StreamEntry::parse(&path, &bytes)?)?;
         }
     }
 
@@ -279,10 +289,14 @@ impl Lake {
         commit.sign(key);
         // What would not be read back must not be written.
         self.state.check(index, &commit)?;
-        match self.store.put_new(&path, commit.to_json().into()).await? {
-            Put::New => Arc::make_mut(&mut self.state).apply(index, &commit),
-            Put::Exists => Err(LakeError::CommitConflict { path }),
+        let json = Bytes::from(commit.to_json());
+        match self.store.put_new(&path, json.clone()).await? {
+            Put::New => {}
+            // A put that was sent again because its answer was lost finds itself.
+            Put::Exists if self.store.get(&path).await?.is_some_and(|there| there == json) => {}
+            Put::Exists => return Err(LakeError::CommitConflict { path }),
         }
+        Arc::make_mut(&mut self.state).apply(index, &commit)
     }
 
     /// Writes a snapshot when at least `every` commits were folded since the last one.
@@ -305,6 +319,21 @@ impl Lake {
         }
         Ok(true)
     }
+}
+
+/// The number of the newest snapshot that the hint leads to; none when hint or snapshot is missing.
+pub async fn newest_snapshot_number(store: &Store) -> Result<Option<u64>, LakeError> {
+    let Some(bytes) = store.get(layout::SNAPSHOT_HINT).await? else { return Ok(None) };
+    let Ok(Hint { mut n, .. }) = serde_json::from_slice(&bytes) else { return Ok(None) };
+    if !store.exists(&layout::snapshot(n)).await? {
+        return Ok(None);
+    }
+    while let Some(next) = n.checked_add(1)
+        && store.exists(&layout::snapshot(next)).await?
+    {
+        n = next;
+    }
+    Ok(Some(n))
 }
 
 /// The newest snapshot that the hint leads to. A hint or snapshot that is missing or damaged is as none.

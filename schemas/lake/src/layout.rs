@@ -170,6 +170,38 @@ impl fmt::Display for FileName<'_> {
     }
 }
 
+/// Which commit a data file was written for, as its name says it.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct WrittenFor {
+    /// Stream of the commit.
+    pub stream: StreamName,
+    /// Generation of the stream.
+    pub generation: u64,
+    /// First position of the commit.
+    pub from: u64,
+}
+
+impl WrittenFor {
+    /// What the name at the end of `path` says; none when no recorder made it up.
+    pub fn of(path: &str) -> Option<Self> {
+        let name = path.rsplit('/').next()?.strip_suffix(".parquet")?;
+        let mut parts = name.rsplitn(5, '-');
+        let (writer, n, from) = (parts.next()?, parts.next()?, parts.next()?);
+        let (generation, stream) = (parts.next()?, parts.next()?);
+        let from = from.parse().ok()?;
+        let written_for = Self {
+            stream: stream.replace('@', "/").parse().ok()?,
+            generation: generation.parse().ok()?,
+            from,
+        };
+        let writer = u32::from_str_radix(writer, 16).ok()?;
+        let n = n.parse().ok()?;
+        let again =
+            FileName { stream: &written_for.stream, generation: written_for.generation, from, n, writer };
+        (again.to_string().strip_suffix(".parquet") == Some(name)).then_some(written_for)
+    }
+}
+
 /// The folder of a table.
 pub fn table_dir(table: Table) -> String {
     match table {
@@ -313,6 +345,26 @@ mod tests {
             "a/b".parse::<StreamName>().unwrap().in_path(),
             "a.b".parse::<StreamName>().unwrap().in_path()
         );
+    }
+
+    #[test]
+    fn a_files_name_says_for_which_commit_it_was_written() {
+        for stream in ["gw/0", "eu-1.gw-2/ledger", "compaction"] {
+            let stream: StreamName = stream.parse().unwrap();
+            let name = FileName { stream: &stream, generation: 3, from: 120, n: 7, writer: 0xbeef };
+            let path = data_file(Table::Events(Family::Sql), Some(Hour(0)), name);
+            assert_eq!(WrittenFor::of(&path), Some(WrittenFor { stream, generation: 3, from: 120 }));
+        }
+        let findings = window_findings("BCR-EXF-001", 1, 0, 2, Digest([0x11; 32])).unwrap();
+        for other in [
+            &findings,
+            "a.parquet",
+            "gw@0-0-1-2-beef.parquet",
+            "gw@0-0-1-x-0000beef.parquet",
+            "gw@0-0-1-2-0000beef",
+        ] {
+            assert_eq!(WrittenFor::of(other), None, "{other}");
+        }
     }
 
     #[test]

@@ -5,7 +5,7 @@
 //! does not do, so local writes are done here.
 
 use std::ops::Range;
-use std::path::PathBuf;
+use std::path::{Path as FilePath, PathBuf};
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -53,10 +53,29 @@ pub enum Put {
     Exists,
 }
 
+/// An object of a listing.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Listed {
+    /// Its path.
+    pub path: String,
+    /// Its size.
+    pub bytes: u64,
+    /// When it was written by the clock of the store, Unix ns.
+    pub written_ns: i64,
+}
+
 /// The writing side of a store. Each call is atomic and durable when it returns.
 pub trait Writes: Send + Sync {
     /// Writes an object unless there is one of this name.
     fn put_new(&self, path: String, bytes: Bytes) -> BoxFuture<'_, Result<Put, LakeError>>;
+    /// Writes an object with the content of a local file unless there is one of this name.
+    fn put_new_file(&self, path: String, file: PathBuf) -> BoxFuture<'_, Result<Put, LakeError>> {
+        Box::pin(async move {
+            let bytes = tokio::task::spawn_blocking(move || std::fs::read(file)).await;
+            let bytes = bytes.map_err(|err| failed("write", &path, err))?;
+            self.put_new(path.clone(), bytes.map_err(|err| failed("write", &path, err))?.into()).await
+        })
+    }
     /// Writes an object in the place of whatever is there.
     fn put(&self, path: String, bytes: Bytes) -> BoxFuture<'_, Result<(), LakeError>>;
     /// Deletes an object; one that is not there is no error.
@@ -146,6 +165,16 @@ impl Store {
         self.cache.as_deref()
     }
 
+    /// A directory for files that are being made, on the disk of the lake where that is local, and that of temporary
+    /// files otherwise. [`Store::sweep`] deletes what is left there.
+    pub fn scratch(&self) -> Result<PathBuf, LakeError> {
+        let scratch = self.local_root().join(local::STAGING);
+        // Files become the lake's only where that is local; elsewhere they are nobody else's business.
+        local::make_directories(&scratch, self.directory.is_none())
+            .map_err(|err| failed("create", &scratch.display().to_string(), err))?;
+        Ok(scratch)
+    }
+
     /// The reading side, for engines that bring their own readers.
     pub fn object_store(&self) -> Arc<dyn ObjectStore> {
         self.reads.clone()
@@ -172,6 +201,11 @@ impl Store {
         Ok(())
     }
 
+    fn local_root(&self) -> PathBuf {
+        let elsewhere = || std::env::temp_dir().join("bodycam-lake");
+        self.directory.as_deref().cloned().unwrap_or_else(elsewhere)
+    }
+
     /// Takes a lock on the store, for as long as what is returned lives. Refused while another process, or another
     /// part of this one, holds it. None where there is nothing to lock: on an object store commits alone decide.
     pub fn lock(&self, name: &str) -> Result<Option<Lock>, LakeError> {
@@ -186,7 +220,7 @@ impl Store {
 
     /// Deletes what killed writers left half-written, from `age` on; gives their number.
     pub async fn sweep(&self, age: Duration) -> Result<u64, LakeError> {
-        let Some(directory) = self.directory.clone() else { return Ok(0) };
+        let directory = self.local_root();
         let swept = tokio::task::spawn_blocking(move || local::sweep(&directory, age)).await;
         let swept = swept.map_err(|err| failed("sweep", local::STAGING, err))?;
         swept.map_err(|err| failed("sweep", local::STAGING, err))
@@ -231,17 +265,16 @@ impl Store {
         absent_is_none(path, self.reads.head(&object_path(path)?).await).map(|head| head.is_some())
     }
 
-    /// Objects under `folder` that were last written before `before_ns` (Unix). For finding leftovers of killed
-    /// writers only: what a lake holds is said by its commits, never by a listing.
-    pub async fn written_before(&self, folder: &str, before_ns: i64) -> Result<Vec<String>, LakeError> {
+    /// Objects under `folder`. For finding leftovers of killed writers only: what a lake holds is said by its commits,
+    /// never by a listing.
+    pub async fn listed(&self, folder: &str) -> Result<Vec<Listed>, LakeError> {
         let prefix = object_path(folder)?;
         let mut listing = self.reads.list(Some(&prefix));
         let mut found = Vec::new();
         while let Some(object) = listing.next().await {
             let object = object.map_err(|err| failed("list", folder, err))?;
-            if object.last_modified.timestamp_nanos_opt().is_some_and(|at| at < before_ns) {
-                found.push(object.location.to_string());
-            }
+            let written_ns = object.last_modified.timestamp_nanos_opt().unwrap_or(i64::MAX);
+            found.push(Listed { path: object.location.to_string(), bytes: object.size, written_ns });
         }
         Ok(found)
     }
@@ -309,6 +342,12 @@ impl Store {
         }
     }
 
+    /// When an object was written, Unix ns; none when it is not there.
+    pub async fn written_ns(&self, path: &str) -> Result<Option<i64>, LakeError> {
+        let head = absent_is_none(path, self.reads.head(&object_path(path)?).await)?;
+        Ok(head.and_then(|head| head.last_modified.timestamp_nanos_opt()))
+    }
+
     /// Bytes of an object as the store has it; none when it is not there.
     pub async fn size(&self, path: &str) -> Result<Option<u64>, LakeError> {
         absent_is_none(path, self.reads.head(&object_path(path)?).await).map(|head| head.map(|h| h.size))
@@ -317,6 +356,12 @@ impl Store {
     /// Writes an object unless there is one of this name.
     pub async fn put_new(&self, path: &str, bytes: Bytes) -> Result<Put, LakeError> {
         self.writes.put_new(path.to_owned(), bytes).await
+    }
+
+    /// Writes an object with the content of a local file unless there is one of this name. The file stays; it is best
+    /// made in [`Store::scratch`].
+    pub async fn put_new_file(&self, path: &str, file: &FilePath) -> Result<Put, LakeError> {
+        self.writes.put_new_file(path.to_owned(), file.to_owned()).await
     }
 
     /// Writes an object that never changes: one that is there with the same content will do.
@@ -468,7 +513,6 @@ mod tests {
         assert_eq!(local.sweep(std::time::Duration::from_secs(600)).await.unwrap(), 0);
         assert_eq!(local.sweep(std::time::Duration::ZERO).await.unwrap(), 1);
         assert!(!half.exists() && local.exists("a/b").await.unwrap());
-        assert_eq!(stores[1].sweep(std::time::Duration::ZERO).await.unwrap(), 0);
     }
 
     #[test]

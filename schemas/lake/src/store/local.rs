@@ -51,6 +51,15 @@ pub(super) fn sweep(root: &Path, age: Duration) -> io::Result<u64> {
     Ok(swept)
 }
 
+/// Makes a directory and those above it; readable by this user alone when it is `private`.
+pub(super) fn make_directories(path: &Path, private: bool) -> io::Result<()> {
+    let mut builder = fs::DirBuilder::new();
+    if private {
+        std::os::unix::fs::DirBuilderExt::mode(&mut builder, 0o700);
+    }
+    builder.recursive(true).create(path)
+}
+
 /// Names in a directory; none when it is not there.
 pub(super) fn names(folder: &Path) -> io::Result<Vec<String>> {
     let entries = match fs::read_dir(folder) {
@@ -101,13 +110,24 @@ impl Writes for LocalWrites {
                 return Ok(Put::Exists);
             }
             stage(root, staged, &bytes)?;
-            let linked = make_parent(root, target).and_then(|()| fs::hard_link(staged, target));
+            let put = link(root, staged, target);
             fs::remove_file(staged)?;
-            match linked {
-                Ok(()) => sync_parent(target).map(|()| Put::New),
-                Err(err) if err.kind() == ErrorKind::AlreadyExists => Ok(Put::Exists),
-                Err(err) => Err(err),
+            put
+        })
+    }
+
+    fn put_new_file(&self, path: String, file: PathBuf) -> BoxFuture<'_, Result<Put, LakeError>> {
+        self.run("write", path, move |root, target, staged| {
+            File::open(&file)?.sync_all()?;
+            match link(root, &file, target) {
+                Err(err) if err.kind() == ErrorKind::CrossesDevices => {}
+                put => return put,
             }
+            make_parent(root, staged)?;
+            let copied = fs::copy(&file, staged).and_then(|_| File::open(staged)?.sync_all());
+            let put = copied.and_then(|()| link(root, staged, target));
+            fs::remove_file(staged)?;
+            put
         })
     }
 
@@ -138,6 +158,15 @@ fn stage(root: &Path, staged: &Path, bytes: &[u8]) -> io::Result<()> {
         fs::remove_file(staged)?;
     }
     written
+}
+
+/// Gives a synced file its final name, unless that is taken.
+fn link(root: &Path, file: &Path, target: &Path) -> io::Result<Put> {
+    match make_parent(root, target).and_then(|()| fs::hard_link(file, target)) {
+        Ok(()) => sync_parent(target).map(|()| Put::New),
+        Err(err) if err.kind() == ErrorKind::AlreadyExists => Ok(Put::Exists),
+        Err(err) => Err(err),
+    }
 }
 
 /// Makes the directories above `path`, each durable in the one above it.

@@ -4,13 +4,17 @@
 //! answer; asked again it says that the object is there. A put-if-absent is therefore tried again by this module, not by
 //! the client, and one that finds its name taken after an attempt without an answer looks whose bytes lie there.
 
+use std::ops::Range;
+use std::os::unix::fs::FileExt;
+use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::Duration;
 
 use bytes::Bytes;
 use futures::future::BoxFuture;
-use futures::{StreamExt, TryStreamExt, stream};
-use object_store::{Error, ObjectStore, ObjectStoreExt, PutMode, PutOptions, PutPayload};
+use futures::StreamExt;
+use futures::stream::FuturesUnordered;
+use object_store::{Error, MultipartUpload, ObjectStore, ObjectStoreExt, PutMode, PutOptions, PutPayload};
 use tokio::time::Instant;
 
 use super::{Put, Writes, absent_is_none, failed, object_path};
@@ -89,38 +93,106 @@ impl ObjectWrites {
 
     /// A large object, in parts. S3 has no put-if-absent for them in this client, and needs none here: their names hold
     /// chance bits of their writer or a part of their digest, so that whoever writes the same name writes the same bytes.
-    async fn create_in_parts(&self, path: &str, bytes: Bytes) -> Result<Put, LakeError> {
+    async fn create_in_parts(&self, path: &str, whole: &Whole) -> Result<Put, LakeError> {
         let at = object_path(path)?;
         if absent_is_none(path, self.store.head(&at).await)?.is_some() {
             return Ok(Put::Exists);
         }
-        self.write_in_parts(path, bytes).await.map(|()| Put::New)
+        self.write_in_parts(path, whole).await.map(|()| Put::New)
     }
 
-    async fn write_in_parts(&self, path: &str, bytes: Bytes) -> Result<(), LakeError> {
+    async fn write_in_parts(&self, path: &str, whole: &Whole) -> Result<(), LakeError> {
         let upload = self.store.put_multipart(&object_path(path)?).await;
         let mut upload = upload.map_err(|err| failed("write", path, err))?;
-        let starts = (0..bytes.len()).step_by(PART);
-        let parts: Vec<_> = starts
-            .map(|from| upload.put_part(bytes.slice(from..bytes.len().min(from + PART)).into()))
-            .collect();
-        let sent = stream::iter(parts).buffer_unordered(PARTS_AT_ONCE).try_collect::<()>().await;
-        let why = match sent {
+        let why = match send(upload.as_mut(), path, whole).await {
             Ok(()) => match upload.complete().await {
                 Ok(_) => return Ok(()),
-                Err(why) => why,
+                Err(why) => failed("write", path, why),
             },
             Err(why) => why,
         };
         // An end whose answer was lost is refused when it is asked for again: the upload is none any more.
-        if self.there(path).await?.is_some_and(|there| there == bytes) {
+        if self.holds(path, whole).await? {
             return Ok(());
         }
         // What was stored of it costs money until it is given up.
         if let Err(err) = upload.abort().await {
-            tracing::warn!(path = %bodycam_record::shown(path), error = %bodycam_record::shown(&err.to_string()), "upload_not_given_up");
+            let (path, error) = (bodycam_record::shown(path), bodycam_record::shown(&err.to_string()));
+            tracing::warn!(path, error, "upload_not_given_up");
         }
-        Err(failed("write", path, why))
+        Err(why)
+    }
+
+    /// Whether an object is there with just these bytes.
+    async fn holds(&self, path: &str, whole: &Whole) -> Result<bool, LakeError> {
+        let at = object_path(path)?;
+        match absent_is_none(path, self.store.head(&at).await)? {
+            Some(head) if head.size == whole.len() => {}
+            _ => return Ok(false),
+        }
+        for part in whole.parts() {
+            let there = absent_is_none(path, self.store.get_range(&at, part.clone()).await)?;
+            if there != Some(whole.read(path, part).await?) {
+                return Ok(false);
+            }
+        }
+        Ok(true)
+    }
+}
+
+/// Sends all parts, some at once.
+async fn send(upload: &mut dyn MultipartUpload, path: &str, whole: &Whole) -> Result<(), LakeError> {
+    let mut under_way = FuturesUnordered::new();
+    let mut parts = whole.parts();
+    loop {
+        while under_way.len() < PARTS_AT_ONCE
+            && let Some(part) = parts.next()
+        {
+            under_way.push(upload.put_part(whole.read(path, part).await?.into()));
+        }
+        match under_way.next().await {
+            Some(sent) => sent.map_err(|err| failed("write a part of", path, err))?,
+            None => return Ok(()),
+        }
+    }
+}
+
+/// What is written: bytes in memory, or in a local file of a length.
+enum Whole {
+    Bytes(Bytes),
+    File(Arc<std::fs::File>, u64),
+}
+
+impl Whole {
+    fn len(&self) -> u64 {
+        match self {
+            Whole::Bytes(bytes) => bytes.len() as u64,
+            Whole::File(_, length) => *length,
+        }
+    }
+
+    fn parts(&self) -> impl Iterator<Item = Range<u64>> + use<> {
+        let length = self.len();
+        (0..length).step_by(PART).map(move |from| from..length.min(from + PART as u64))
+    }
+
+    async fn read(&self, path: &str, part: Range<u64>) -> Result<Bytes, LakeError> {
+        let short = || failed("read", path, "a part lies past its end");
+        let (from, to) = (usize::try_from(part.start), usize::try_from(part.end));
+        let (Ok(from), Ok(to)) = (from, to) else { return Err(short()) };
+        match self {
+            Whole::Bytes(bytes) if to <= bytes.len() => Ok(bytes.slice(from..to)),
+            Whole::Bytes(_) => Err(short()),
+            Whole::File(file, _) => {
+                let file = file.clone();
+                let read = move || {
+                    let mut bytes = vec![0; to.saturating_sub(from)];
+                    file.read_exact_at(&mut bytes, part.start).map(|()| Bytes::from(bytes))
+                };
+                let read = tokio::task::spawn_blocking(read).await.map_err(|err| failed("read", path, err))?;
+                read.map_err(|err| failed("read", path, err))
+            }
+        }
     }
 }
 
@@ -149,8 +221,24 @@ impl Writes for ObjectWrites {
     fn put_new(&self, path: String, bytes: Bytes) -> BoxFuture<'_, Result<Put, LakeError>> {
         Box::pin(async move {
             match bytes.len() > PART {
-                true => self.create_in_parts(&path, bytes).await,
+                true => self.create_in_parts(&path, &Whole::Bytes(bytes)).await,
                 false => self.create(&path, bytes).await,
+            }
+        })
+    }
+
+    fn put_new_file(&self, path: String, file: PathBuf) -> BoxFuture<'_, Result<Put, LakeError>> {
+        Box::pin(async move {
+            let opened = tokio::task::spawn_blocking(move || {
+                let file = std::fs::File::open(file)?;
+                let length = file.metadata()?.len();
+                Ok::<_, std::io::Error>(Whole::File(Arc::new(file), length))
+            });
+            let opened = opened.await.map_err(|err| failed("write", &path, err))?;
+            let whole = opened.map_err(|err| failed("write", &path, err))?;
+            match whole.len() > PART as u64 {
+                true => self.create_in_parts(&path, &whole).await,
+                false => self.create(&path, whole.read(&path, 0..whole.len()).await?).await,
             }
         })
     }
@@ -158,7 +246,7 @@ impl Writes for ObjectWrites {
     fn put(&self, path: String, bytes: Bytes) -> BoxFuture<'_, Result<(), LakeError>> {
         Box::pin(async move {
             if bytes.len() > PART {
-                return self.write_in_parts(&path, bytes).await;
+                return self.write_in_parts(&path, &Whole::Bytes(bytes)).await;
             }
             let put = self.store.put(&object_path(&path)?, PutPayload::from(bytes)).await;
             put.map(drop).map_err(|err| failed("write", &path, err))

@@ -1,0 +1,243 @@
+//! `bodycam lake …`: what is in the lake, and looking after it. Everything here may run beside recorders.
+
+use std::process::ExitCode;
+use std::sync::Arc;
+use std::time::Duration;
+
+use anyhow::{Context, Result};
+use bodycam_lake::{Store, Table};
+use bodycam_record::shown::shown_json;
+use bodycam_record::{EpochKey, shown};
+use bodycam_recorder::compact::{Compactor, Job, Selection};
+use bodycam_recorder::garbage::Garbage;
+use bodycam_recorder::{Metrics, RecorderConfig};
+use serde_json::json;
+
+use super::{moment, now_ns, runtime};
+use crate::cli::{LakeAdminArg, LakeCommand};
+use crate::config::Config;
+use crate::speak::{to_stderr, to_stdout};
+
+mod stat;
+
+/// Looks, merges, removes.
+pub fn run(command: LakeCommand) -> Result<ExitCode> {
+    match command {
+        LakeCommand::Stat { by, table, json, lake } => {
+            let config = if lake.lake.is_some() && !lake.config.exists() { None } else { Some(load(&lake)?) };
+            let store = Store::open(&url(&lake, config.as_ref()))?;
+            let table = table.as_deref().map(table_named).transpose()?;
+            let recorder = config.map(|config| config.recorder).unwrap_or_default();
+            let stat = runtime()?.block_on(stat::gather(&store, &recorder, table))?;
+            match json {
+                true => print(stat.to_json(by))?,
+                false => to_stdout(format_args!("{}", stat.to_text(by)))?,
+            }
+        }
+        LakeCommand::Compact { hour, table, dry_run, json, lake } => {
+            let selection = Selection {
+                table: table.as_deref().map(table_named).transpose()?,
+                hour: hour.as_deref().map(hour_folder).transpose()?,
+            };
+            let owner = Owner::of(&lake)?;
+            runtime()?.block_on(owner.compact(&selection, dry_run, json))?;
+        }
+        LakeCommand::Gc { older_than, remove, json, lake } => {
+            let age = bodycam_proxy::identity::token::parse_ttl(&older_than).context("--older-than")?;
+            let age = Duration::from_nanos(u64::try_from(age)?);
+            let owner = Owner::of(&lake)?;
+            runtime()?.block_on(owner.collect(age, remove, json))?;
+        }
+    }
+    Ok(ExitCode::SUCCESS)
+}
+
+/// Who may change a lake: the one who has the recorder's key.
+struct Owner {
+    store: Store,
+    key: Arc<EpochKey>,
+    config: RecorderConfig,
+}
+
+impl Owner {
+    fn of(lake: &LakeAdminArg) -> Result<Self> {
+        let config =
+            load(lake).context("what changes a lake is signed with the recorder's key (recorder.key)")?;
+        let path = &config.recorder.key;
+        anyhow::ensure!(
+            path.exists(),
+            "there is no recorder's key at {}: a recorder makes it at its first start; run this with its \
+             configuration",
+            shown(&path.display().to_string())
+        );
+        let seed = bodycam_proxy::recording::load_or_create_key_file(path)?;
+        let store = Store::open(&url(lake, Some(&config)))?;
+        Ok(Self { store, key: Arc::new(EpochKey::from_seed(&seed)), config: config.recorder })
+    }
+
+    async fn compact(&self, selection: &Selection, dry_run: bool, json: bool) -> Result<()> {
+        let lake = bodycam_lake::Lake::open_as(self.store.clone(), self.key.public()).await?;
+        lake.expect_recorded().await?;
+        drop(lake);
+        let mut compactor =
+            Compactor::new(self.store.clone(), self.key.clone(), &self.config, Arc::new(Metrics::default()));
+        if dry_run {
+            let jobs = compactor.plan(selection).await?;
+            if json {
+                return Ok(print(jobs.iter().map(job_json).collect())?);
+            }
+            let text: String = jobs.iter().map(job_text).collect();
+            let nothing = if jobs.is_empty() { "nothing to merge\n" } else { "" };
+            return Ok(to_stdout(format_args!("{text}{nothing}"))?);
+        }
+        let done = compactor.compact_all(selection).await?;
+        for (path, why) in compactor.left_alone() {
+            to_stderr(format_args!("left alone: {}: {}\n", shown(path), shown(why)));
+        }
+        if json {
+            let left: Vec<_> =
+                compactor.left_alone().map(|(path, why)| json!({"path": path, "why": why})).collect();
+            let report = json!({
+                "merges": done.commits, "files": done.files, "bytes": done.bytes, "left_alone": left,
+            });
+            return Ok(print(report)?);
+        }
+        let (files, commits) = (done.files, done.commits);
+        Ok(to_stdout(format_args!("{files} files ({}) became {commits}\n", bytes(done.bytes)))?)
+    }
+
+    async fn collect(&self, age: Duration, remove: bool, json: bool) -> Result<()> {
+        let grace = Duration::from_secs(self.config.compact_grace_seconds);
+        let (garbage, mut lake) = Garbage::find(&self.store, Some(self.key.public()), grace, age).await?;
+        lake.expect_recorded().await?;
+        let now = now_ns();
+        if json {
+            let report = json!({
+                "removed": remove,
+                "replaced": garbage.replaced.iter().map(stat::replaced_json).collect::<Vec<_>>(),
+                "orphans": garbage.orphans.iter().map(stat::orphan_json).collect::<Vec<_>>(),
+            });
+            if remove {
+                garbage.remove(&mut lake, &self.key).await?;
+            }
+            return Ok(print(report)?);
+        }
+        let goes = if remove { "removed" } else { "would remove" };
+        let mut text = String::new();
+        for file in &garbage.replaced {
+            let path = shown(&file.tombstone.path);
+            match file.due_ns <= now {
+                true => {
+                    text += &format!("{goes}: {path}: replaced at {}\n", moment(file.tombstone.replaced_ns))
+                }
+                false => {
+                    text +=
+                        &format!("kept: {path}: replaced; readers may use it until {}\n", moment(file.due_ns))
+                }
+            }
+        }
+        for orphan in &garbage.orphans {
+            let (path, old) = (shown(&orphan.file.path), span(orphan.age));
+            match &orphan.stays {
+                None => text += &format!("{goes}: {path}: no commit names it, nor can; {old} old\n"),
+                Some(why) => text += &format!("kept: {path}: no commit names it, {old} old; {why}\n"),
+            }
+        }
+        if remove {
+            let removed = garbage.remove(&mut lake, &self.key).await?;
+            text += &format!("{} files removed\n", removed.files);
+        } else {
+            text += "nothing was removed: that takes --remove\n";
+        }
+        Ok(to_stdout(format_args!("{text}"))?)
+    }
+}
+
+/// JSON on standard output.
+fn print(value: serde_json::Value) -> std::io::Result<()> {
+    to_stdout(format_args!("{}\n", shown_json(&format!("{value:#}"))))
+}
+
+fn load(lake: &LakeAdminArg) -> Result<Config> {
+    Config::load(&lake.config)
+}
+
+fn url(lake: &LakeAdminArg, config: Option<&Config>) -> String {
+    let configured = || config.map(|config| config.lake.url.clone()).unwrap_or_default();
+    lake.lake.clone().unwrap_or_else(configured)
+}
+
+fn table_named(name: &str) -> Result<Table> {
+    Table::named(name).with_context(|| {
+        let known: Vec<_> = Table::ALL.iter().map(|table| table.name()).collect();
+        format!("there is no table '{}'; there are {}", shown(name), known.join(", "))
+    })
+}
+
+/// The end of the folder of an hour.
+fn hour_folder(hour: &str) -> Result<String> {
+    let start: jiff::Timestamp = format!("{hour}:00:00Z")
+        .parse()
+        .with_context(|| format!("--hour '{}': want an hour in UTC as 2026-11-21T10", shown(hour)))?;
+    Ok(bodycam_lake::Hour::of_ns(i64::try_from(start.as_nanosecond())?).partition())
+}
+
+fn job_json(job: &Job) -> serde_json::Value {
+    json!({
+        "table": job.table.name(), "folder": job.folder, "files": job.inputs.len(), "bytes": job.bytes(),
+        "rows": job.rows(), "why": job.why.text(),
+    })
+}
+
+fn job_text(job: &Job) -> String {
+    let (files, rows) = (job.inputs.len(), job.rows());
+    format!("would merge {files} files ({}, {rows} rows) of {}\n", bytes(job.bytes()), shown(&job.folder))
+}
+
+/// A size for people.
+fn bytes(n: u64) -> String {
+    let units = ["KiB", "MiB", "GiB", "TiB", "PiB", "EiB"];
+    let (mut scaled, mut name) = (n as f64, "B");
+    for unit in units {
+        if scaled < 1024.0 {
+            break;
+        }
+        (scaled, name) = (scaled / 1024.0, unit);
+    }
+    let digits = usize::from(name != "B" && scaled < 100.0);
+    format!("{scaled:.digits$} {name}")
+}
+
+/// A time span for people.
+fn span(age: Duration) -> String {
+    match age.as_secs() {
+        s @ 0..120 => format!("{s} s"),
+        s @ 120..7_200 => format!("{} min", s / 60),
+        s @ 7_200..172_800 => format!("{} h", s / 3600),
+        s => format!("{} days", s / 86_400),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn sizes_and_spans_are_short_and_hours_are_folders() {
+        for (n, text) in
+            [(0, "0 B"), (1023, "1023 B"), (1536, "1.5 KiB"), (200 << 20, "200 MiB"), (u64::MAX, "16.0 EiB")]
+        {
+            assert_eq!(bytes(n), text);
+        }
+        for (s, text) in [(0, "0 s"), (119, "119 s"), (120, "2 min"), (7200, "2 h"), (200_000, "2 days")] {
+            assert_eq!(span(Duration::from_secs(s)), text);
+        }
+        assert_eq!(hour_folder("2026-11-21T10").unwrap(), "dt=2026-11-21/hh=10");
+        for bad in ["2026-11-21", "2026-11-21T10:30", "x", "2026-11-21T25"] {
+            let message = hour_folder(bad).unwrap_err().to_string();
+            assert!(message.contains(bad) && message.contains("2026-11-21T10"), "{message}");
+        }
+        let message = table_named("sqlx").unwrap_err().to_string();
+        assert!(message.contains("sqlx") && message.contains("session, sql, http"), "{message}");
+    }
+}
