@@ -135,7 +135,7 @@ fn readers_fetch_what_they_need_and_no_more(s3: &S3, stack: &Stack, token: &str)
 fn an_object_that_was_altered_or_removed_is_named(s3: &S3, stack: &Stack) {
     let runtime = tokio::runtime::Runtime::new().unwrap();
     let bucket = s3.store("prod/lake", PATIENT);
-    let file = runtime.block_on(bucket.below("tables/sql")).unwrap().pop().unwrap();
+    let file = runtime.block_on(bucket.listed("tables/sql")).unwrap().pop().unwrap().path;
     let kept = runtime.block_on(bucket.get(&file)).unwrap().unwrap();
     let mut changed = kept.to_vec();
     let middle = changed.len() / 2;
@@ -284,6 +284,13 @@ async fn a_large_file_goes_in_parts_and_is_whole_or_not_there() {
     let parts = s3.requests().iter().filter(|r| r.path.contains("partNumber=") && r.status == 200).count();
     assert_eq!(parts, 3, "40 MiB in parts of 16");
     assert_eq!(store.put_new(&name(1), large.clone()).await.unwrap(), Put::Exists);
+    // From a file, too, of which no more is held in memory than the parts on their way.
+    let file = tempfile::NamedTempFile::new().unwrap();
+    std::fs::write(file.path(), &large).unwrap();
+    s3.faults(&json!([{ "do": "cut", "method": "POST", "path": "uploadId", "times": 1 }]));
+    assert_eq!(store.put_new_file(&name(3), file.path()).await.unwrap(), Put::New);
+    assert_eq!(s3.applied(), [1]);
+    assert!(store.get(&name(3)).await.unwrap().unwrap() == large);
     // Given up, it leaves nothing: neither the object nor parts that are paid for.
     let impatient = s3.store("some/prefix", IMPATIENT);
     s3.faults(&json!([{ "do": "503", "method": "PUT", "path": "partNumber=3" }]));

@@ -54,7 +54,8 @@ fn main() -> Result<(), Error> {
     let Some(broker) = broker else {
         return measure(SpoolBus::new(&spool), store, filler, || Ok(()));
     };
-    let one = KafkaConfig { replicas: 1, min_insync_replicas: 1, partitions: 1, ..KafkaConfig::at(&[&broker]) };
+    let one =
+        KafkaConfig { replicas: 1, min_insync_replicas: 1, partitions: 1, ..KafkaConfig::at(&[&broker]) };
     let kafka = Kafka::new(one, None);
     // Makes the topics, too.
     Drain::start(kafka.clone(), &spool, PRODUCER)?.stop(PATIENCE);

@@ -265,8 +265,8 @@ impl Store {
         absent_is_none(path, self.reads.head(&object_path(path)?).await).map(|head| head.is_some())
     }
 
-    /// Objects under `folder`. For finding leftovers of killed writers only: what a lake holds is said by its commits,
-    /// never by a listing.
+    /// Objects under `folder`. For finding leftovers of killed writers, and for the verifier, which compares: what a lake
+    /// holds is said by its commits, never by a listing.
     pub async fn listed(&self, folder: &str) -> Result<Vec<Listed>, LakeError> {
         let prefix = object_path(folder)?;
         let mut listing = self.reads.list(Some(&prefix));
@@ -277,11 +277,6 @@ impl Store {
             found.push(Listed { path: object.location.to_string(), bytes: object.size, written_ns });
         }
         Ok(found)
-    }
-
-    /// All objects below `folder`. For the verifier, which compares a listing with what the commits say.
-    pub async fn below(&self, folder: &str) -> Result<Vec<String>, LakeError> {
-        self.written_before(folder, i64::MAX).await
     }
 
     /// Names in `folder`, of objects and folders. For noticing what should not be there only: what a lake holds is said

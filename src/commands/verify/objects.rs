@@ -91,6 +91,7 @@ impl Files for Objects {
     }
 
     fn list(&self, folder: &str) -> Result<Option<Vec<String>>, String> {
-        self.noted(self.runtime.block_on(self.store.below(folder.trim_end_matches('/')))).map(Some)
+        self.noted(self.runtime.block_on(self.store.listed(folder.trim_end_matches('/'))))
+            .map(|listed| Some(listed.into_iter().map(|object| object.path).collect()))
     }
 }

@@ -12,8 +12,8 @@ use std::time::Duration;
 
 use bytes::Bytes;
 use futures::future::BoxFuture;
-use futures::StreamExt;
 use futures::stream::FuturesUnordered;
+use futures::{FutureExt, StreamExt};
 use object_store::{Error, MultipartUpload, ObjectStore, ObjectStoreExt, PutMode, PutOptions, PutPayload};
 use tokio::time::Instant;
 
@@ -112,7 +112,7 @@ impl ObjectWrites {
             Err(why) => why,
         };
         // An end whose answer was lost is refused when it is asked for again: the upload is none any more.
-        if self.holds(path, whole).await? {
+        if matches!(self.holds(path, whole).await, Ok(true)) {
             return Ok(());
         }
         // What was stored of it costs money until it is given up.
@@ -143,18 +143,20 @@ impl ObjectWrites {
 /// Sends all parts, some at once.
 async fn send(upload: &mut dyn MultipartUpload, path: &str, whole: &Whole) -> Result<(), LakeError> {
     let mut under_way = FuturesUnordered::new();
-    let mut parts = whole.parts();
-    loop {
-        while under_way.len() < PARTS_AT_ONCE
-            && let Some(part) = parts.next()
-        {
-            under_way.push(upload.put_part(whole.read(path, part).await?.into()));
+    for part in whole.parts() {
+        let bytes = whole.read(path, part).await?;
+        let full = under_way.len() >= PARTS_AT_ONCE;
+        if full && let Some(sent) = under_way.next().await {
+            sent?;
         }
-        match under_way.next().await {
-            Some(sent) => sent.map_err(|err| failed("write a part of", path, err))?,
-            None => return Ok(()),
-        }
+        let sending = upload.put_part(bytes.into());
+        under_way
+            .push(async move { sending.await.map_err(|err| failed("write a part of", path, err)) }.boxed());
     }
+    while let Some(sent) = under_way.next().await {
+        sent?;
+    }
+    Ok(())
 }
 
 /// What is written: bytes in memory, or in a local file of a length.
@@ -189,7 +191,8 @@ impl Whole {
                     let mut bytes = vec![0; to.saturating_sub(from)];
                     file.read_exact_at(&mut bytes, part.start).map(|()| Bytes::from(bytes))
                 };
-                let read = tokio::task::spawn_blocking(read).await.map_err(|err| failed("read", path, err))?;
+                let read =
+                    tokio::task::spawn_blocking(read).await.map_err(|err| failed("read", path, err))?;
                 read.map_err(|err| failed("read", path, err))
             }
         }
