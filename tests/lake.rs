@@ -278,7 +278,8 @@ fn lake_of_content(dir: &Path, files: u64, rows: i64) {
     let listen = crate::support::cluster::free_port().unwrap();
     let config = format!(
         "[gateway]\nproducer = \"gw\"\ntenant = \"t\"\ntenant_key = \"file:tenant.key\"\n[lake]\nurl = \"lake\"\n\
-         [recorder]\nkey = \"recorder.key\"\n[http]\nlisten = \"127.0.0.1:{listen}\"\n"
+         [recorder]\nkey = \"recorder.key\"\n[http]\nlisten = \"127.0.0.1:{listen}\"\n\
+         [[principals]]\nname = \"ada\"\nkind = \"person\"\negress = [\"example.com:443\"]\n"
     );
     std::fs::write(dir.join("bodycam.toml"), config).unwrap();
 }
