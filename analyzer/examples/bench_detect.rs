@@ -175,7 +175,7 @@ fn single_events(hour: i64, events: u64, seconds: (u64, u64), salt: u64) -> Resu
                 sql.push(Row { kind: "sql.statement", rows: 0, bytes: 0, ..row });
             }
             1 | 3 => {
-                let rows = if chance % 20_000 == 0 { 12_000 } else { 1 + chance % 40 };
+                let rows = if chance.is_multiple_of(20_000) { 12_000 } else { 1 + chance % 40 };
                 sql.push(pull(hour, principal, seq, chance % RELATIONS, ms, rows));
             }
             _ => http.push(contact(hour, principal, seq, chance % HOSTS, ms)),

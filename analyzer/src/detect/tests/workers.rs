@@ -140,9 +140,6 @@ async fn three_workers_share_the_windows_of_a_lake_and_none_is_evaluated_twice()
 
 #[tokio::test]
 async fn what_a_worker_recorded_and_could_not_tell_is_told_by_the_one_that_takes_over() {
-    let mut scene = Scene::new().await;
-    scene.commit("gw/0", &events(WORKLOAD)).await;
-    scene.heartbeat("gw", at("23:00:00"), true).await;
     let expected = recomputed(&events(WORKLOAD), &["EXF-002"]).await.len();
     assert_eq!(expected, 1);
     for left in 0.. {
