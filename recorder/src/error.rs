@@ -45,6 +45,11 @@ impl RecorderError {
         )
     }
 
+    /// Whether the stream is another recorder's now.
+    pub fn is_revoked(&self) -> bool {
+        matches!(self, RecorderError::Bus(BusError::Revoked { .. }))
+    }
+
     /// Whether trying again later can help without anyone doing anything here: the disk may have room again,
     /// the store may answer again, the gateway may have kept a damaged segment aside, the group may have settled.
     pub fn is_transient(&self) -> bool {

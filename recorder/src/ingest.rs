@@ -7,7 +7,7 @@ use std::collections::{BTreeMap, BTreeSet, HashMap};
 
 use bodycam_bus::Record;
 use bodycam_lake::layout::Hour;
-use bodycam_lake::{LedgerState, Table, View};
+use bodycam_lake::{Lake, LedgerState, StreamName, Table, View};
 use bodycam_record::canonical::Writer;
 use bodycam_record::{
     Body, Digest, Event, Family, Fingerprint, Genesis, KindTable, LedgerRecord, PrincipalRef, SealedChunk,
@@ -36,7 +36,7 @@ pub struct Staged {
     /// The ledger after these records.
     pub ledger_state: Option<LedgerState>,
     /// Statement texts that are new.
-    pub templates: Vec<(Fingerprint, String)>,
+    pub templates: BTreeMap<Fingerprint, String>,
     /// Wrapped session keys.
     pub keys: Vec<(SessionId, Vec<u8>)>,
     /// Wrapped names.
@@ -66,8 +66,24 @@ pub struct Ingest {
 }
 
 impl Ingest {
-    pub fn new(sessions: Sessions, templates: Templates, ledgers: Ledgers) -> Self {
-        Self { sessions, templates, ledgers, stored: HashMap::new(), scratch: Vec::new() }
+    pub fn new(templates: Templates, ledgers: Ledgers) -> Self {
+        let (sessions, stored) = (Sessions::default(), HashMap::new());
+        Self { sessions, templates, ledgers, stored, scratch: Vec::new() }
+    }
+
+    /// Follows these producers from where the lake has them.
+    pub async fn adopt(&mut self, lake: &Lake, producers: &BTreeSet<String>) -> Result<(), RecorderError> {
+        self.sessions.load(lake, producers).await?;
+        self.ledgers.load(lake.state(), producers);
+        self.forget_stored();
+        Ok(())
+    }
+
+    /// Forgets everything of a producer that is not in the lake.
+    pub fn forget(&mut self, producer: &str) {
+        self.sessions.forget(producer);
+        self.ledgers.forget(producer);
+        self.forget_stored();
     }
 
     /// Takes one record of a stream; `view` is the lake with every commit of this recorder.
@@ -75,7 +91,7 @@ impl Ingest {
         &mut self,
         staged: &mut Staged,
         view: &View,
-        stream: &str,
+        stream: &StreamName,
         position: i64,
         record: Record,
     ) -> Result<(), RecorderError> {
@@ -84,9 +100,9 @@ impl Ingest {
             Record::Event(event) => {
                 let (kind, version) = (event.envelope.kind, event.envelope.kind_version);
                 let table = storable(stream, position, kind, version)?;
-                if !self.event(staged, view, table, event).await? {
+                if !self.event(staged, view, stream, table, event).await? {
                     let why = "the body of its event does not decode".to_owned();
-                    return Err(RecorderError::Unstorable { stream: stream.to_owned(), position, why });
+                    return Err(RecorderError::Unstorable { stream: stream.to_string(), position, why });
                 }
             }
             Record::Chunk(chunk) => {
@@ -94,9 +110,9 @@ impl Ingest {
                 staged.chunks.entry(Hour::of_session(chunk.session)).or_default().push(chunk);
             }
             Record::Template { fingerprint, text } => {
-                if self.templates.is_new(fingerprint) {
+                if self.templates.is_new(fingerprint) && !staged.templates.contains_key(&fingerprint) {
                     staged.bytes += 64 + text.len() as u64;
-                    staged.templates.push((fingerprint, text));
+                    staged.templates.insert(fingerprint, text);
                 }
             }
             Record::Ledger(record) => {
@@ -110,10 +126,19 @@ impl Ingest {
         Ok(())
     }
 
-    /// After a commit of a stream: sessions that it ended are forgotten, cached hashes are stale.
-    pub fn committed(&mut self, sessions: &BTreeSet<SessionId>) {
+    /// After a commit of a stream: sessions that it ended are forgotten, its texts are known, cached hashes are stale.
+    pub fn committed(
+        &mut self,
+        sessions: &BTreeSet<SessionId>,
+        templates: impl IntoIterator<Item = Fingerprint>,
+    ) {
         sessions.iter().for_each(|id| self.sessions.committed(*id));
-        self.ledgers.committed();
+        self.templates.committed(templates);
+        self.forget_stored();
+    }
+
+    fn forget_stored(&mut self) {
+        self.ledgers.forget_stored();
         self.stored.clear();
     }
 
@@ -122,6 +147,7 @@ impl Ingest {
         &mut self,
         staged: &mut Staged,
         view: &View,
+        stream: &StreamName,
         table: &'static KindTable,
         event: Box<Event>,
     ) -> Result<bool, RecorderError> {
@@ -144,7 +170,7 @@ impl Ingest {
             }
             staged.findings.event(Fault::Hash, &event, "the stated hash is not that of its fields");
         }
-        self.sessions.take(&event);
+        self.sessions.take(&event, stream.producer());
         staged.sessions.insert(event.envelope.session);
         staged.bytes += 400 + event.body.len() as u64;
         let hour = Hour::of_ns(event.envelope.ts_wall_ns);
@@ -239,13 +265,13 @@ fn begins_with_genesis(event: &Event) -> bool {
 
 /// The declaration of a kind that this build can store.
 fn storable(
-    stream: &str,
+    stream: &StreamName,
     position: i64,
     kind: i64,
     version: i64,
 ) -> Result<&'static KindTable, RecorderError> {
     KindTable::of(kind).filter(|t| t.version == version).ok_or_else(|| RecorderError::Unstorable {
-        stream: stream.to_owned(),
+        stream: stream.to_string(),
         position,
         why: format!("this build does not know kind {kind} version {version}"),
     })

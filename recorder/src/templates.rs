@@ -1,4 +1,5 @@
-//! The statement texts that the lake already has, so that each is stored once, or nearly.
+//! The statement texts that the lake already has, so that each is stored once, or nearly: what is staged and not
+//! committed is not known, and is stored by whoever reads it again.
 
 use std::collections::HashSet;
 
@@ -19,8 +20,13 @@ impl Templates {
         Ok(Self { known: lake.view().templates().await?.into_keys().collect() })
     }
 
-    /// Whether the text of `fingerprint` is to be stored: it is known from now on.
-    pub fn is_new(&mut self, fingerprint: Fingerprint) -> bool {
-        self.known.insert(fingerprint)
+    /// Whether the text of `fingerprint` is to be stored.
+    pub fn is_new(&self, fingerprint: Fingerprint) -> bool {
+        !self.known.contains(&fingerprint)
+    }
+
+    /// The texts of these are stored.
+    pub fn committed(&mut self, fingerprints: impl IntoIterator<Item = Fingerprint>) {
+        self.known.extend(fingerprints);
     }
 }
