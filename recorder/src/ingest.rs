@@ -36,7 +36,7 @@ pub struct Staged {
     /// The ledger after these records.
     pub ledger_state: Option<LedgerState>,
     /// Statement texts that are new.
-    pub templates: BTreeMap<Fingerprint, String>,
+    pub templates: Vec<(Fingerprint, String)>,
     /// Wrapped session keys.
     pub keys: Vec<(SessionId, Vec<u8>)>,
     /// Wrapped names.
@@ -82,6 +82,7 @@ impl Ingest {
     /// Forgets everything of a producer that is not in the lake.
     pub fn forget(&mut self, producer: &str) {
         self.sessions.forget(producer);
+        self.templates.forget(producer);
         self.ledgers.forget(producer);
         self.forget_stored();
     }
@@ -110,9 +111,9 @@ impl Ingest {
                 staged.chunks.entry(Hour::of_session(chunk.session)).or_default().push(chunk);
             }
             Record::Template { fingerprint, text } => {
-                if self.templates.is_new(fingerprint) && !staged.templates.contains_key(&fingerprint) {
+                if self.templates.is_new(fingerprint, stream.producer()) {
                     staged.bytes += 64 + text.len() as u64;
-                    staged.templates.insert(fingerprint, text);
+                    staged.templates.push((fingerprint, text));
                 }
             }
             Record::Ledger(record) => {
@@ -129,11 +130,12 @@ impl Ingest {
     /// After a commit of a stream: sessions that it ended are forgotten, its texts are known, cached hashes are stale.
     pub fn committed(
         &mut self,
+        stream: &StreamName,
         sessions: &BTreeSet<SessionId>,
         templates: impl IntoIterator<Item = Fingerprint>,
     ) {
         sessions.iter().for_each(|id| self.sessions.committed(*id));
-        self.templates.committed(templates);
+        self.templates.committed(templates, stream.producer());
         self.forget_stored();
     }
 

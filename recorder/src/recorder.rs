@@ -24,6 +24,7 @@ use crate::error::RecorderError;
 use crate::ingest::{Ingest, Ledgers, Staged};
 use crate::metrics::{Metrics, add, set};
 use crate::templates::Templates;
+use gaps::GivenUp;
 
 /// Bytes read from one stream before the next one has its turn.
 const READ_BYTES: usize = 2 << 20;
@@ -88,6 +89,8 @@ struct Stream<B: Bus> {
     /// First position that is not staged.
     next: u64,
     staged: Staged,
+    /// What is given up before it, and not declared yet.
+    given_up: Option<GivenUp>,
     /// Ledger records that wait for the producer's other streams.
     held: VecDeque<(i64, Record)>,
     /// What these streams held when the records were read.
@@ -198,7 +201,12 @@ impl<B: Bus> Recorder<B> {
             progress.extend(all.filter(stuck).map(|id| (id.clone(), Progress::STUCK)));
             let nothing_held = self.streams.iter().all(|(id, s)| s.held.is_empty() || stuck(&id));
             if self.bus.passed(&mut mark, &progress)? && nothing_held {
-                break;
+                self.flush().await?;
+                // What a group's recorder lets go of because of a refusal can be its own to store all the same.
+                if self.discovered.is_some() {
+                    break;
+                }
+                continue;
             }
             if read > 0 {
                 moved = Instant::now();
@@ -206,12 +214,12 @@ impl<B: Bus> Recorder<B> {
                 tracing::warn!(
                     "stopped_before_the_end: the bus gives nothing; what is on it stays there for the next start"
                 );
+                self.flush().await?;
                 break;
             } else {
                 tokio::time::sleep(IDLE).await;
             }
         }
-        self.flush().await?;
         match self.parked.pop_first() {
             Some((_, why)) => Err(why),
             None => Ok(()),
@@ -440,10 +448,11 @@ impl<B: Bus> Recorder<B> {
             (generation, committed) = (generation + 1, at(held.position)?);
             self.bus.goes_on(id, held.clone())?;
         }
-        let mut staged = Staged::default();
+        let (mut staged, mut given_up) = (Staged::default(), None);
         if let Some((wanted, first)) = self.given_up.remove(id) {
             tracing::warn!(stream = %id, wanted, first, "stream_truncated: records before the first one are given up");
             staged.findings.lost(id, wanted, first);
+            given_up = Some(GivenUp { from: wanted, to: first });
             held = Held { position: first, ..held.clone().followed_by(held.origin.or(origin)) };
             // A stream that the lake does not have begins there.
             (generation, committed) = (generation + u64::from(known.is_some()), at(first)?);
@@ -472,6 +481,7 @@ impl<B: Bus> Recorder<B> {
             committed,
             next: committed,
             staged,
+            given_up,
             held: VecDeque::new(),
             waits_for: None,
         })
@@ -515,10 +525,8 @@ impl<B: Bus> Recorder<B> {
         // not taken for one that is only beginning.
         for id in order.iter().filter(|id| id.lane() != LEDGER_LANE) {
             let ledger = StreamId::new(id.producer(), LEDGER_LANE)?;
-            if let Some(stream) = self.streams.get(&ledger) {
-                let listed = stream.list(&mut self.lake).await;
-                self.unless_refused(&ledger, listed)?;
-            }
+            let listed = self.list(&ledger).await;
+            self.unless_refused(&ledger, listed)?;
         }
         for id in order {
             let committed = self.commit(&id).await;
@@ -538,9 +546,9 @@ impl<B: Bus> Recorder<B> {
 
     /// Commits what is staged of a stream.
     async fn commit(&mut self, id: &StreamId) -> Result<(), RecorderError> {
+        self.list(id).await?;
         // Let go of since it was found to have something.
         let Some(stream) = self.streams.get_mut(id) else { return Ok(()) };
-        stream.list(&mut self.lake).await?;
         let staged = std::mem::take(&mut stream.staged);
         let (records, from, to) = (staged.records, stream.committed, stream.next);
         let place = (&stream.name, stream.generation);
@@ -672,6 +680,7 @@ pub async fn run<B: Bus + Clone>(
     result
 }
 
+mod gaps;
 mod group;
 #[cfg(test)]
 mod tests;

@@ -67,10 +67,11 @@ impl Files {
         whole(rows.len(), Box::new(move || file::encode(Table::Sessions, &sessions::encode(&rows)?)));
         let rows = staged.findings.rows();
         whole(rows.len(), Box::new(move || file::encode(Table::Findings, &findings::encode(&rows)?)));
-        let rows: Vec<_> = std::mem::take(&mut staged.templates)
+        let mut rows: Vec<_> = std::mem::take(&mut staged.templates)
             .into_iter()
             .map(|(fingerprint, text)| templates::TemplateRow { fingerprint, text })
             .collect();
+        rows.sort_by_key(|r| r.fingerprint);
         whole(rows.len(), Box::new(move || file::encode(Table::Templates, &templates::encode(&rows)?)));
         Self { jobs, running: VecDeque::new() }
     }

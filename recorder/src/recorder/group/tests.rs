@@ -66,10 +66,10 @@ async fn a_stale_commit_is_refused_and_its_recorder_goes_on_with_what_it_has() {
         gateways.iter_mut().for_each(|g| g.work(4));
         stale.drain().await.unwrap();
         assert_lake_is_bus(&store, &bus).await;
-        // And now the other one is the stale one.
+        // And now the other one is the stale one, which learns of it at its end only, and stores the rest all the same.
         gateways[0].work(2);
         other.drain().await.unwrap();
-        assert_eq!(of_other.refused_commits_total.load(Ordering::Relaxed), 0, "it had staged nothing");
+        assert_eq!(of_other.refused_commits_total.load(Ordering::Relaxed), 1);
         assert_lake_is_bus(&store, &bus).await;
         no_findings_and_no_leftovers(&store).await;
     }
