@@ -99,7 +99,12 @@ impl Drop for OnFailure<'_> {
                 let log = self.0.log(&part.name);
                 let from = log.lines().count().saturating_sub(200);
                 let last: Vec<&str> = log.lines().skip(from).collect();
-                eprintln!("{}:\n{}\n{}", part.name, get(part.admin, "/metrics").unwrap_or_default(), last.join("\n"));
+                eprintln!(
+                    "{}:\n{}\n{}",
+                    part.name,
+                    get(part.admin, "/metrics").unwrap_or_default(),
+                    last.join("\n")
+                );
             }
         }
     }
@@ -171,7 +176,8 @@ fn stop_before_a_commit(stack: &Stack, process: &Process, key: Digest) -> (Strin
         std::thread::sleep(Duration::from_millis(300));
         if let Some(file) = uncommitted(stack, &of_it).pop() {
             let name = file.file_name().unwrap().to_string_lossy().into_owned();
-            let (stream, (from, _)) = of_it.iter().find(|(s, _)| name.starts_with(&format!("{s}-0-"))).unwrap();
+            let (stream, (from, _)) =
+                of_it.iter().find(|(s, _)| name.starts_with(&format!("{s}-0-"))).unwrap();
             return (stream.clone(), *from, file);
         }
         signal(process.child.id(), "CONT");
@@ -179,7 +185,8 @@ fn stop_before_a_commit(stack: &Stack, process: &Process, key: Digest) -> (Strin
 }
 
 #[test]
-fn a_recorder_that_was_stopped_while_its_streams_moved_is_refused_and_goes_on_and_nothing_is_lost_or_repeated() {
+fn a_recorder_that_was_stopped_while_its_streams_moved_is_refused_and_goes_on_and_nothing_is_lost_or_repeated()
+ {
     let Some(broker) = Broker::start(None) else { return };
     let stack = Stack::new(&format!(
         "[kafka]\nbrokers = [\"{}\"]\npartitions = 6\nreplicas = 1\nmin_insync_replicas = 1\ndrain_seconds = 60\n",

@@ -162,14 +162,14 @@ impl Ingest {
         let in_order =
             followed.is_some_and(|(next_seq, head, open)| open && e.seq == next_seq && e.prev == head);
         let intact = hash == event.hash && table.body_digest(&event.body) == e.body_digest;
+        if !intact && event.decode_body().is_err() {
+            return Ok(false);
+        }
         if !in_order && self.examine(staged, view, &event, followed).await? {
             staged.duplicates += 1;
             return Ok(true);
         }
         if !intact {
-            if event.decode_body().is_err() {
-                return Ok(false);
-            }
             staged.findings.event(Fault::Hash, &event, "the stated hash is not that of its fields");
         }
         self.sessions.take(&event, stream.producer());

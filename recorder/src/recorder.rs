@@ -14,7 +14,7 @@ use std::time::{Duration, Instant};
 use bodycam_bus::stream::LEDGER_LANE;
 use bodycam_bus::{Bus, BusError, Held, Progress, Record, Scope, StreamId, Subscription};
 use bodycam_lake::store::Lock;
-use bodycam_lake::{Lake, LakeError, Store, StreamName, layout};
+use bodycam_lake::{Lake, LakeError, Store, StreamName, View, layout};
 use bodycam_record::{EpochKey, Id16};
 
 use crate::commit::Committer;
@@ -243,11 +243,9 @@ impl<B: Bus> Recorder<B> {
                 dry.insert(id.clone());
             }
             read += records.len();
-            for (position, record) in records {
-                self.ingest.take(&mut stream.staged, &view, &stream.name, position, record).await?;
+            if let Some(why) = stream.stage(&mut self.ingest, &view, records).await? {
+                faults.push((id.clone(), why));
             }
-            // Not the position after the last record: a stream can skip positions that were lost.
-            stream.next = at(stream.subscription.position())?;
         }
         let mut progress = BTreeMap::new();
         for (id, stream) in &self.streams {
@@ -267,10 +265,10 @@ impl<B: Bus> Recorder<B> {
                 continue;
             }
             stream.waits_for = None;
-            while let Some((position, record)) = stream.held.pop_front() {
-                self.ingest.take(&mut stream.staged, &view, &stream.name, position, record).await?;
+            let held = std::mem::take(&mut stream.held);
+            if let Some(why) = stream.stage(&mut self.ingest, &view, held).await? {
+                faults.push((id.clone(), why));
             }
-            stream.next = at(stream.subscription.position())?;
             if let Some(progress) = progress.get_mut(id) {
                 progress.position = position(stream.next)?;
             }
@@ -333,7 +331,7 @@ impl<B: Bus> Recorder<B> {
         Ok(())
     }
 
-    /// Says again, now and then, what is parked.
+    /// Says again, now and then, what is parked, and looks again at what may have been mended.
     fn remind(&mut self) {
         if self.parked.is_empty() || self.reminded.elapsed() < REMIND {
             return;
@@ -342,6 +340,8 @@ impl<B: Bus> Recorder<B> {
         for (id, why) in &self.parked {
             tracing::error!(stream = %id, error = %why, "stream_parked: nothing more is stored of it");
         }
+        self.parked.retain(|_, why| !why.may_be_mended());
+        self.discovered = None;
     }
 
     /// Reads ledger records and holds them until what was put on the other streams before them is staged. Gives
@@ -571,6 +571,27 @@ impl<B: Bus> Stream<B> {
             return Err(LakeError::CommitConflict { path }.into());
         }
         Ok(())
+    }
+
+    /// Stages records, up to the first that cannot be stored: gives why that is.
+    async fn stage(
+        &mut self,
+        ingest: &mut Ingest,
+        view: &View,
+        records: impl IntoIterator<Item = (i64, Record)>,
+    ) -> Result<Option<RecorderError>, RecorderError> {
+        for (position, record) in records {
+            match ingest.take(&mut self.staged, view, &self.name, position, record).await {
+                Err(why) if why.is_of_one_stream() => {
+                    self.next = at(position)?;
+                    return Ok(Some(why));
+                }
+                taken => taken?,
+            }
+        }
+        // Not the position after the last record: a stream can skip positions that were lost.
+        self.next = at(self.subscription.position())?;
+        Ok(None)
     }
 
     /// What is there, without waiting for more; none when it has a fault, which is noted.

@@ -32,7 +32,8 @@ impl Scene {
         std::fs::write(stack.path("bodycam.toml"), config.replace("cores = 2", "cores = 1")).unwrap();
         stack.cluster.run("app", "CREATE TABLE notes (n int); GRANT ALL ON notes TO app").unwrap();
         let token = stack.token("robot");
-        let runtime = tokio::runtime::Builder::new_multi_thread().worker_threads(1).enable_all().build().unwrap();
+        let runtime =
+            tokio::runtime::Builder::new_multi_thread().worker_threads(1).enable_all().build().unwrap();
         Some(Self { broker, stack, token, runtime })
     }
 
@@ -90,7 +91,8 @@ impl Scene {
         assert!(log.contains("were removed before they were read"), "{log}");
         assert!(log.contains("recorder.truncated names 'gw-test/0'"), "{log}");
         let config = std::fs::read_to_string(self.stack.path("bodycam.toml")).unwrap();
-        let acknowledged = config.replace("flush_seconds = 1", "flush_seconds = 1\ntruncated = [\"gw-test/0\"]");
+        let acknowledged =
+            config.replace("flush_seconds = 1", "flush_seconds = 1\ntruncated = [\"gw-test/0\"]");
         std::fs::write(self.stack.path("bodycam.toml"), acknowledged).unwrap();
         self.stack.start("recorder")
     }
@@ -109,8 +111,10 @@ impl Scene {
         let (code, report) = self.stack.verify();
         assert_eq!(code, 3, "incomplete, and declared: {report:#}");
         let faults = report["faults"].as_array().unwrap();
-        let alarms: Vec<_> =
-            faults.iter().filter(|f| !["incomplete", "notice"].contains(&f["gravity"].as_str().unwrap())).collect();
+        let alarms: Vec<_> = faults
+            .iter()
+            .filter(|f| !["incomplete", "notice"].contains(&f["gravity"].as_str().unwrap()))
+            .collect();
         assert!(alarms.is_empty(), "{alarms:#?}");
         let range = format!("positions {from} to {} of stream gw-test/0", to - 1);
         let declared: Vec<&str> = faults
@@ -118,7 +122,10 @@ impl Scene {
             .filter(|fault| fault["class"] == "DECLARED_GAP")
             .map(|fault| fault["detail"].as_str().unwrap())
             .collect();
-        assert!(declared.iter().any(|d| d.starts_with(&range) && d.contains("recorder.truncated")), "{declared:#?}");
+        assert!(
+            declared.iter().any(|d| d.starts_with(&range) && d.contains("recorder.truncated")),
+            "{declared:#?}"
+        );
         assert!(declared.iter().any(|d| d.starts_with(lost) && d.contains(&range)), "{declared:#?}");
     }
 }

@@ -155,8 +155,10 @@ async fn what_was_given_up_is_declared_wherever_it_lay_and_nothing_else_is_said(
     ];
     for (n, hole) in holes.into_iter().enumerate() {
         let root = given_up(dir.path(), n, hole, recorder_key()).await;
-        for lake in [with_everything(&from_directory(&root), &[]), with_everything(&from_directory(&root), &[recorder_key()])]
-        {
+        for lake in [
+            with_everything(&from_directory(&root), &[]),
+            with_everything(&from_directory(&root), &[recorder_key()]),
+        ] {
             assert_eq!(alarms(&lake), [], "{hole:?}: {}", lake.to_text());
             assert_eq!(lake.exit_code, 3, "{hole:?}: {}", lake.to_text());
             let range = format!("positions {} to {} of stream {}", hole.1, hole.2 - 1, hole.0);
@@ -182,7 +184,10 @@ async fn a_declaration_that_is_removed_altered_or_anothers_leaves_the_alarm() {
     let of_ledger = |path: &String| path.contains(&format!("{name}@ledger"));
     type Change<'a> = Box<dyn Fn(&mut Lake) + 'a>;
     let changes: Vec<(&str, Change<'_>)> = vec![
-        ("the ledger of the recorder removed", Box::new(|lake| lake.objects.retain(|path, _| !of_ledger(path)))),
+        (
+            "the ledger of the recorder removed",
+            Box::new(|lake| lake.objects.retain(|path, _| !of_ledger(path))),
+        ),
         (
             "its file removed",
             Box::new(|lake| lake.objects.retain(|p, _| !(of_ledger(p) && p.starts_with("tables/")))),

@@ -9,9 +9,9 @@ use bodycam_bus::stream::LEDGER_LANE;
 use bodycam_bus::{Bus, StreamId};
 use bodycam_lake::layout::Hour;
 use bodycam_lake::{LedgerState, StreamName};
+use bodycam_record::digest;
 use bodycam_record::kinds::ledger::{LedgerGap, LedgerStop};
 use bodycam_record::ledger::{Ledger, LedgerEnd, Start};
-use bodycam_record::digest;
 
 use super::Recorder;
 use crate::commit::now_ns;
@@ -61,7 +61,8 @@ impl<B: Bus> Recorder<B> {
             stream: id.to_string(),
             from_position: gap.from,
             to_position: gap.to,
-            reason: "removed from the bus before any recorder read them; given up by recorder.truncated".to_owned(),
+            reason: "removed from the bus before any recorder read them; given up by recorder.truncated"
+                .to_owned(),
         };
         let declared = ledger.append(declared.into(), now);
         let stop = LedgerStop { reason: "declared".to_owned(), events: 0, accepted: 0 };

@@ -23,11 +23,14 @@ impl<B: Bus> Recorder<B> {
         if !self.bus.asks()? {
             return Ok(());
         }
+        // The group takes everything from everyone before it gives anything. A ledger that waits for other streams may
+        // not have noticed.
+        while let Some(id) = self.streams.keys().next().cloned() {
+            self.revoked(&id);
+        }
         self.lake.refresh().await?;
         self.held = self.look_up_held().await?;
-        // Of what is read here the bus knows as much.
-        let others = self.held.iter().filter(|(id, _)| !self.streams.contains_key(id));
-        self.bus.holds(others.map(|(id, held)| (id.clone(), held.clone())).collect())?;
+        self.bus.holds(self.held.clone())?;
         // Their faults may have been acknowledged by who had them meanwhile.
         self.parked.clear();
         Ok(())

@@ -202,11 +202,8 @@ impl Contents {
                 let detail = format!("the event commits to content {no}, of which there is nothing");
                 faults.push(Fault::new(Class::PayloadMissing, detail).of(*session).seq(seq));
             } else {
-                let how = if waiting.contradiction {
-                    "two different chunks with one number"
-                } else {
-                    NOT_WHOLE
-                };
+                let how =
+                    if waiting.contradiction { "two different chunks with one number" } else { NOT_WHOLE };
                 let detail = format!("content {no} is not what the event commits to: {how}");
                 faults.push(Fault::new(Class::Payload, detail).of(*session).seq(seq));
             }

@@ -138,7 +138,8 @@ impl Hole<'_> {
             }
             // Of one that a commit speaks of there was something.
             (_, Class::MissingSession) => {
-                let spoken_of = |session| walk.stated.iter().any(|(_, stated)| Some(stated.session) == session);
+                let spoken_of =
+                    |session| walk.stated.iter().any(|(_, stated)| Some(stated.session) == session);
                 of_producer && fault.session.is_some() && !spoken_of(fault.session)
             }
             (_, Class::PayloadMissing) => self.goes_on(fault.session),

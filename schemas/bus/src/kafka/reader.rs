@@ -573,8 +573,8 @@ impl Poller {
 
     /// Asks the brokers where the partitions of marks end.
     fn marks(&self) {
-        let asked = std::mem::take(&mut *lock(&self.shared.marks));
-        for (scope, ends) in asked {
+        let mut asked = std::mem::take(&mut *lock(&self.shared.marks)).into_iter();
+        while let Some((scope, ends)) = asked.next() {
             let places = self.queues.keys().filter(|place| scope.concerns(&self.shared.kafka, **place));
             let found: Result<Vec<_>, KafkaError> = places
                 .map(|place| {
@@ -587,7 +587,9 @@ impl Poller {
                 Ok(found) => *lock(&ends) = Some(found),
                 Err(error) => {
                     tracing::warn!(event = "kafka_end_unknown", error = %error, "trying again");
-                    lock(&self.shared.marks).push((scope, ends));
+                    let mut waiting = lock(&self.shared.marks);
+                    waiting.push((scope, ends));
+                    waiting.extend(asked);
                     return;
                 }
             }
