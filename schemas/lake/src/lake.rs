@@ -164,15 +164,12 @@ impl Lake {
     /// Folds what was committed since; gives the number of new commits.
     pub async fn refresh(&mut self) -> Result<u64, LakeError> {
         let before = self.state.commits;
+        // A compaction commit can be met before the commits of the files that it replaces: it waits for them. They were
+        // there before it, perhaps not yet when their stream was looked at, so that it is an error only when the look
+        // after the one that met it finds nothing either.
+        let mut met = false;
         loop {
-            let n = self.state.streams.len() as u64;
-            let path = layout::stream(n);
-            let Some(bytes) = self.store.get(&path).await? else { break };
-            Arc::make_mut(&mut self.state).add_stream(&path, StreamEntry::parse(&path, &bytes)?)?;
-        }
-        // A compaction commit can be met before the commits of the files that it replaces: it waits for them,
-        // and only when nothing moves any more is it an error.
-        loop {
+            self.list_streams().await?;
             let at = self.state.commits;
             let mut waiting = None;
             for index in 0..self.state.streams.len() {
@@ -180,11 +177,21 @@ impl Lake {
                     waiting = Some(index);
                 }
             }
+            let nothing = self.state.commits == at;
             match waiting {
                 None => return Ok(self.state.commits - before),
-                Some(index) if self.state.commits == at => drop(self.walk(index, false).await?),
-                Some(_) => {}
+                Some(index) if nothing && met => drop(self.walk(index, false).await?),
+                Some(_) => met = nothing,
             }
+        }
+    }
+
+    /// Reads what is new in the list of streams.
+    async fn list_streams(&mut self) -> Result<(), LakeError> {
+        loop {
+            let path = layout::stream(self.state.streams.len() as u64);
+            let Some(bytes) = self.store.get(&path).await? else { return Ok(()) };
+            Arc::make_mut(&mut self.state).add_stream(&path, StreamEntry::parse(&path, &bytes)?)?;
         }
     }
 
