@@ -334,13 +334,14 @@ impl Worker {
             if self.discovered.is_none_or(|at| at.elapsed() >= DISCOVER) {
                 self.discover()?;
             }
+            // Asked before the lanes are looked at: what was spooled before the stop is seen after it.
+            let stopping = lock(&self.shared.stop).is_some();
             let busy = self.pump()?;
             if let Some(client) = &self.client {
                 client.poll(if busy { Duration::ZERO } else { IDLE });
             }
             self.receipts()?;
             let over = self.is_over();
-            let stopping = lock(&self.shared.stop).is_some();
             let clean = !busy && self.lanes.values().all(|lane| lane.dry && lane.is_clear());
             self.note(over || (stopping && clean))?;
             if self.measured.is_none_or(|at| at.elapsed() >= MEASURE) {
