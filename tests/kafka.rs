@@ -6,6 +6,8 @@ use std::time::Duration;
 use crate::support::broker::Broker;
 use crate::support::stack::{Stack, get};
 
+mod gaps;
+
 fn section(broker: &Broker) -> String {
     format!(
         "[kafka]\nbrokers = [\"{}\"]\npartitions = 3\nreplicas = 1\nmin_insync_replicas = 1\ndrain_seconds = 30\n",

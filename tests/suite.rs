@@ -19,6 +19,7 @@ mod docs;
 mod doctor;
 mod facts;
 mod fuzz_seeds;
+mod group;
 mod http;
 mod identity;
 mod kafka;

@@ -15,6 +15,7 @@ mod files;
 mod fixture;
 mod flips;
 mod foreign;
+mod given_up;
 mod lawful;
 mod ledger;
 mod recorded;

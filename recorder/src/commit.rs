@@ -41,13 +41,14 @@ impl Committer {
     ) -> Result<(), RecorderError> {
         self.put_keys(lake, &mut staged).await?;
         let counted = count(&staged);
+        let templates: Vec<_> = staged.templates.iter().map(|(fingerprint, _)| *fingerprint).collect();
         let mut written = Vec::new();
         let result = self.write(lake, ingest, stream, (from, to), &mut staged, &mut written).await;
         if let Err(err) = result {
             self.discard(lake, &layout::commit(stream.0, stream.1, from), &err, &written).await;
             return Err(err);
         }
-        ingest.committed(&staged.sessions);
+        ingest.committed(stream.0, &staged.sessions, templates);
         let (events, ledger_records, chunks) = counted;
         add(&self.metrics.events_total, events);
         add(&self.metrics.ledger_records_total, ledger_records);

@@ -1,6 +1,6 @@
 //! `[recorder]` in `bodycam.toml`.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::path::PathBuf;
 use std::time::Duration;
 
@@ -32,6 +32,9 @@ pub struct RecorderConfig {
     /// Long-term public keys (64 hex digits) of producers. When any is given, a producer that is not listed,
     /// or shows another key, is recorded with a finding.
     pub trust: BTreeMap<String, String>,
+    /// Public keys (64 hex digits) of the other recorders of the group. Their snapshots of the lake are believed when this
+    /// one starts; without them it looks for one of its own, and reads every commit when there is none.
+    pub peers: Vec<String>,
     /// Streams (`producer/lane`) that start anew below the position that the lake holds, as after a spool was
     /// lost or recreated. Such a stream is refused until it is named here; it goes on as a new generation.
     pub recreated: Vec<String>,
@@ -52,6 +55,7 @@ impl Default for RecorderConfig {
             compact_seconds: 60,
             compact_grace_seconds: 900,
             trust: BTreeMap::new(),
+            peers: Vec::new(),
             recreated: Vec::new(),
             truncated: Vec::new(),
         }
@@ -79,7 +83,14 @@ impl RecorderConfig {
                 return refused(setting, "holds a name that is not <producer>/<lane>");
             }
         }
+        self.peers()?;
         self.trusted().map(drop)
+    }
+
+    /// The keys of the other recorders of the group.
+    pub fn peers(&self) -> Result<BTreeSet<Digest>, RecorderError> {
+        let keys: Option<_> = self.peers.iter().map(|hex| Digest::from_hex(hex)).collect();
+        keys.ok_or(RecorderError::Config { setting: "peers", why: "holds a key that is not 64 hex digits" })
     }
 
     /// The pinned keys by producer.
@@ -109,6 +120,7 @@ mod tests {
             (RecorderConfig { flush_bytes: 1, ..good.clone() }, "flush_bytes"),
             (RecorderConfig { snapshot_commits: 0, ..good.clone() }, "snapshot_commits"),
             (RecorderConfig { trust: trust("abc"), ..good.clone() }, "trust"),
+            (RecorderConfig { peers: vec!["abc".into()], ..good.clone() }, "peers"),
             (RecorderConfig { recreated: vec!["x".into()], ..good.clone() }, "recreated"),
             (RecorderConfig { truncated: vec!["x".into()], ..good.clone() }, "truncated"),
         ] {

@@ -37,12 +37,23 @@ pub enum RecorderError {
 impl RecorderError {
     /// Whether it is the fault of one stream, which stays as it is until someone acts; the others can go on.
     pub fn is_of_one_stream(&self) -> bool {
-        use RecorderError::{Bus, Recreated};
+        use RecorderError::{Bus, Recreated, Unstorable};
         matches!(
             self,
             Recreated { .. }
+                | Unstorable { .. }
                 | Bus(BusError::Truncated { .. } | BusError::Recreated { .. } | BusError::Decode { .. })
         )
+    }
+
+    /// Whether what is wrong with a stream can be mended where it lies, with this recorder as it is.
+    pub fn may_be_mended(&self) -> bool {
+        matches!(self, RecorderError::Recreated { .. } | RecorderError::Bus(BusError::Decode { .. }))
+    }
+
+    /// Whether the stream is another recorder's now.
+    pub fn is_revoked(&self) -> bool {
+        matches!(self, RecorderError::Bus(BusError::Revoked { .. }))
     }
 
     /// Whether trying again later can help without anyone doing anything here: the disk may have room again,

@@ -7,7 +7,7 @@ use std::collections::{BTreeMap, BTreeSet, HashMap};
 
 use bodycam_bus::Record;
 use bodycam_lake::layout::Hour;
-use bodycam_lake::{LedgerState, Table, View};
+use bodycam_lake::{Lake, LedgerState, StreamName, Table, View};
 use bodycam_record::canonical::Writer;
 use bodycam_record::{
     Body, Digest, Event, Family, Fingerprint, Genesis, KindTable, LedgerRecord, PrincipalRef, SealedChunk,
@@ -66,8 +66,25 @@ pub struct Ingest {
 }
 
 impl Ingest {
-    pub fn new(sessions: Sessions, templates: Templates, ledgers: Ledgers) -> Self {
-        Self { sessions, templates, ledgers, stored: HashMap::new(), scratch: Vec::new() }
+    pub fn new(templates: Templates, ledgers: Ledgers) -> Self {
+        let (sessions, stored) = (Sessions::default(), HashMap::new());
+        Self { sessions, templates, ledgers, stored, scratch: Vec::new() }
+    }
+
+    /// Follows these producers from where the lake has them.
+    pub async fn adopt(&mut self, lake: &Lake, producers: &BTreeSet<String>) -> Result<(), RecorderError> {
+        self.sessions.load(lake, producers).await?;
+        self.ledgers.load(lake.state(), producers);
+        self.forget_stored();
+        Ok(())
+    }
+
+    /// Forgets everything of a producer that is not in the lake.
+    pub fn forget(&mut self, producer: &str) {
+        self.sessions.forget(producer);
+        self.templates.forget(producer);
+        self.ledgers.forget(producer);
+        self.forget_stored();
     }
 
     /// Takes one record of a stream; `view` is the lake with every commit of this recorder.
@@ -75,7 +92,7 @@ impl Ingest {
         &mut self,
         staged: &mut Staged,
         view: &View,
-        stream: &str,
+        stream: &StreamName,
         position: i64,
         record: Record,
     ) -> Result<(), RecorderError> {
@@ -84,9 +101,9 @@ impl Ingest {
             Record::Event(event) => {
                 let (kind, version) = (event.envelope.kind, event.envelope.kind_version);
                 let table = storable(stream, position, kind, version)?;
-                if !self.event(staged, view, table, event).await? {
+                if !self.event(staged, view, stream, table, event).await? {
                     let why = "the body of its event does not decode".to_owned();
-                    return Err(RecorderError::Unstorable { stream: stream.to_owned(), position, why });
+                    return Err(RecorderError::Unstorable { stream: stream.to_string(), position, why });
                 }
             }
             Record::Chunk(chunk) => {
@@ -94,7 +111,7 @@ impl Ingest {
                 staged.chunks.entry(Hour::of_session(chunk.session)).or_default().push(chunk);
             }
             Record::Template { fingerprint, text } => {
-                if self.templates.is_new(fingerprint) {
+                if self.templates.is_new(fingerprint, stream.producer()) {
                     staged.bytes += 64 + text.len() as u64;
                     staged.templates.push((fingerprint, text));
                 }
@@ -110,10 +127,20 @@ impl Ingest {
         Ok(())
     }
 
-    /// After a commit of a stream: sessions that it ended are forgotten, cached hashes are stale.
-    pub fn committed(&mut self, sessions: &BTreeSet<SessionId>) {
+    /// After a commit of a stream: sessions that it ended are forgotten, its texts are known, cached hashes are stale.
+    pub fn committed(
+        &mut self,
+        stream: &StreamName,
+        sessions: &BTreeSet<SessionId>,
+        templates: impl IntoIterator<Item = Fingerprint>,
+    ) {
         sessions.iter().for_each(|id| self.sessions.committed(*id));
-        self.ledgers.committed();
+        self.templates.committed(templates, stream.producer());
+        self.forget_stored();
+    }
+
+    fn forget_stored(&mut self) {
+        self.ledgers.forget_stored();
         self.stored.clear();
     }
 
@@ -122,6 +149,7 @@ impl Ingest {
         &mut self,
         staged: &mut Staged,
         view: &View,
+        stream: &StreamName,
         table: &'static KindTable,
         event: Box<Event>,
     ) -> Result<bool, RecorderError> {
@@ -134,17 +162,17 @@ impl Ingest {
         let in_order =
             followed.is_some_and(|(next_seq, head, open)| open && e.seq == next_seq && e.prev == head);
         let intact = hash == event.hash && table.body_digest(&event.body) == e.body_digest;
+        if !intact && event.decode_body().is_err() {
+            return Ok(false);
+        }
         if !in_order && self.examine(staged, view, &event, followed).await? {
             staged.duplicates += 1;
             return Ok(true);
         }
         if !intact {
-            if event.decode_body().is_err() {
-                return Ok(false);
-            }
             staged.findings.event(Fault::Hash, &event, "the stated hash is not that of its fields");
         }
-        self.sessions.take(&event);
+        self.sessions.take(&event, stream.producer());
         staged.sessions.insert(event.envelope.session);
         staged.bytes += 400 + event.body.len() as u64;
         let hour = Hour::of_ns(event.envelope.ts_wall_ns);
@@ -239,13 +267,13 @@ fn begins_with_genesis(event: &Event) -> bool {
 
 /// The declaration of a kind that this build can store.
 fn storable(
-    stream: &str,
+    stream: &StreamName,
     position: i64,
     kind: i64,
     version: i64,
 ) -> Result<&'static KindTable, RecorderError> {
     KindTable::of(kind).filter(|t| t.version == version).ok_or_else(|| RecorderError::Unstorable {
-        stream: stream.to_owned(),
+        stream: stream.to_string(),
         position,
         why: format!("this build does not know kind {kind} version {version}"),
     })

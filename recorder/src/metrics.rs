@@ -47,6 +47,9 @@ metrics! {
     streams: "gauge",
     /// Streams that do not go on until someone acts: see the log.
     parked_streams: "gauge",
+    /// Commits that were refused because another recorder had made them: what was staged was dropped, and read again
+    /// where the stream is still this recorder's.
+    refused_commits_total: "counter",
     /// Sessions open.
     open_sessions: "gauge",
     /// Compaction commits made.

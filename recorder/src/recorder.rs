@@ -14,9 +14,8 @@ use std::time::{Duration, Instant};
 use bodycam_bus::stream::LEDGER_LANE;
 use bodycam_bus::{Bus, BusError, Held, Progress, Record, Scope, StreamId, Subscription};
 use bodycam_lake::store::Lock;
-use bodycam_lake::{Lake, LakeError, Store, StreamName, layout};
+use bodycam_lake::{Lake, LakeError, Store, StreamName, View, layout};
 use bodycam_record::{EpochKey, Id16};
-use futures::future::try_join_all;
 
 use crate::commit::Committer;
 use crate::compact::Compactor;
@@ -24,8 +23,8 @@ use crate::config::RecorderConfig;
 use crate::error::RecorderError;
 use crate::ingest::{Ingest, Ledgers, Staged};
 use crate::metrics::{Metrics, add, set};
-use crate::sessions::Sessions;
 use crate::templates::Templates;
+use gaps::GivenUp;
 
 /// Bytes read from one stream before the next one has its turn.
 const READ_BYTES: usize = 2 << 20;
@@ -52,8 +51,8 @@ const RETRY: [Duration; 5] = [
     Duration::from_secs(30),
 ];
 
-/// A recorder: the one writer of the record in a lake, for every stream of a bus. After an error it is of no
-/// further use: a new one goes on where the commits end.
+/// A recorder: the writer of the record in a lake, for every stream of a bus, or for those that a shared bus gives to it.
+/// After an error it is of no further use: a new one goes on where the commits end.
 pub struct Recorder<B: Bus> {
     bus: B,
     lake: Lake,
@@ -63,6 +62,8 @@ pub struct Recorder<B: Bus> {
     streams: BTreeMap<StreamId, Stream<B>>,
     /// What the lake holds of them, and of others.
     held: BTreeMap<StreamId, Held>,
+    /// What tells apart streams of one name, for each entry of the list of streams.
+    origins: Vec<Option<Id16>>,
     /// Streams that do not go on, and why.
     parked: BTreeMap<StreamId, RecorderError>,
     /// Streams with records that are given up: the first of these, and the first that there is.
@@ -88,6 +89,8 @@ struct Stream<B: Bus> {
     /// First position that is not staged.
     next: u64,
     staged: Staged,
+    /// What is given up before it, and not declared yet.
+    given_up: Option<GivenUp>,
     /// Ledger records that wait for the producer's other streams.
     held: VecDeque<(i64, Record)>,
     /// What these streams held when the records were read.
@@ -95,8 +98,8 @@ struct Stream<B: Bus> {
 }
 
 impl<B: Bus> Recorder<B> {
-    /// Takes the lake for itself, probes its store, and goes on where the commits end. Refused while another
-    /// recorder is at work on the lake.
+    /// Takes the lake for itself, or for the group of a shared bus, probes its store, and goes on where the commits end.
+    /// Refused while a recorder that is none of the group is at work on the lake.
     pub async fn open(
         bus: B,
         store: Store,
@@ -104,7 +107,7 @@ impl<B: Bus> Recorder<B> {
         config: RecorderConfig,
         metrics: Arc<Metrics>,
     ) -> Result<Self, RecorderError> {
-        let lock = store.lock(LOCK)?;
+        let lock = lock(&bus, &store)?;
         Ok(Self { _lock: lock, ..Self::open_locked(bus, store, key, config, metrics).await? })
     }
 
@@ -121,22 +124,22 @@ impl<B: Bus> Recorder<B> {
         set(&metrics.parked_streams, 0);
         let nonce = std::hash::RandomState::new().build_hasher().finish();
         store.probe(nonce).await?;
-        let lake = Lake::open_as(store, key.public()).await?;
-        let ledgers = Ledgers::load(lake.state(), config.trusted()?);
-        let held = held(&lake).await?;
-        bus.holds(held.clone())?;
-        let ingest = Ingest::new(Sessions::load(&lake).await?, Templates::load(&lake).await?, ledgers);
+        let mut believed = config.peers()?;
+        believed.insert(key.public());
+        let lake = Lake::open_by(store, &believed).await?;
+        let ingest = Ingest::new(Templates::load(&lake).await?, Ledgers::new(config.trusted()?));
         let [a, b, c, d, ..] = nonce.to_le_bytes();
         let writer = u32::from_le_bytes([a, b, c, d]);
         let committer = Committer { key, writer, metrics: metrics.clone() };
-        Ok(Self {
+        let mut recorder = Self {
             bus,
             lake,
             config,
             committer,
             ingest,
             streams: BTreeMap::new(),
-            held,
+            held: BTreeMap::new(),
+            origins: Vec::new(),
             parked: BTreeMap::new(),
             given_up: BTreeMap::new(),
             reminded: Instant::now(),
@@ -145,7 +148,10 @@ impl<B: Bus> Recorder<B> {
             flushed: Instant::now(),
             metrics,
             _lock: None,
-        })
+        };
+        recorder.held = recorder.look_up_held().await?;
+        recorder.bus.holds(recorder.held.clone())?;
+        Ok(recorder)
     }
 
     /// The lake as this recorder has made it.
@@ -195,7 +201,12 @@ impl<B: Bus> Recorder<B> {
             progress.extend(all.filter(stuck).map(|id| (id.clone(), Progress::STUCK)));
             let nothing_held = self.streams.iter().all(|(id, s)| s.held.is_empty() || stuck(&id));
             if self.bus.passed(&mut mark, &progress)? && nothing_held {
-                break;
+                self.flush().await?;
+                // What a group's recorder lets go of because of a refusal can be its own to store all the same.
+                if self.discovered.is_some() {
+                    break;
+                }
+                continue;
             }
             if read > 0 {
                 moved = Instant::now();
@@ -203,12 +214,12 @@ impl<B: Bus> Recorder<B> {
                 tracing::warn!(
                     "stopped_before_the_end: the bus gives nothing; what is on it stays there for the next start"
                 );
+                self.flush().await?;
                 break;
             } else {
                 tokio::time::sleep(IDLE).await;
             }
         }
-        self.flush().await?;
         match self.parked.pop_first() {
             Some((_, why)) => Err(why),
             None => Ok(()),
@@ -232,11 +243,9 @@ impl<B: Bus> Recorder<B> {
                 dry.insert(id.clone());
             }
             read += records.len();
-            for (position, record) in records {
-                self.ingest.take(&mut stream.staged, &view, stream.name.as_str(), position, record).await?;
+            if let Some(why) = stream.stage(&mut self.ingest, &view, records).await? {
+                faults.push((id.clone(), why));
             }
-            // Not the position after the last record: a stream can skip positions that were lost.
-            stream.next = at(stream.subscription.position())?;
         }
         let mut progress = BTreeMap::new();
         for (id, stream) in &self.streams {
@@ -256,10 +265,10 @@ impl<B: Bus> Recorder<B> {
                 continue;
             }
             stream.waits_for = None;
-            while let Some((position, record)) = stream.held.pop_front() {
-                self.ingest.take(&mut stream.staged, &view, stream.name.as_str(), position, record).await?;
+            let held = std::mem::take(&mut stream.held);
+            if let Some(why) = stream.stage(&mut self.ingest, &view, held).await? {
+                faults.push((id.clone(), why));
             }
-            stream.next = at(stream.subscription.position())?;
             if let Some(progress) = progress.get_mut(id) {
                 progress.position = position(stream.next)?;
             }
@@ -274,13 +283,22 @@ impl<B: Bus> Recorder<B> {
     /// Takes streams with faults out of the loop: for good, or until the next look, which finds those that go on as a
     /// new generation.
     async fn set_aside(&mut self, faults: Vec<(StreamId, RecorderError)>) -> Result<(), RecorderError> {
+        let (revoked, faults): (Vec<_>, Vec<_>) = faults.into_iter().partition(|(_, why)| why.is_revoked());
+        for (id, _) in revoked {
+            if self.streams.contains_key(&id) {
+                self.revoked(&id);
+            }
+        }
         if faults.is_empty() {
             return Ok(());
         }
         // What lies before the faults is good, and nobody can read it again once they are acknowledged.
         self.flush().await?;
         for (id, why) in faults {
-            self.streams.remove(&id);
+            // One that was let go of meanwhile is looked at again.
+            if self.streams.remove(&id).is_none() {
+                continue;
+            }
             self.progress.remove(&id);
             match self.is_acknowledged(&id, &why) {
                 true => self.discovered = None,
@@ -313,7 +331,7 @@ impl<B: Bus> Recorder<B> {
         Ok(())
     }
 
-    /// Says again, now and then, what is parked.
+    /// Says again, now and then, what is parked, and looks again at what may have been mended.
     fn remind(&mut self) {
         if self.parked.is_empty() || self.reminded.elapsed() < REMIND {
             return;
@@ -322,6 +340,8 @@ impl<B: Bus> Recorder<B> {
         for (id, why) in &self.parked {
             tracing::error!(stream = %id, error = %why, "stream_parked: nothing more is stored of it");
         }
+        self.parked.retain(|_, why| !why.may_be_mended());
+        self.discovered = None;
     }
 
     /// Reads ledger records and holds them until what was put on the other streams before them is staged. Gives
@@ -363,16 +383,32 @@ impl<B: Bus> Recorder<B> {
     /// Subscribes to streams that are new. Those that may not go on are parked.
     async fn discover(&mut self) -> Result<(), RecorderError> {
         self.discovered = Some(Instant::now());
-        for id in self.bus.streams()? {
-            if self.streams.contains_key(&id) || self.parked.contains_key(&id) {
-                continue;
+        self.answer().await?;
+        let there: BTreeSet<StreamId> = self.bus.streams()?.into_iter().collect();
+        if self.bus.is_shared() {
+            // Those of other recorders.
+            self.parked.retain(|id, _| there.contains(id));
+            let gone: Vec<_> = self.streams.keys().filter(|id| !there.contains(id)).cloned().collect();
+            for id in gone {
+                if self.streams.contains_key(&id) {
+                    self.revoked(&id);
+                }
             }
+        }
+        let is_new = |id: &StreamId| !self.streams.contains_key(id) && !self.parked.contains_key(id);
+        let fresh: Vec<StreamId> = there.into_iter().filter(is_new).collect();
+        if !fresh.is_empty() {
+            self.adopt(&fresh).await?;
+        }
+        for id in fresh {
             let subscribed = match self.subscribe(&id).await {
                 Err(why) if self.is_acknowledged(&id, &why) => self.subscribe(&id).await,
                 subscribed => subscribed,
             };
             match subscribed {
                 Ok(stream) => drop(self.streams.insert(id, stream)),
+                // It was given to another recorder since.
+                Err(why) if why.is_revoked() => {}
                 Err(why) if why.is_of_one_stream() => {
                     self.list_ledger(&id).await?;
                     self.park(id, why)?;
@@ -381,6 +417,7 @@ impl<B: Bus> Recorder<B> {
             }
         }
         set(&self.metrics.streams, self.streams.len() as u64);
+        set(&self.metrics.parked_streams, self.parked.len() as u64);
         Ok(())
     }
 
@@ -409,18 +446,22 @@ impl<B: Bus> Recorder<B> {
             tracing::warn!(stream = %id, why = %why, "stream_recreated");
             held = held.followed_by(origin);
             (generation, committed) = (generation + 1, at(held.position)?);
-            self.bus.holds([(id.clone(), held.clone())].into())?;
+            self.bus.goes_on(id, held.clone())?;
         }
-        let mut staged = Staged::default();
+        let (mut staged, mut given_up) = (Staged::default(), None);
         if let Some((wanted, first)) = self.given_up.remove(id) {
             tracing::warn!(stream = %id, wanted, first, "stream_truncated: records before the first one are given up");
             staged.findings.lost(id, wanted, first);
+            given_up = Some(GivenUp { from: wanted, to: first });
             held = Held { position: first, ..held.clone().followed_by(held.origin.or(origin)) };
             // A stream that the lake does not have begins there.
             (generation, committed) = (generation + u64::from(known.is_some()), at(first)?);
-            self.bus.holds([(id.clone(), held.clone())].into())?;
+            self.bus.goes_on(id, held.clone())?;
         }
         held.origin = held.origin.or(origin);
+        if self.bus.is_shared() {
+            self.bus.goes_on(id, held.clone())?;
+        }
         let from = held.position;
         self.held.insert(id.clone(), held);
         let subscription = match self.bus.subscribe(id, from) {
@@ -440,6 +481,7 @@ impl<B: Bus> Recorder<B> {
             committed,
             next: committed,
             staged,
+            given_up,
             held: VecDeque::new(),
             waits_for: None,
         })
@@ -482,36 +524,39 @@ impl<B: Bus> Recorder<B> {
         // A ledger is listed before the first event of its producer is committed, so that a lake without it is
         // not taken for one that is only beginning.
         for id in order.iter().filter(|id| id.lane() != LEDGER_LANE) {
-            let ledger = StreamId::new(id.producer(), LEDGER_LANE);
-            if let Some(stream) = ledger.ok().and_then(|id| self.streams.get(&id)) {
-                stream.list(&mut self.lake).await?;
-            }
+            let ledger = StreamId::new(id.producer(), LEDGER_LANE)?;
+            let listed = self.list(&ledger).await;
+            self.unless_refused(&ledger, listed)?;
         }
         for id in order {
-            let Some(stream) = self.streams.get_mut(&id) else { continue };
-            stream.list(&mut self.lake).await?;
-            let staged = std::mem::take(&mut stream.staged);
-            let (records, from, to) = (staged.records, stream.committed, stream.next);
-            let place = (&stream.name, stream.generation);
-            self.bus.settle(&id, position(to)?)?;
-            self.committer.commit(&mut self.lake, &mut self.ingest, place, (from, to), staged).await?;
-            stream.committed = to;
-            tracing::debug!(stream = %id, from, to, records, "committed");
-            self.bus.release(&id, position(to)?)?;
+            let committed = self.commit(&id).await;
+            self.unless_refused(&id, committed)?;
         }
         self.flushed = Instant::now();
         if something {
-            // Commits of compaction, and of anyone who should not be here.
+            // Commits of compaction, and of other recorders: of the group, or of one that should not be here.
             self.lake.refresh().await?;
-            for stream in self.streams.values() {
-                let there = self.lake.state().stream(&stream.name, stream.generation);
-                if there.is_some_and(|(_, s)| s.position != stream.committed) {
-                    let path = layout::commit(&stream.name, stream.generation, stream.committed);
-                    return Err(LakeError::CommitConflict { path }.into());
-                }
+            if let Some(path) = self.let_go_of_what_others_committed() {
+                return Err(LakeError::CommitConflict { path }.into());
             }
             self.lake.snapshot(self.config.snapshot_commits, &self.committer.key).await?;
         }
+        Ok(())
+    }
+
+    /// Commits what is staged of a stream.
+    async fn commit(&mut self, id: &StreamId) -> Result<(), RecorderError> {
+        self.list(id).await?;
+        // Let go of since it was found to have something.
+        let Some(stream) = self.streams.get_mut(id) else { return Ok(()) };
+        let staged = std::mem::take(&mut stream.staged);
+        let (records, from, to) = (staged.records, stream.committed, stream.next);
+        let place = (&stream.name, stream.generation);
+        self.bus.settle(id, position(to)?)?;
+        self.committer.commit(&mut self.lake, &mut self.ingest, place, (from, to), staged).await?;
+        stream.committed = to;
+        tracing::debug!(stream = %id, from, to, records, "committed");
+        self.bus.release(id, position(to)?)?;
         Ok(())
     }
 }
@@ -519,8 +564,34 @@ impl<B: Bus> Recorder<B> {
 impl<B: Bus> Stream<B> {
     /// Has the lake list it, if it does not yet.
     async fn list(&self, lake: &mut Lake) -> Result<(), RecorderError> {
-        lake.add_stream_of(&self.name, self.generation, self.committed, self.origin).await?;
+        let index = lake.add_stream_of(&self.name, self.generation, self.committed, self.origin).await?;
+        // Another recorder has listed it, from elsewhere on, or has committed it.
+        if lake.state().streams.get(index).is_some_and(|there| there.position != self.committed) {
+            let path = layout::commit(&self.name, self.generation, self.committed);
+            return Err(LakeError::CommitConflict { path }.into());
+        }
         Ok(())
+    }
+
+    /// Stages records, up to the first that cannot be stored: gives why that is.
+    async fn stage(
+        &mut self,
+        ingest: &mut Ingest,
+        view: &View,
+        records: impl IntoIterator<Item = (i64, Record)>,
+    ) -> Result<Option<RecorderError>, RecorderError> {
+        for (position, record) in records {
+            match ingest.take(&mut self.staged, view, &self.name, position, record).await {
+                Err(why) if why.is_of_one_stream() => {
+                    self.next = at(position)?;
+                    return Ok(Some(why));
+                }
+                taken => taken?,
+            }
+        }
+        // Not the position after the last record: a stream can skip positions that were lost.
+        self.next = at(self.subscription.position())?;
+        Ok(None)
     }
 
     /// What is there, without waiting for more; none when it has a fault, which is noted.
@@ -530,7 +601,7 @@ impl<B: Bus> Stream<B> {
         faults: &mut Vec<(StreamId, RecorderError)>,
     ) -> Result<Option<Vec<(i64, Record)>>, RecorderError> {
         match self.poll().await {
-            Err(why) if why.is_of_one_stream() => {
+            Err(why) if why.is_of_one_stream() || why.is_revoked() => {
                 faults.push((id.clone(), why));
                 Ok(None)
             }
@@ -547,21 +618,12 @@ impl<B: Bus> Stream<B> {
     }
 }
 
-/// What a lake holds of the streams of its buses.
-async fn held(lake: &Lake) -> Result<BTreeMap<StreamId, Held>, RecorderError> {
-    let mut held = BTreeMap::<StreamId, Held>::new();
-    let mut listed: Vec<_> = lake.state().streams.iter().collect();
-    listed.sort_by_key(|state| state.generation);
-    for some in listed.chunks(LISTED_AT_ONCE) {
-        let origins: Vec<_> = some.iter().map(|state| lake.origin(&state.stream, state.generation)).collect();
-        for (state, origin) in some.iter().zip(try_join_all(origins).await?) {
-            // Compaction is no stream of a bus.
-            let Ok(id) = state.stream.to_string().parse::<StreamId>() else { continue };
-            let older = held.remove(&id).map(|older| older.followed_by(origin).older).unwrap_or_default();
-            held.insert(id, Held { position: position(state.position)?, origin, older });
-        }
+/// Locks the lake: for this recorder alone, or for the recorders of a shared bus.
+fn lock<B: Bus>(bus: &B, store: &Store) -> Result<Option<Lock>, LakeError> {
+    match bus.is_shared() {
+        true => store.lock_shared(LOCK),
+        false => store.lock(LOCK),
     }
-    Ok(held)
 }
 
 fn position(at: u64) -> Result<i64, RecorderError> {
@@ -587,7 +649,7 @@ pub async fn run<B: Bus + Clone>(
     shutdown: impl Future<Output = ()>,
 ) -> Result<(), RecorderError> {
     // The newcomer is refused before it has written anything, and the one at work goes on.
-    let _lock = store.lock(LOCK)?;
+    let _lock = lock(&bus, &store)?;
     let (stop, stopped) = tokio::sync::watch::channel(false);
     let mut shutdown = std::pin::pin!(shutdown);
     let compaction = Compactor::new(store.clone(), key.clone(), &config, metrics.clone());
@@ -639,5 +701,7 @@ pub async fn run<B: Bus + Clone>(
     result
 }
 
+mod gaps;
+mod group;
 #[cfg(test)]
 mod tests;

@@ -43,6 +43,10 @@ pub struct MemoryBus {
     pub faults: Arc<Mutex<BTreeMap<StreamId, (i64, Fault)>>>,
     pub origins: Arc<Mutex<BTreeMap<StreamId, Id16>>>,
     pub parked: Arc<Mutex<BTreeSet<StreamId>>>,
+    /// Whether it says that several readers share it.
+    pub shared: bool,
+    /// Producers that are another reader's.
+    pub revoked: Arc<Mutex<BTreeSet<String>>>,
 }
 
 /// Makes the error that a stream has.
@@ -67,6 +71,9 @@ impl MemoryBus {
 impl Subscription for MemorySubscription {
     async fn next(&mut self, max_bytes: usize) -> Result<Vec<(i64, Record)>, BusError> {
         loop {
+            if self.bus.revoked.lock().unwrap().contains(self.stream.producer()) {
+                return Err(BusError::Revoked { stream: self.stream.to_string() });
+            }
             let fault = self.bus.faults.lock().unwrap().get(&self.stream).copied();
             let fault = fault.filter(|(at, _)| *at >= self.position);
             let most = fault.map_or(usize::MAX, |(at, _)| usize::try_from(at - self.position).unwrap());
@@ -96,13 +103,28 @@ impl Bus for MemoryBus {
     type Subscription = MemorySubscription;
     type Mark = Ends;
 
+    fn is_shared(&self) -> bool {
+        self.shared
+    }
+
     fn holds(&self, held: BTreeMap<StreamId, Held>) -> Result<(), BusError> {
         self.held.lock().unwrap().extend(held);
         Ok(())
     }
 
+    fn asks(&self) -> Result<bool, BusError> {
+        Ok(false)
+    }
+
+    fn goes_on(&self, stream: &StreamId, held: Held) -> Result<(), BusError> {
+        self.held.lock().unwrap().insert(stream.clone(), held);
+        Ok(())
+    }
+
     fn streams(&self) -> Result<Vec<StreamId>, BusError> {
-        Ok(self.streams.lock().unwrap().keys().cloned().collect())
+        let revoked = self.revoked.lock().unwrap();
+        let streams = self.streams.lock().unwrap();
+        Ok(streams.keys().filter(|id| !revoked.contains(id.producer())).cloned().collect())
     }
 
     fn subscribe(&self, stream: &StreamId, from: i64) -> Result<MemorySubscription, BusError> {

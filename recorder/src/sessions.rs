@@ -1,6 +1,7 @@
 //! The sessions that the recorder follows: where each chain stands, and its row in the index.
 
-use std::collections::HashMap;
+use std::collections::{BTreeSet, HashMap};
+use std::sync::Arc;
 
 use bodycam_lake::columns::sessions::SessionRow;
 use bodycam_lake::{Filter, Lake, SessionState};
@@ -23,6 +24,8 @@ pub struct Session {
     pub open: bool,
     /// Its row in the index.
     pub row: SessionRow,
+    /// Producer of the stream that it comes on.
+    owner: Arc<str>,
     /// Number and hash of the events since the last commit: those that came in ascending order.
     recent: Vec<(i64, Digest)>,
     /// The others.
@@ -36,10 +39,16 @@ pub struct Sessions {
 }
 
 impl Sessions {
-    /// The sessions that the lake says are open.
-    pub async fn load(lake: &Lake) -> Result<Self, RecorderError> {
-        let view = lake.view();
-        let open = &lake.state().open;
+    /// Follows the sessions of these producers that the lake says are open, and what was followed of them no longer.
+    pub async fn load(&mut self, lake: &Lake, producers: &BTreeSet<String>) -> Result<(), RecorderError> {
+        producers.iter().for_each(|producer| self.forget(producer));
+        let (view, state) = (lake.view(), lake.state());
+        let owner = |index: usize| {
+            let producer = state.streams.get(index)?.stream.producer();
+            producers.contains(producer).then(|| Arc::<str>::from(producer))
+        };
+        let open: HashMap<_, _> =
+            state.open.iter().filter_map(|(id, (i, state))| Some((*id, (owner(*i)?, *state)))).collect();
         let mut rows = HashMap::new();
         if open.len() <= LOOK_UP {
             for id in open.keys() {
@@ -51,11 +60,16 @@ impl Sessions {
                 all.into_iter().filter(|r| open.contains_key(&r.session_id)).map(|r| (r.session_id, r)),
             );
         }
-        let by_id = open.iter().map(|(id, (_, state))| {
-            let row = rows.remove(id).unwrap_or_else(|| SessionRow::blank(*id));
-            (*id, Session::new(state.next_seq, state.head, row))
-        });
-        Ok(Self { by_id: by_id.collect() })
+        self.by_id.extend(open.into_iter().map(|(id, (owner, state))| {
+            let row = rows.remove(&id).unwrap_or_else(|| SessionRow::blank(id));
+            (id, Session::new(state.next_seq, state.head, row, owner))
+        }));
+        Ok(())
+    }
+
+    /// Follows no session of a producer any more.
+    pub fn forget(&mut self, producer: &str) {
+        self.by_id.retain(|_, session| *session.owner != *producer);
     }
 
     /// The session, when it is followed.
@@ -68,13 +82,13 @@ impl Sessions {
         self.by_id.len()
     }
 
-    /// Takes an event into its session, following it from now on.
-    pub fn take(&mut self, event: &Event) {
+    /// Takes an event that came on a stream of producer `owner` into its session, following it from now on.
+    pub fn take(&mut self, event: &Event, owner: &str) {
         let e = &event.envelope;
         let session = self
             .by_id
             .entry(e.session)
-            .or_insert_with(|| Session::new(0, Digest::ZERO, SessionRow::blank(e.session)));
+            .or_insert_with(|| Session::new(0, Digest::ZERO, SessionRow::blank(e.session), owner.into()));
         session.next_seq = session.next_seq.max(e.seq.saturating_add(1));
         session.head = event.hash;
         match session.recent.last() {
@@ -116,8 +130,8 @@ impl Sessions {
 }
 
 impl Session {
-    fn new(next_seq: i64, head: Digest, row: SessionRow) -> Self {
-        Self { next_seq, head, open: true, row, recent: Vec::new(), recent_odd: Vec::new() }
+    fn new(next_seq: i64, head: Digest, row: SessionRow, owner: Arc<str>) -> Self {
+        Self { next_seq, head, open: true, row, owner, recent: Vec::new(), recent_odd: Vec::new() }
     }
 
     /// The hashes of the events with number `seq` that came since the last commit.

@@ -1,6 +1,6 @@
 //! The chain of each producer's ledger, checked as it is stored.
 
-use std::collections::{BTreeMap, HashMap};
+use std::collections::{BTreeMap, BTreeSet, HashMap};
 
 use bodycam_lake::layout::Hour;
 use bodycam_lake::{LakeState, LedgerState, View};
@@ -20,13 +20,24 @@ pub struct Ledgers {
 }
 
 impl Ledgers {
-    /// The ledgers as the lake has them.
-    pub fn load(state: &LakeState, trusted: BTreeMap<String, Digest>) -> Self {
-        let by_producer = state.watermarks().map(|l| (l.producer.clone(), l.clone())).collect();
-        Self { by_producer, stored: HashMap::new(), trusted }
+    /// No ledger yet; these keys are trusted.
+    pub fn new(trusted: BTreeMap<String, Digest>) -> Self {
+        Self { trusted, ..Self::default() }
     }
 
-    pub(super) fn committed(&mut self) {
+    /// Follows the ledgers of these producers from where the lake has them.
+    pub(super) fn load(&mut self, state: &LakeState, producers: &BTreeSet<String>) {
+        producers.iter().for_each(|producer| self.forget(producer));
+        let theirs = state.watermarks().filter(|l| producers.contains(&l.producer));
+        self.by_producer.extend(theirs.map(|l| (l.producer.clone(), l.clone())));
+    }
+
+    /// Follows the ledger of a producer no longer.
+    pub(super) fn forget(&mut self, producer: &str) {
+        self.by_producer.remove(producer);
+    }
+
+    pub(super) fn forget_stored(&mut self) {
         self.stored.clear();
     }
 

@@ -61,9 +61,19 @@ pub trait Bus {
     /// The bus at a moment.
     type Mark: Send;
 
-    /// Says what the lake holds: of every stream when a reader begins, of one when that goes on as a new generation. A
-    /// bus that can begin to read elsewhere than at the start gives nothing before it knows.
+    /// Whether several readers share it, each with streams of its own that can become another's at any time.
+    fn is_shared(&self) -> bool;
+
+    /// Says what the lake holds of every stream. A bus that can begin to read elsewhere than at the start gives nothing
+    /// before it knows.
     fn holds(&self, held: BTreeMap<StreamId, Held>) -> Result<(), BusError>;
+
+    /// Whether the bus has streams for this reader that others may have read since it was told what the lake holds. It
+    /// gives nothing of them before it is told again.
+    fn asks(&self) -> Result<bool, BusError>;
+
+    /// Says what the lake holds of one stream, which is read from there, possibly as a new generation.
+    fn goes_on(&self, stream: &StreamId, held: Held) -> Result<(), BusError>;
 
     /// The streams that exist now.
     fn streams(&self) -> Result<Vec<StreamId>, BusError>;

@@ -103,8 +103,20 @@ impl Bus for SpoolBus {
     type Subscription = SpoolSubscription;
     type Mark = Ends;
 
+    fn is_shared(&self) -> bool {
+        false
+    }
+
     fn holds(&self, _: BTreeMap<StreamId, Held>) -> Result<(), BusError> {
         // What was released stands in the spool itself.
+        Ok(())
+    }
+
+    fn asks(&self) -> Result<bool, BusError> {
+        Ok(false)
+    }
+
+    fn goes_on(&self, _: &StreamId, _: Held) -> Result<(), BusError> {
         Ok(())
     }
 

@@ -36,8 +36,8 @@ pub enum LakeError {
     CommitConflict { path: String },
     /// Somebody else holds a lock.
     #[error(
-        "another recorder is at work on the lake {store}: it holds {store}/{lock}. One lake has one recorder: stop the \
-         other one, or give this one a lake of its own"
+        "another recorder is at work on the lake {store}: it holds {store}/{lock}. One lake has one recorder, or one group \
+         of recorders that all read Kafka: stop the other one, or give this one a lake of its own"
     )]
     Locked { store: String, lock: String },
     /// An object that is written once exists with other content.

@@ -5,6 +5,7 @@
 //! that is not reached because one before it is missing. A writer's commit is put if absent, and only then becomes part
 //! of its own state.
 
+use std::collections::BTreeSet;
 use std::sync::Arc;
 
 use bodycam_record::{Digest, EpochKey, Id16};
@@ -121,10 +122,15 @@ impl Lake {
         Err(LakeError::Missing { path, named_by: format!("a later one ({folder}/{later}.json)") })
     }
 
-    /// For the one who signs with `key`: begins at the newest snapshot only when that key signed it, and at the
-    /// first commit otherwise. A writer of the record builds on nobody's word but its own.
+    /// For the one who signs with `key`: begins at the newest snapshot that this key signed, and at the first commit
+    /// when there is none. A writer of the record builds on nobody's word but its own.
     pub async fn open_as(store: Store, key: Digest) -> Result<Self, LakeError> {
-        Self::open_with(store, Some(key)).await
+        Self::open_by(store, &[key].into()).await
+    }
+
+    /// As [`Lake::open_as`], for a writer that builds on the word of others, too: the recorders of its group.
+    pub async fn open_by(store: Store, keys: &BTreeSet<Digest>) -> Result<Self, LakeError> {
+        Self::open_with(store, Some(keys)).await
     }
 
     /// Reads every commit from the first on, without any snapshot.
@@ -134,16 +140,16 @@ impl Lake {
         Ok(lake)
     }
 
-    async fn open_with(store: Store, key: Option<Digest>) -> Result<Self, LakeError> {
-        let Some(snapshot) = newest_snapshot(&store).await else {
+    async fn open_with(store: Store, keys: Option<&BTreeSet<Digest>>) -> Result<Self, LakeError> {
+        let Some(newest) = newest_snapshot(&store).await else {
             return Self::open_from_commits(store).await;
         };
-        let trusted = match key {
-            Some(key) => snapshot.recorder == key,
-            None => stands_on_commits(&store, &snapshot).await,
+        let next_snapshot = newest.n.saturating_add(1);
+        let trusted = match keys {
+            Some(keys) => newest_by(&store, newest, keys).await,
+            None => stands_on_commits(&store, &newest).await.then_some(newest),
         };
-        let next_snapshot = snapshot.n.saturating_add(1);
-        if trusted {
+        if let Some(snapshot) = trusted {
             let snapshot_at = snapshot.commits;
             let state = Arc::new(snapshot.into_state());
             let mut lake = Self { store: store.clone(), state, next_snapshot, snapshot_at };
@@ -350,6 +356,21 @@ async fn newest_snapshot(store: &Store) -> Option<Snapshot> {
         (n, bytes) = (next, newer);
     }
     Snapshot::parse(&layout::snapshot(n), &bytes).ok().filter(|snapshot| snapshot.n == n)
+}
+
+/// The newest of the snapshots from `newest` back that one of these keys signed: in a group each recorder writes some.
+async fn newest_by(store: &Store, newest: Snapshot, keys: &BTreeSet<Digest>) -> Option<Snapshot> {
+    let (mut n, mut found) = (newest.n, Some(newest));
+    for _ in 0..=SNAPSHOTS_KEPT {
+        if let Some(snapshot) = found.filter(|snapshot| keys.contains(&snapshot.recorder)) {
+            return Some(snapshot);
+        }
+        n = n.checked_sub(1)?;
+        let path = layout::snapshot(n);
+        let bytes = store.get(&path).await.ok().flatten();
+        found = bytes.and_then(|bytes| Snapshot::parse(&path, &bytes).ok()).filter(|s| s.n == n);
+    }
+    None
 }
 
 /// Whether the last commit of every stream of a snapshot is the one that it names, and its key signed one of

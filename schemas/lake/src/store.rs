@@ -209,8 +209,17 @@ impl Store {
     /// Takes a lock on the store, for as long as what is returned lives. Refused while another process, or another
     /// part of this one, holds it. None where there is nothing to lock: on an object store commits alone decide.
     pub fn lock(&self, name: &str) -> Result<Option<Lock>, LakeError> {
+        self.lock_by(name, std::fs::File::try_lock)
+    }
+
+    /// As [`Store::lock`], beside others who take it in this way: it keeps out those who want it alone.
+    pub fn lock_shared(&self, name: &str) -> Result<Option<Lock>, LakeError> {
+        self.lock_by(name, std::fs::File::try_lock_shared)
+    }
+
+    fn lock_by(&self, name: &str, how: local::HowToLock) -> Result<Option<Lock>, LakeError> {
         let Some(directory) = self.directory() else { return Ok(None) };
-        local::lock(&directory.join(name)).map(Some).map_err(|err| match err {
+        local::lock(&directory.join(name), how).map(Some).map_err(|err| match err {
             std::fs::TryLockError::WouldBlock => {
                 LakeError::Locked { store: self.name.to_string(), lock: name.to_owned() }
             }

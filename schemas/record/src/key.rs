@@ -209,6 +209,11 @@ impl ProducerKey {
 }
 
 impl EpochKey {
+    /// Both keys of the ledger of one who has a single key, as a recorder: it certifies itself for every epoch.
+    pub fn for_ledger(&self) -> (ProducerKey, EpochKey) {
+        (ProducerKey(self.0.clone()), EpochKey(self.0.clone()))
+    }
+
     /// The key of this 32-byte seed (RFC 8032).
     pub fn from_seed(seed: &[u8; 32]) -> Self {
         Self(SigningKey::from_bytes(seed))

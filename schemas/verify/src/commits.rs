@@ -13,6 +13,7 @@ use bodycam_lake::{
 use bodycam_record::{Digest, SessionId};
 use bytes::Bytes;
 
+use crate::declared::Generation;
 use crate::fault::{Class, Fault};
 use crate::files::{DataFile, unreadable};
 use crate::snapshots::Snapshots;
@@ -63,6 +64,8 @@ pub struct Walk {
     pub strays: Vec<String>,
     /// Keys that signed commits.
     pub recorders: BTreeSet<Digest>,
+    /// Every listed stream that did not begin at its first record, or began anew.
+    pub generations: Vec<Generation>,
     /// What is wrong.
     pub faults: Vec<Fault>,
 }
@@ -128,6 +131,12 @@ pub fn walk(files: &dyn Files, trust: Option<&Trust>) -> Option<Walk> {
         commits.iter().for_each(|(_, commit)| fold_sessions(&mut open, &mut ended, *index, commit));
     }
     out.open = open.into_iter().map(|(session, (_, state))| (session, state.next_seq)).collect();
+    let anew: HashSet<&StreamName> =
+        listed.iter().filter(|s| s.generation > 0 || s.from > 0).map(|s| &s.stream).collect();
+    for (entry, (_, commits)) in listed.iter().zip(&walked).filter(|(s, _)| anew.contains(&s.stream)) {
+        let place = (entry.generation, entry.from);
+        out.generations.push(Generation::of(&entry.stream, place, commits.iter().map(|(_, commit)| commit)));
+    }
     let by_stream = listed
         .iter()
         .zip(&walked)

@@ -10,6 +10,9 @@ use bodycam_record::{Digest, SealedChunk, SessionId, SessionKey, digest};
 
 use crate::fault::{Class, Fault};
 
+/// The end of what is said of content whose chunks do not make its commitment.
+pub const NOT_WHOLE: &str = "altered, or not whole";
+
 /// What a file says about content.
 #[derive(Debug, Default)]
 pub struct ContentFacts {
@@ -199,11 +202,8 @@ impl Contents {
                 let detail = format!("the event commits to content {no}, of which there is nothing");
                 faults.push(Fault::new(Class::PayloadMissing, detail).of(*session).seq(seq));
             } else {
-                let how = if waiting.contradiction {
-                    "two different chunks with one number"
-                } else {
-                    "altered, or not whole"
-                };
+                let how =
+                    if waiting.contradiction { "two different chunks with one number" } else { NOT_WHOLE };
                 let detail = format!("content {no} is not what the event commits to: {how}");
                 faults.push(Fault::new(Class::Payload, detail).of(*session).seq(seq));
             }

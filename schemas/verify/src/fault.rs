@@ -142,7 +142,7 @@ classes! {
     ProducerKey = "PRODUCER_KEY" Tamper Authenticity,
     /// A heartbeat states other heads of open sessions than the events have.
     Heartbeat = "HEARTBEAT" Tamper Integrity,
-    /// The producer declared a gap.
+    /// A gap that was declared: by its producer, or by a recorder for positions that were given up; or what was lost in it.
     DeclaredGap = "DECLARED_GAP" Incomplete SessionCompleteness,
     /// A file is missing, or is not the one that its commit names.
     Manifest = "MANIFEST" Tamper Integrity,

@@ -42,6 +42,21 @@ pub struct Ledgers {
     pub records: u64,
     /// Numbers of records that could not be decoded.
     pub holes: BTreeSet<i64>,
+    /// Gaps that they declare.
+    pub gaps: Vec<Gap>,
+}
+
+/// A gap in a stream, declared in a ledger.
+#[derive(Debug, Clone)]
+pub struct Gap {
+    /// Whose ledger.
+    pub producer: Arc<str>,
+    /// The stream, as the ledger names it.
+    pub stream: String,
+    /// First position missing.
+    pub from: i64,
+    /// First position after it.
+    pub to: i64,
 }
 
 /// A producer, by its ledger.
@@ -59,6 +74,8 @@ pub struct Producer {
     pub stopped: bool,
     /// Whether an epoch of it ran on an injected clock.
     pub simulated: bool,
+    /// Whether nothing is wrong with its ledger.
+    pub sound: bool,
 }
 
 /// A session, by the ledger.
@@ -185,9 +202,10 @@ impl Ledgers {
                 stood: Vec::new(),
             };
             walk.walk(seqs, holes);
-            let Walk { producer, stood, .. } = walk;
+            let Walk { mut producer, stood, .. } = walk;
             // Of a ledger that contradicts itself nothing else is to be held against commits.
-            if out.faults.iter().skip(known).all(|f| f.gravity > Gravity::Unsupported) {
+            producer.sound = out.faults.iter().skip(known).all(|f| f.gravity > Gravity::Unsupported);
+            if producer.sound {
                 out.stood.extend(stood.into_iter().map(|s| ((name.clone(), s.next_seq), s)));
             }
             out.producers.insert(name, producer);
@@ -359,9 +377,12 @@ impl Walk<'_> {
                 let (stream, reason) = (shown(&gap.stream), shown(&gap.reason));
                 let detail = format!(
                     "positions {} to {} of stream {stream} were never recorded: {reason}",
-                    gap.from_position, gap.to_position
+                    gap.from_position,
+                    gap.to_position.saturating_sub(1)
                 );
                 self.fault(Class::DeclaredGap, at, detail);
+                let (producer, stream) = (Arc::clone(&self.name), gap.stream);
+                self.out.gaps.push(Gap { producer, stream, from: gap.from_position, to: gap.to_position });
             }
             Body::LedgerStop(_) => {
                 self.producer.stopped = true;

@@ -20,6 +20,7 @@ use bytes::Bytes;
 
 mod commits;
 mod content;
+mod declared;
 mod events;
 pub mod fault;
 mod files;
@@ -37,6 +38,7 @@ mod unread;
 pub mod verdict;
 mod windows;
 
+pub use declared::recorder_name;
 pub use fault::{Class, Fault, Gravity};
 pub use strays::Strays;
 pub use trust::{Trust, TrustError};
@@ -172,6 +174,7 @@ pub fn run(
         None => run.strays(&listing, &ledgers, &sessions, &windows, &mut faults),
     };
     rewritten::judge(std::mem::take(&mut lock(&run.rewritten)), &mut faults);
+    declared::account_for(&run.walk, &ledgers, trust, &mut faults);
     let told = faults.len();
     let unread = Unread::of(&faults, &run.walk.files);
     faults.retain(|fault| !unread.explains(fault));
@@ -519,7 +522,11 @@ fn trust_report(trust: Option<&Trust>, ledgers: &Ledgers, walk: &Walk) -> TrustR
         .map(|(name, p)| ProducerReport {
             name: bodycam_record::shown(name),
             key: p.key,
-            pinned: trust.is_some_and(|t| p.key.is_some() && t.producers.get(name) == p.key.as_ref()),
+            pinned: trust.zip(p.key).is_some_and(|(t, key)| {
+                // A recorder's ledger is under the key of its commits.
+                let of_recorder = *name == recorder_name(key) && t.recorders.contains(&key);
+                of_recorder || t.producers.get(name) == Some(&key)
+            }),
             epochs: p.epochs.len() as u64,
             last_ns: p.last_ns,
             stopped: p.stopped,

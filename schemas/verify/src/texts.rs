@@ -13,6 +13,9 @@ use bodycam_record::{Envelope, Fingerprint, SessionId};
 use crate::fault::{Class, Fault};
 use crate::ledger::Ledgers;
 
+/// The beginning of what is said of a text that is missing.
+pub const TEXT: &str = "the text of fingerprint";
+
 /// What a file says about texts.
 #[derive(Debug, Default)]
 pub struct TextFacts {
@@ -80,7 +83,7 @@ impl Texts {
             if suspect.contains(&named.session) || reached.is_none_or(|ns| ns < named.ts_wall_ns) {
                 continue;
             }
-            let detail = format!("the text of fingerprint {fingerprint}, which this event names, is missing");
+            let detail = format!("{TEXT} {fingerprint}, which this event names, is missing");
             let fault = Fault::new(Class::Index, detail).of(named.session).seq(named.seq);
             faults.push(fault.at_row(path, named.row));
         }

@@ -25,6 +25,8 @@ pub(super) struct Demux {
     feeds: BTreeMap<StreamId, Feed>,
     /// What the lake holds; none before it has been said.
     held: Option<BTreeMap<StreamId, Held>>,
+    /// Whether that is to be said again, because partitions came that others may have read since.
+    asks: bool,
     /// Streams that nobody is going to read.
     parked: BTreeSet<StreamId>,
     subscriptions: u64,
@@ -145,11 +147,27 @@ impl Demux {
     /// The lake holds this. What was said before of other streams stays.
     pub fn holds(&mut self, held: BTreeMap<StreamId, Held>) {
         self.held.get_or_insert_default().extend(held);
+        self.asks = false;
     }
 
-    /// What the lake holds; none before it has been said.
+    /// The lake holds this of one stream.
+    pub fn goes_on(&mut self, stream: &StreamId, held: Held) {
+        self.held.get_or_insert_default().insert(stream.clone(), held);
+    }
+
+    /// Wants to be told again what the lake holds.
+    pub fn ask(&mut self) {
+        self.asks = true;
+    }
+
+    /// Whether it waits to be told again.
+    pub fn asks(&self) -> bool {
+        self.asks
+    }
+
+    /// What the lake holds; none before it has been said, and while it is to be said again.
     pub fn held(&self) -> Option<&BTreeMap<StreamId, Held>> {
-        self.held.as_ref()
+        self.held.as_ref().filter(|_| !self.asks)
     }
 
     /// A partition is this reader's from now on, and is read from `offset`: its first message, or the last one before
@@ -169,15 +187,21 @@ impl Demux {
         self.partitions.insert(place, partition);
     }
 
-    /// A partition is someone else's from now on: what it gave and is not committed is theirs to read.
-    pub fn revoked(&mut self, place: Place) {
-        self.partitions.remove(&place);
-        self.feeds.retain(|_, feed| feed.place != place);
+    /// Partitions are someone else's from now on: what they gave and is not committed is theirs to read. All at once, so
+    /// that nobody takes what is left of a producer for the whole of it.
+    pub fn revoked(&mut self, places: &[Place]) {
+        self.partitions.retain(|place, _| !places.contains(place));
+        self.feeds.retain(|_, feed| !places.contains(&feed.place));
     }
 
     /// The partitions that are read.
     pub fn places(&self) -> impl Iterator<Item = Place> {
         self.partitions.keys().copied()
+    }
+
+    /// Whether a partition is read.
+    pub fn has(&self, place: Place) -> bool {
+        self.partitions.contains_key(&place)
     }
 
     /// Bytes that wait for readers of all partitions, beginnings of records among them.

@@ -336,6 +336,8 @@ impl Worker {
             if stopping || self.discovered.is_none_or(|at| at.elapsed() >= DISCOVER) {
                 self.discover()?;
             }
+            // Asked before the lanes are looked at: what was spooled before the stop is seen after it.
+            let stopping = lock(&self.shared.stop).is_some();
             let busy = self.pump()?;
             if let Some(client) = &self.client {
                 client.poll(if busy { Duration::ZERO } else { IDLE });

@@ -5,7 +5,7 @@
 //! by positions, and an offset that is too high or too low costs a second look, never a record.
 
 use std::collections::{BTreeMap, BTreeSet};
-use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::mpsc::{self, Receiver};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
@@ -89,6 +89,8 @@ struct Shared {
     demux: Mutex<Demux>,
     /// Marks that the brokers are still to be asked about.
     marks: Mutex<Vec<(Marked, Ends)>>,
+    /// Times that the group was settled anew.
+    rebalances: Arc<AtomicU64>,
     stop: AtomicBool,
 }
 
@@ -99,10 +101,11 @@ impl KafkaBus {
         let shared = Arc::new(Shared {
             demux: Mutex::default(),
             marks: Mutex::default(),
+            rebalances: Arc::default(),
             stop: AtomicBool::new(false),
             kafka,
         });
-        let consumer = Arc::new(consumer(&shared.kafka)?);
+        let consumer = Arc::new(consumer(&shared.kafka, Arc::clone(&shared.rebalances))?);
         let (end, ended) = mpsc::channel();
         let mut poller = Poller {
             shared: Arc::clone(&shared),
@@ -152,6 +155,12 @@ impl KafkaMetrics {
             ),
             ("repeated_total", "counter", "Records that came again and were passed over.", demux.repeated),
             ("foreign_total", "counter", "Messages that no gateway sends.", demux.foreign),
+            (
+                "rebalances_total",
+                "counter",
+                "Times that the group was settled anew and gave this recorder its partitions.",
+                self.0.rebalances.load(Ordering::Relaxed),
+            ),
         ] {
             let name = format!("bodycam_recorder_kafka_{name}");
             let _ = writeln!(out, "# HELP {name} {help}\n# TYPE {name} {kind}\n{name} {value}");
@@ -177,8 +186,21 @@ impl Bus for KafkaBus {
     type Subscription = KafkaSubscription;
     type Mark = KafkaMark;
 
+    fn is_shared(&self) -> bool {
+        true
+    }
+
     fn holds(&self, held: BTreeMap<StreamId, Held>) -> Result<(), BusError> {
         lock(&self.handle.shared.demux).holds(held);
+        Ok(())
+    }
+
+    fn asks(&self) -> Result<bool, BusError> {
+        Ok(lock(&self.handle.shared.demux).asks())
+    }
+
+    fn goes_on(&self, stream: &StreamId, held: Held) -> Result<(), BusError> {
+        lock(&self.handle.shared.demux).goes_on(stream, held);
         Ok(())
     }
 
@@ -234,6 +256,11 @@ impl Bus for KafkaBus {
         let Some(ends) = lock(&mark.ends).clone() else { return Ok(false) };
         let demux = lock(&self.handle.shared.demux);
         let scope = mark.scope.scope();
+        // A partition that is not read here, or was not when it was asked about, may hold what nobody has taken.
+        let whole = |place: &Place| ends.iter().any(|(asked, _)| asked == place) && demux.has(*place);
+        if !mark.scope.needs(&self.handle.shared.kafka).iter().all(whole) {
+            return Ok(false);
+        }
         // What was given out is what the reader says that it has.
         let taken = |stream: &StreamId| !scope.holds(stream) || progress.contains_key(stream);
         let stuck = |stream: &StreamId| progress.get(stream) == Some(&Progress::STUCK);
@@ -248,6 +275,18 @@ impl Marked {
         match self {
             Marked::Everything => Scope::Everything,
             Marked::Beside(producer) => Scope::Beside(producer),
+        }
+    }
+
+    /// The partitions without which nothing can be said of it.
+    fn needs(&self, kafka: &Kafka) -> Vec<Place> {
+        match self {
+            // What became another reader's is no matter of this one.
+            Marked::Everything => Vec::new(),
+            Marked::Beside(producer) => {
+                let partition = kafka.partition(producer);
+                [Topic::Events, Topic::Keys].map(|topic| (topic, partition)).into()
+            }
         }
     }
 
@@ -290,9 +329,19 @@ enum Change {
     Revoked(Place),
 }
 
+impl Change {
+    fn revoked(&self) -> Option<Place> {
+        match self {
+            Change::Revoked(place) => Some(*place),
+            Change::Assigned(_) => None,
+        }
+    }
+}
+
 struct Member {
     names: BTreeMap<String, Topic>,
     changes: Mutex<Vec<Change>>,
+    rebalances: Arc<AtomicU64>,
     away: Away,
 }
 
@@ -317,6 +366,7 @@ impl ConsumerContext for Member {
     fn post_rebalance(&self, _: &BaseConsumer<Self>, rebalance: &Rebalance<'_>) {
         match rebalance {
             Rebalance::Assign(partitions) => {
+                self.rebalances.fetch_add(1, Ordering::Relaxed);
                 let assigned = self.places(partitions).into_iter().map(Change::Assigned);
                 lock(&self.changes).extend(assigned);
             }
@@ -371,18 +421,21 @@ impl Poller {
 
     fn changes(&mut self) {
         let changes = std::mem::take(&mut *lock(&self.consumer.context().changes));
+        let revoked: Vec<Place> = changes.iter().filter_map(Change::revoked).collect();
+        if !revoked.is_empty() {
+            lock(&self.shared.demux).revoked(&revoked);
+        }
         for change in changes {
             match change {
                 Change::Revoked(place) => {
                     self.queues.remove(&place);
                     self.arriving.remove(&place);
                     self.committed.remove(&place);
-                    lock(&self.shared.demux).revoked(place);
                     tracing::info!(
                         event = "kafka_partition_revoked",
                         topic = place.0.suffix(),
                         partition = place.1,
-                        "another recorder reads it now"
+                        "the group is settled anew: whoever reads it next begins where the lake stands"
                     );
                 }
                 Change::Assigned(place) => {
@@ -390,6 +443,7 @@ impl Poller {
                     if let Some(queue) = self.consumer.split_partition_queue(&name, place.1) {
                         self.queues.insert(place, queue);
                         self.arriving.insert(place);
+                        lock(&self.shared.demux).ask();
                     }
                 }
             }
@@ -519,8 +573,8 @@ impl Poller {
 
     /// Asks the brokers where the partitions of marks end.
     fn marks(&self) {
-        let asked = std::mem::take(&mut *lock(&self.shared.marks));
-        for (scope, ends) in asked {
+        let mut asked = std::mem::take(&mut *lock(&self.shared.marks)).into_iter();
+        while let Some((scope, ends)) = asked.next() {
             let places = self.queues.keys().filter(|place| scope.concerns(&self.shared.kafka, **place));
             let found: Result<Vec<_>, KafkaError> = places
                 .map(|place| {
@@ -533,7 +587,9 @@ impl Poller {
                 Ok(found) => *lock(&ends) = Some(found),
                 Err(error) => {
                     tracing::warn!(event = "kafka_end_unknown", error = %error, "trying again");
-                    lock(&self.shared.marks).push((scope, ends));
+                    let mut waiting = lock(&self.shared.marks);
+                    waiting.push((scope, ends));
+                    waiting.extend(asked);
                     return;
                 }
             }
@@ -584,7 +640,7 @@ fn take(shared: &Shared, consumer: &BaseConsumer<Member>, message: &BorrowedMess
     lock(&shared.demux).message(place, message.offset(), value, |stream| shared.kafka.place(stream));
 }
 
-fn consumer(kafka: &Kafka) -> Result<BaseConsumer<Member>, BusError> {
+fn consumer(kafka: &Kafka, rebalances: Arc<AtomicU64>) -> Result<BaseConsumer<Member>, BusError> {
     let mut client = kafka.client();
     // One recorder may have all partitions.
     let partitions = Topic::OF_STREAMS.len() * usize::try_from(kafka.config().partitions).unwrap_or(1).max(1);
@@ -611,7 +667,7 @@ fn consumer(kafka: &Kafka) -> Result<BaseConsumer<Member>, BusError> {
         Topic::OF_STREAMS.into_iter().map(|topic| (kafka.topic(topic), topic)).collect();
     let topics: Vec<String> = names.keys().cloned().collect();
     let refused = |e: KafkaError| BusError::Refused(format!("the client cannot be made: {e}"));
-    let member = Member { names, changes: Mutex::default(), away: Away::default() };
+    let member = Member { names, changes: Mutex::default(), rebalances, away: Away::default() };
     let consumer = BaseConsumer::from_config_and_context(&client, member).map_err(refused)?;
     let topics: Vec<&str> = topics.iter().map(String::as_str).collect();
     consumer.subscribe(&topics).map_err(refused)?;

@@ -216,6 +216,7 @@ fn a_partition_goes_whole_to_one_of_two_recorders_and_the_other_is_told() {
     let mut settled_since = Instant::now();
     let mut last = [0, 0];
     while settled_since.elapsed() < Duration::from_secs(5) || last.iter().sum::<usize>() != 3 {
+        readers.iter().for_each(answer);
         let now = [0, 1].map(|n: usize| readers[n].streams().unwrap().len());
         if now != last {
             (last, settled_since) = (now, Instant::now());

@@ -23,11 +23,14 @@ pub struct Lock {
     _file: File,
 }
 
+/// Alone, or beside others.
+pub(super) type HowToLock = fn(&File) -> Result<(), TryLockError>;
+
 /// Locks the file at `path`, made when it is not there.
-pub(super) fn lock(path: &Path) -> Result<Lock, TryLockError> {
+pub(super) fn lock(path: &Path, how: HowToLock) -> Result<Lock, TryLockError> {
     let open = OpenOptions::new().create(true).truncate(false).write(true).open(path);
     let file = open.map_err(TryLockError::Error)?;
-    file.try_lock()?;
+    how(&file)?;
     Ok(Lock { _file: file })
 }
 

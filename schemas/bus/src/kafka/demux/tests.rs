@@ -506,7 +506,7 @@ fn a_parked_stream_takes_no_room_and_its_offset_stays() {
     assert_eq!((log.demux.waiting(), log.demux.floor(PLACE)), (0, Some(2)));
     assert_eq!(log.demux.bookmark(PLACE).unwrap().0, 2);
     // Nor does it after the partition came back.
-    log.demux.revoked(PLACE);
+    log.demux.revoked(&[PLACE]);
     log.assign(0);
     log.read();
     assert_eq!((log.demux.origin(&id("gw/0")), log.demux.floor(PLACE)), (Some(ORIGIN), Some(0)));
@@ -542,7 +542,7 @@ fn a_record_in_pieces_comes_whole_and_its_first_piece_holds_the_offset() {
     // The first piece is gone: the record is.
     log.messages.drain(..3);
     log.assign(3);
-    log.demux.revoked(PLACE);
+    log.demux.revoked(&[PLACE]);
     log.assign(3);
     let number = log.demux.subscribe(&id("gw/0"), PLACE, 0).unwrap();
     log.read();
