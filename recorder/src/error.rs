@@ -56,6 +56,16 @@ impl RecorderError {
         matches!(self, RecorderError::Bus(BusError::Revoked { .. }))
     }
 
+    /// Whether the name of a commit was taken.
+    pub fn is_conflict(&self) -> bool {
+        matches!(self, RecorderError::Lake(LakeError::CommitConflict { .. }))
+    }
+
+    /// Whether a write may or may not come to be.
+    pub fn is_unanswered(&self) -> bool {
+        matches!(self, RecorderError::Lake(LakeError::Unanswered { .. }))
+    }
+
     /// Whether trying again later can help without anyone doing anything here: the disk may have room again,
     /// the store may answer again, the gateway may have kept a damaged segment aside, the group may have settled.
     pub fn is_transient(&self) -> bool {

@@ -655,6 +655,8 @@ pub async fn run<B: Bus + Clone>(
     let compaction = Compactor::new(store.clone(), key.clone(), &config, metrics.clone());
     let compaction = tokio::spawn(compaction.run(stopped.clone()));
     let mut attempt = 0;
+    // Whether a commit was given up of which nobody knows whether the store will have it.
+    let mut unanswered = false;
     let result = loop {
         let started = Instant::now();
         let once = async {
@@ -679,7 +681,9 @@ pub async fn run<B: Bus + Clone>(
             }
         };
         match ended {
-            Err(err) if err.is_transient() && !*stop.borrow() => {
+            Err(err) if (err.is_transient() || unanswered && err.is_conflict()) && !*stop.borrow() => {
+                // A commit that comes to be after all takes the name of the next one, once.
+                unanswered = err.is_unanswered() || unanswered && !err.is_conflict();
                 if started.elapsed() > Duration::from_secs(60) {
                     attempt = 0;
                 }

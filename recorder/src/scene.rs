@@ -473,6 +473,43 @@ impl Writes for Failing {
     }
 }
 
+/// A store that gives no answer to the `k`th put of a commit, and carries it out only when its name is wanted again.
+pub struct Late {
+    inner: Arc<dyn Writes>,
+    left: AtomicI64,
+    late: Mutex<Option<(String, Bytes)>>,
+}
+
+impl Late {
+    pub fn wrap(store: Store, k: i64) -> Store {
+        store.with_writes(|inner| Arc::new(Late { inner, left: AtomicI64::new(k), late: Mutex::default() }))
+    }
+}
+
+impl Writes for Late {
+    fn put_new(&self, path: String, bytes: Bytes) -> BoxFuture<'_, Result<Put, LakeError>> {
+        Box::pin(async move {
+            if path.starts_with("commits/") && self.left.fetch_sub(1, Ordering::SeqCst) == 1 {
+                *self.late.lock().unwrap() = Some((path.clone(), bytes));
+                return Err(LakeError::Unanswered { path, reason: "timed out".into() });
+            }
+            let wanted = self.late.lock().unwrap().take_if(|(late, _)| *late == path);
+            if let Some((path, bytes)) = wanted {
+                assert_eq!(self.inner.put_new(path, bytes).await?, Put::New);
+            }
+            self.inner.put_new(path, bytes).await
+        })
+    }
+
+    fn put(&self, path: String, bytes: Bytes) -> BoxFuture<'_, Result<(), LakeError>> {
+        self.inner.put(path, bytes)
+    }
+
+    fn delete(&self, path: String) -> BoxFuture<'_, Result<(), LakeError>> {
+        self.inner.delete(path)
+    }
+}
+
 /// A row of the index of sessions, as of one event.
 pub fn session_row(session_id: SessionId) -> SessionRow {
     SessionRow {

@@ -6,7 +6,7 @@ use bodycam_record::canonical::DecodeError;
 
 use super::*;
 use crate::scene::{
-    Failing, Fault, Gateway, MemoryBus, Mirror, SECOND, T0, assert_lake_is_bus, directory, memory,
+    Failing, Fault, Gateway, Late, MemoryBus, Mirror, SECOND, T0, assert_lake_is_bus, directory, memory,
 };
 
 fn config() -> RecorderConfig {
@@ -164,6 +164,30 @@ async fn an_attempt_that_fails_on_a_full_disk_leaves_no_files_behind() {
         assert_eq!(left, 0, "at write {k}: {files:?}");
     }
     assert!(failed > 20, "{failed}");
+}
+
+#[tokio::test]
+async fn a_commit_whose_answer_was_lost_and_that_comes_to_be_later_is_gone_on_from() {
+    for k in 1..=4 {
+        let store = memory();
+        let bus = MemoryBus::default();
+        Gateway::start(&bus, "gw", None).work(6);
+        let (stop, stopped) = tokio::sync::oneshot::channel::<()>();
+        let metrics = Arc::new(Metrics::default());
+        let key = Arc::new(EpochKey::from_seed(&[7; 32]));
+        let config = RecorderConfig { flush_seconds: 1, compact_seconds: 0, ..config() };
+        let late = Late::wrap(store.clone(), k);
+        let shutdown = async move { drop(stopped.await) };
+        let task = tokio::spawn(run(bus.clone(), late, key, config, metrics.clone(), shutdown));
+        // Once for the answer that did not come, once for the name that was taken.
+        while metrics.restarts_total.load(std::sync::atomic::Ordering::Relaxed) < 2 {
+            assert!(!task.is_finished(), "commit {k}: the recorder has ended: {:?}", task.await);
+            tokio::time::sleep(Duration::from_millis(20)).await;
+        }
+        stop.send(()).unwrap();
+        task.await.unwrap().unwrap();
+        assert_lake_is_bus(&store, &bus).await;
+    }
 }
 
 #[tokio::test]
