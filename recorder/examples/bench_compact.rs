@@ -20,6 +20,7 @@ use bodycam_recorder::{Metrics, RecorderConfig};
 use event::{PRODUCER, T0, TARGET};
 use process::{cpu_seconds, peak_kib};
 
+#[expect(dead_code, reason = "its sessions do not end")]
 #[path = "../../tests/bench/event.rs"]
 mod event;
 #[path = "../../tests/bench/process.rs"]

@@ -8,11 +8,13 @@ use std::io::{self, Read, Seek, Write};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
+use arrow::array::RecordBatch;
+use arrow::error::ArrowError;
 use bodycam_lake::file::sha256;
 use bodycam_lake::{FileEntry, LakeError, Store};
 use bodycam_record::Digest;
 use bytes::Bytes;
-use parquet::arrow::arrow_reader::ParquetRecordBatchReaderBuilder;
+use parquet::arrow::arrow_reader::{ParquetRecordBatchReader, ParquetRecordBatchReaderBuilder};
 use parquet::errors::ParquetError;
 use parquet::file::reader::ChunkReader;
 use sha2::{Digest as _, Sha256};
@@ -111,12 +113,22 @@ fn rows(
     let row_bytes = usize::try_from(row_bytes.unwrap_or(0)).unwrap_or(0).max(1);
     let at_once = (BATCH_BYTES / row_bytes).clamp(16, BATCH_ROWS);
     let reader = builder.with_batch_size(at_once).build().map_err(damaged)?;
-    // The scratch file stays as long as it is read.
-    let batches = reader.map(move |batch| {
-        let _read_from = &scratch;
-        batch
-    });
+    let batches = Reading { batches: reader, _scratch: scratch };
     Ok(Input { path, batches: Box::new(batches), row_bytes })
+}
+
+/// Rows of a file, and the scratch file that they are read from: it stays as long as it is read.
+struct Reading {
+    batches: ParquetRecordBatchReader,
+    _scratch: Option<Scratch>,
+}
+
+impl Iterator for Reading {
+    type Item = Result<RecordBatch, ArrowError>;
+
+    fn next(&mut self) -> Option<Self::Item> {
+        self.batches.next()
+    }
 }
 
 /// A file on a local disk, and its digest.

@@ -78,14 +78,10 @@ fn of_a_session_the_newest_revision_stays_wherever_the_batches_end() {
     ];
     for batch_rows in [1, 7, 64, 1000] {
         let merged = merged(Table::Sessions, &files, batch_rows).unwrap();
-        let expected = |n: u8| {
-            if n % 2 == 0 {
-                4
-            } else if n % 3 == 0 {
-                3
-            } else {
-                1
-            }
+        let expected = |n: u8| match (n % 2, n % 3) {
+            (0, _) => 4,
+            (_, 0) => 3,
+            _ => 1,
         };
         let mut rows = Vec::new();
         for batch in file::batches("f", merged.bytes, 1000).unwrap() {
