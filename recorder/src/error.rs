@@ -37,11 +37,10 @@ pub enum RecorderError {
 impl RecorderError {
     /// Whether it is the fault of one stream, which stays as it is until someone acts; the others can go on.
     pub fn is_of_one_stream(&self) -> bool {
-        use RecorderError::{Bus, Recreated, Unstorable};
+        use RecorderError::{Bus, Recreated};
         matches!(
             self,
             Recreated { .. }
-                | Unstorable { .. }
                 | Bus(BusError::Truncated { .. } | BusError::Recreated { .. } | BusError::Decode { .. })
         )
     }

@@ -243,9 +243,7 @@ impl<B: Bus> Recorder<B> {
                 dry.insert(id.clone());
             }
             read += records.len();
-            if let Some(why) = stream.stage(&mut self.ingest, &view, records).await? {
-                faults.push((id.clone(), why));
-            }
+            stream.stage(&mut self.ingest, &view, records).await?;
         }
         let mut progress = BTreeMap::new();
         for (id, stream) in &self.streams {
@@ -266,9 +264,7 @@ impl<B: Bus> Recorder<B> {
             }
             stream.waits_for = None;
             let held = std::mem::take(&mut stream.held);
-            if let Some(why) = stream.stage(&mut self.ingest, &view, held).await? {
-                faults.push((id.clone(), why));
-            }
+            stream.stage(&mut self.ingest, &view, held).await?;
             if let Some(progress) = progress.get_mut(id) {
                 progress.position = position(stream.next)?;
             }
@@ -573,25 +569,19 @@ impl<B: Bus> Stream<B> {
         Ok(())
     }
 
-    /// Stages records, up to the first that cannot be stored: gives why that is.
+    /// Stages records.
     async fn stage(
         &mut self,
         ingest: &mut Ingest,
         view: &View,
         records: impl IntoIterator<Item = (i64, Record)>,
-    ) -> Result<Option<RecorderError>, RecorderError> {
+    ) -> Result<(), RecorderError> {
         for (position, record) in records {
-            match ingest.take(&mut self.staged, view, &self.name, position, record).await {
-                Err(why) if why.is_of_one_stream() => {
-                    self.next = at(position)?;
-                    return Ok(Some(why));
-                }
-                taken => taken?,
-            }
+            ingest.take(&mut self.staged, view, &self.name, position, record).await?;
         }
         // Not the position after the last record: a stream can skip positions that were lost.
         self.next = at(self.subscription.position())?;
-        Ok(None)
+        Ok(())
     }
 
     /// What is there, without waiting for more; none when it has a fault, which is noted.
