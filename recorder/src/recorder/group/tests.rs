@@ -32,8 +32,8 @@ async fn no_findings_and_no_leftovers(store: &Store) {
     let lake = Lake::open_from_commits(store.clone()).await.unwrap();
     assert_eq!(lake.view().committed_findings().await.unwrap(), []);
     for folder in ["tables", "content", "sessions", "templates", "findings"] {
-        for path in store.written_before(folder, i64::MAX).await.unwrap() {
-            assert!(lake.state().file(&path).is_some(), "{path} is left over");
+        for file in store.listed(folder).await.unwrap() {
+            assert!(lake.state().file(&file.path).is_some(), "{} is left over", file.path);
         }
     }
 }
