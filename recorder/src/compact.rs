@@ -363,11 +363,12 @@ impl Compactor {
         let path = merged.entry.path.clone();
         let replaces: Vec<_> = job.inputs.iter().map(|file| file.path.clone()).collect();
         loop {
+            // This first: it reads what was committed since when another one lists the stream.
+            let index = lake.add_stream(&StreamName::compaction(), 0, 0).await?;
             if !are_live(lake, job) || merged.since.elapsed() >= COMMIT_WITHIN {
                 lake.store().delete(&path).await?;
                 return Ok(Outcome::Gone);
             }
-            let index = lake.add_stream(&StreamName::compaction(), 0, 0).await?;
             let position = lake.state().streams.get(index).map_or(0, |s| s.position);
             self.delete_replaced(lake).await?;
             let deleted_to = replaced(lake.state(), Duration::ZERO)

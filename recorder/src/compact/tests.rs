@@ -389,7 +389,8 @@ async fn a_file_that_is_not_sorted_is_merged_all_the_same() {
 async fn footer(store: &Store, table: Table) -> (Bytes, ParquetMetaData) {
     let lake = Lake::open(store.clone()).await.unwrap();
     let file = lake.state().files(table).next_back().unwrap().clone();
-    assert!(file.path.contains("compaction-"), "{}", file.path);
+    // Texts come once, in one file.
+    assert!(table == Table::Templates || file.path.contains("compaction-"), "{}", file.path);
     let bytes = store.get(&file.path).await.unwrap().unwrap();
     let metadata = ParquetMetaDataReader::new()
         .with_page_index_policy(PageIndexPolicy::Required)

@@ -37,13 +37,14 @@ proptest! {
         rows in proptest::collection::vec((0u8..6, 0i64..40, 0u32..3, 0usize..300, 0usize..5), 0..600),
         batch_rows in 1usize..70,
     ) {
+        // Which of two rows of one key comes first is another test.
+        let mut seen = std::collections::HashSet::new();
+        let mut rows = rows;
+        rows.retain(|(s, no, index, ..)| seen.insert((*s, *no, *index)));
         let chunks = |n: Option<usize>| {
             let mine = rows.iter().filter(|row| n.is_none_or(|n| n == row.4));
             mine.map(|(s, no, index, bytes, _)| chunk(*s, *no, *index, *bytes)).collect::<Vec<_>>()
         };
-        // Rows of one key differ in nothing but their bytes: those of the first file come first.
-        let mut seen = std::collections::HashSet::new();
-        prop_assume!(rows.iter().all(|(s, no, index, ..)| seen.insert((*s, *no, *index))));
         let files: Vec<_> = (0..5).map(|n| contents(chunks(Some(n)))).collect();
         let all = contents(chunks(None));
         let merged = merged(Table::Content, &files, batch_rows).unwrap();
