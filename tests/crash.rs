@@ -1,4 +1,4 @@
-//! Gateway and recorder are killed (SIGKILL) at random moments under busy clients. Afterwards three logs must
+//! Gateway, recorder, compactor and broker are killed (SIGKILL) at random moments under busy clients. Afterwards three logs must
 //! agree: what clients saw acknowledged, what the target table holds, what the lake holds.
 //!
 //! `BODYCAM_CRASH_SEED` repeats a run, `BODYCAM_CRASH_KILLS` and `BODYCAM_CRASH_OUTAGE_SECONDS` (how long the broker is away
@@ -6,6 +6,7 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::io::Write;
+use std::process::Stdio;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
@@ -17,7 +18,7 @@ use serde_json::json;
 
 use crate::support::broker::Broker;
 use crate::support::s3::S3;
-use crate::support::stack::{Process, Stack, get};
+use crate::support::stack::{Process, Stack, bodycam, get};
 
 const CLIENTS: u64 = 8;
 /// Kills of a run in CI; half as many where a broker is killed, too.
@@ -140,7 +141,18 @@ fn crash(kills: u64, stack: &Stack, mut broker: Option<&mut Broker>, s3: Option<
     let clients: Vec<_> = (0..CLIENTS)
         .map(|n| runtime.spawn(client(n, stack.postgres.port(), token.clone(), pause, Arc::clone(&stop))))
         .collect();
+    // Merges everything at once beside the recorder's own compaction; killed when it is dropped, wherever it is.
+    let compact = || {
+        let mut command = bodycam();
+        command.args(["lake", "compact", "--config"]).arg(stack.path("bodycam.toml"));
+        let child = command.stdin(Stdio::null()).stdout(Stdio::null()).stderr(Stdio::null()).spawn().unwrap();
+        Process { child }
+    };
+    let mut compactor = None;
     for _ in 0..kills {
+        if random.below(2) == 0 {
+            compactor = Some(compact());
+        }
         std::thread::sleep(Duration::from_millis(150 + random.below(700)));
         if let Some(broker) = broker.as_deref_mut()
             && random.below(3) == 0
@@ -155,6 +167,7 @@ fn crash(kills: u64, stack: &Stack, mut broker: Option<&mut Broker>, s3: Option<
         std::thread::sleep(Duration::from_millis(random.below(300)));
         running.insert(part, stack.start(part));
     }
+    drop(compactor);
     if let Some(broker) = broker.as_deref_mut() {
         broker.kill();
         std::thread::sleep(Duration::from_secs(outage));

@@ -306,17 +306,44 @@ fn settings_that_would_do_nothing_or_cannot_work_are_refused_by_name() {
         ("[state]", "[[principals]]\nname = \"cid\"\nkind = \"contractor\"\nsponsor = \"ada\"\nends = \"2020-01-01\"\n\n[state]".to_owned()),
         ("[admin]", "[detect]\ndisable = [\"EXF-001\"]\n[detect.params.EXF-002]\nmin_rows = 5\n[admin]".to_owned()),
         (&password, "password = \"env:BODYCAM_TEST_PASSWORD\"".to_owned()),
+        ("url = \"lake\"", "url = \"s3://bucket/lake\"".to_owned()),
     ];
     for (from, to) in near {
         let changed = config.replacen(from, &to, 1);
         assert_ne!(changed, config, "{from}");
         assert_eq!(check(&changed), (Some(0), String::new()), "{to}");
     }
+    let s3 = |settings: &str| format!("url = \"s3://bucket/lake\"\n[lake.s3]\n{settings}");
     let cases = [
         (admin.as_str(), format!("listen = \"{}\"\nrecorder", stack.http), "[admin] listen"),
         ("file:tenant.key", "aa".repeat(32), "not the key"),
         ("file:tenant.key", "env:BODYCAM_TEST_NOT_SET".to_owned(), "BODYCAM_TEST_NOT_SET"),
-        ("url = \"lake\"", "url = \"s3://bucket\"".to_owned(), "s3://"),
+        ("url = \"lake\"", "url = \"gs://bucket\"".to_owned(), "gs://"),
+        (
+            "url = \"lake\"",
+            "url = \"lake\"\n[lake.s3]\nregion = \"x\"".to_owned(),
+            "[lake.s3] would do nothing",
+        ),
+        ("url = \"lake\"", s3("endpoint = \"http://s3.internal\""), "allow_http = true"),
+        ("url = \"lake\"", s3("endpoint = \"s3.internal:9000\""), "want https://"),
+        ("url = \"lake\"", s3("access_key = \"env:BODYCAM_TEST_PASSWORD\""), "go together"),
+        (
+            "url = \"lake\"",
+            s3(&format!("access_key = \"env:BODYCAM_TEST_PASSWORD\"\nsecret_key = \"{}\"", "aa".repeat(32))),
+            "[lake.s3] secret_key",
+        ),
+        (
+            "url = \"lake\"",
+            s3("access_key = \"env:BODYCAM_TEST_NOT_SET\"\nsecret_key = \"file:x\""),
+            "NOT_SET",
+        ),
+        (
+            "url = \"lake\"",
+            s3("session_token = \"env:BODYCAM_TEST_PASSWORD\""),
+            "session_token would do nothing",
+        ),
+        ("url = \"lake\"", s3("ca = \"garbage\""), "holds no certificate"),
+        ("url = \"lake\"", s3("retry_seconds = 0"), "[lake.s3] retry_seconds"),
         ("url = \"lake\"", "url = \"\"".to_owned(), "[lake] url"),
         ("[spool]\n", "[replay.keys]\nnope = [\"x\"]\n[spool]\n".to_owned(), "no command 'nope'"),
         ("[spool]\n", "[replay.keys]\ndown = [\"bogus-key\"]\n[spool]\n".to_owned(), "is not a key"),
