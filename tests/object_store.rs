@@ -291,6 +291,11 @@ async fn a_large_file_goes_in_parts_and_is_whole_or_not_there() {
     assert_eq!(store.put_new_file(&name(3), file.path()).await.unwrap(), Put::New);
     assert_eq!(s3.applied(), [1]);
     assert!(store.get(&name(3)).await.unwrap().unwrap() == large);
+    // What two writers can want the name of is put under its condition, however large it is.
+    let commit = "commits/gw/0/0/0.json";
+    assert_eq!(store.put_new(commit, large.slice(..20 << 20)).await.unwrap(), Put::New);
+    assert_eq!(store.put_new(commit, large.slice(1..20 << 20)).await.unwrap(), Put::Exists);
+    assert!(store.get(commit).await.unwrap().unwrap() == large.slice(..20 << 20));
     // Given up, it leaves nothing: neither the object nor parts that are paid for.
     let impatient = s3.store("some/prefix", IMPATIENT);
     s3.faults(&json!([{ "do": "503", "method": "PUT", "path": "partNumber=3" }]));

@@ -31,7 +31,7 @@ use tokio::sync::watch;
 use crate::commit::now_ns;
 use crate::config::RecorderConfig;
 use crate::error::RecorderError;
-use crate::garbage::{COMMIT_WITHIN, Garbage, ORPHAN_AGE, replaced};
+use crate::garbage::{Garbage, ORPHAN_AGE, replaced};
 use crate::metrics::{Metrics, add, set};
 
 pub mod merge;
@@ -97,11 +97,10 @@ pub struct Compacted {
     pub bytes: u64,
 }
 
-/// The output of a merge, in the lake.
+/// The output of a merge, not yet in the lake.
 struct Merged {
+    file: Scratch,
     entry: FileEntry,
-    /// When it began to be written there.
-    since: Instant,
 }
 
 impl Compactor {
@@ -192,13 +191,18 @@ impl Compactor {
         // Several compactors begin at different ends.
         let start = usize::try_from(self.writer).unwrap_or(0).checked_rem(jobs.len()).unwrap_or(0);
         jobs.rotate_left(start);
+        // One folder that cannot be merged keeps no other from it.
+        let mut failed = Ok(());
         for job in jobs {
-            self.compact(&mut lake, &job).await?;
+            match self.compact(&mut lake, &job).await {
+                Err(err) if err.is_transient() => failed = Err(err),
+                done => drop(done?),
+            }
         }
         self.delete_replaced(&lake).await?;
         self.measure(&lake).await?;
         self.lake = Some(lake);
-        Ok(())
+        failed
     }
 
     /// Tells how the lake stands after a turn.
@@ -263,7 +267,7 @@ impl Compactor {
         if !are_live(lake, job) {
             return Ok(Outcome::Gone);
         }
-        let merged = match self.merge(lake, job).await? {
+        let merged = match self.merge(job).await? {
             Ok(merged) => merged,
             Err(Unmerged::Unsorted(path)) => {
                 let file = job.inputs.iter().find(|file| file.path == path);
@@ -299,7 +303,7 @@ impl Compactor {
     }
 
     /// Merges the files of a job into a new file in the lake.
-    async fn merge(&mut self, lake: &Lake, job: &Job) -> Result<Result<Merged, Unmerged>, RecorderError> {
+    async fn merge(&mut self, job: &Job) -> Result<Result<Merged, Unmerged>, RecorderError> {
         let scratch = self.store.scratch()?;
         let mut sources = Vec::new();
         for file in &job.inputs {
@@ -331,9 +335,7 @@ impl Compactor {
             }
             return Ok(Err(Unmerged::Stopped));
         }
-        let since = Instant::now();
-        let path = self.put(lake, job, &file).await?;
-        Ok(Ok(Merged { entry: FileEntry { path, ..entry }, since }))
+        Ok(Ok(Merged { file, entry }))
     }
 
     /// Puts a file into the folder of a job, under a name that no other one has; gives its path.
@@ -358,15 +360,15 @@ impl Compactor {
         Err(LakeError::Exists { path }.into())
     }
 
-    /// Commits a merged file in the place of its inputs; at the position where compaction stands, whoever moves it.
+    /// Commits a merged file in the place of its inputs, at the position where compaction stands, whoever moves it. The
+    /// file is named after that position and committed there or nowhere: once the position is taken, nothing can come to
+    /// name the file, and it may be collected.
     async fn commit(&mut self, lake: &mut Lake, job: &Job, merged: Merged) -> Result<Outcome, RecorderError> {
-        let path = merged.entry.path.clone();
         let replaces: Vec<_> = job.inputs.iter().map(|file| file.path.clone()).collect();
         loop {
             // This first: it reads what was committed since when another one lists the stream.
             let index = lake.add_stream(&StreamName::compaction(), 0, 0).await?;
-            if !are_live(lake, job) || merged.since.elapsed() >= COMMIT_WITHIN {
-                lake.store().delete(&path).await?;
+            if !are_live(lake, job) {
                 return Ok(Outcome::Gone);
             }
             let position = lake.state().streams.get(index).map_or(0, |s| s.position);
@@ -375,16 +377,19 @@ impl Compactor {
                 .filter(|replaced| !self.deleted.contains(&replaced.tombstone.path))
                 .map(|replaced| replaced.tombstone.replaced_by);
             let deleted_to = deleted_to.min().unwrap_or(position);
-            let files = vec![merged.entry.clone()];
+            let path = self.put(lake, job, &merged.file).await?;
+            let files = vec![FileEntry { path: path.clone(), ..merged.entry.clone() }];
             let commit = commit_of_compaction(position, deleted_to, files, replaces.clone());
             match lake.commit(commit, &self.key).await {
                 Ok(()) => break,
                 Err(LakeError::CommitConflict { .. }) => {
                     lake.refresh().await?;
                     // An answer that was lost: the commit that is in the way is this one.
-                    if lake.state().file(&path).is_some() {
+                    let tombstones = &lake.state().tombstones;
+                    if lake.state().file(&path).is_some() || tombstones.iter().any(|t| t.path == path) {
                         break;
                     }
+                    lake.store().delete(&path).await?;
                 }
                 // It may be there all the same; when it is not, the file is an orphan.
                 Err(err) => return Err(err.into()),

@@ -7,10 +7,9 @@
 //!   that it was written for can not be made any more. Its name says which one that is. A stream's commits have the
 //!   names of the positions at which they start, and each name is taken once: as soon as the stream stands behind the
 //!   position, the name is taken, and a recorder that was stopped for however long finds its commit refused.
-//! - Compaction alone commits a file at a later position than its name says, when another compactor was first. It does
-//!   so for [`COMMIT_WITHIN`] after it began to write the file, by a clock that nobody sets, and not later. An orphan
-//!   of compaction is much older than that; before it is removed, a commit that changes nothing takes the name that a
-//!   compactor which was stopped after looking at its clock would use.
+//! - Compaction, too, commits a file at the position that its name says or nowhere; a compactor that finds another one
+//!   was first gives its file another name. Where compaction still stands at the position, a commit that changes nothing
+//!   takes it before the orphan is removed.
 //!
 //! Whatever has another name than recorders give was put there by somebody else, and stays.
 
@@ -30,11 +29,10 @@ use crate::error::RecorderError;
 /// Folders of data files. Among the findings lie those of rules, which window records name: their names are others.
 const FOLDERS: [&str; 5] = ["tables", "content", "sessions", "templates", "findings"];
 
-/// From the beginning of its writing on, so long a merged file may be committed.
-pub const COMMIT_WITHIN: Duration = Duration::from_secs(3600);
 /// Age from which orphans are removed.
 pub const ORPHAN_AGE: Duration = Duration::from_secs(24 * 3600);
-/// Age from which orphans of compaction are removed at the earliest, whatever is asked for.
+/// Age from which orphans of compaction are removed at the earliest, whatever is asked for, so that one that is at work
+/// need not begin again.
 const LEAST_MERGED_AGE: Duration = Duration::from_secs(2 * 3600);
 
 /// What lies in a lake and is no part of it.

@@ -15,7 +15,7 @@ use serde_json::json;
 
 use super::{moment, now_ns, runtime};
 use crate::cli::{LakeAdminArg, LakeCommand};
-use crate::config::Config;
+use crate::config::{Config, LakeConfig};
 use crate::speak::{to_stderr, to_stdout};
 
 mod stat;
@@ -25,7 +25,7 @@ pub fn run(command: LakeCommand) -> Result<ExitCode> {
     match command {
         LakeCommand::Stat { by, table, json, lake } => {
             let config = if lake.lake.is_some() && !lake.config.exists() { None } else { Some(load(&lake)?) };
-            let store = Store::open(&url(&lake, config.as_ref()))?;
+            let store = place(&lake, config.as_ref()).open()?;
             let table = table.as_deref().map(table_named).transpose()?;
             let recorder = config.map(|config| config.recorder).unwrap_or_default();
             let stat = runtime()?.block_on(stat::gather(&store, &recorder, table))?;
@@ -40,7 +40,9 @@ pub fn run(command: LakeCommand) -> Result<ExitCode> {
                 hour: hour.as_deref().map(hour_folder).transpose()?,
             };
             let owner = Owner::of(&lake)?;
-            runtime()?.block_on(owner.compact(&selection, dry_run, json))?;
+            if !runtime()?.block_on(owner.compact(&selection, dry_run, json))? {
+                return Ok(ExitCode::from(1));
+            }
         }
         LakeCommand::Gc { older_than, remove, json, lake } => {
             let age = bodycam_proxy::identity::token::parse_ttl(&older_than).context("--older-than")?;
@@ -71,11 +73,12 @@ impl Owner {
             shown(&path.display().to_string())
         );
         let seed = bodycam_proxy::recording::load_or_create_key_file(path)?;
-        let store = Store::open(&url(lake, Some(&config)))?;
+        let store = place(lake, Some(&config)).open()?;
         Ok(Self { store, key: Arc::new(EpochKey::from_seed(&seed)), config: config.recorder })
     }
 
-    async fn compact(&self, selection: &Selection, dry_run: bool, json: bool) -> Result<()> {
+    /// Whether nothing had to be left alone.
+    async fn compact(&self, selection: &Selection, dry_run: bool, json: bool) -> Result<bool> {
         let lake = bodycam_lake::Lake::open_as(self.store.clone(), self.key.public()).await?;
         lake.expect_recorded().await?;
         drop(lake);
@@ -84,26 +87,31 @@ impl Owner {
         if dry_run {
             let jobs = compactor.plan(selection).await?;
             if json {
-                return Ok(print(jobs.iter().map(job_json).collect())?);
+                print(jobs.iter().map(job_json).collect())?;
+                return Ok(true);
             }
             let text: String = jobs.iter().map(job_text).collect();
             let nothing = if jobs.is_empty() { "nothing to merge\n" } else { "" };
-            return Ok(to_stdout(format_args!("{text}{nothing}"))?);
+            to_stdout(format_args!("{text}{nothing}"))?;
+            return Ok(true);
         }
         let done = compactor.compact_all(selection).await?;
         for (path, why) in compactor.left_alone() {
             to_stderr(format_args!("left alone: {}: {}\n", shown(path), shown(why)));
         }
+        let whole = compactor.left_alone().next().is_none();
         if json {
             let left: Vec<_> =
                 compactor.left_alone().map(|(path, why)| json!({"path": path, "why": why})).collect();
             let report = json!({
                 "merges": done.commits, "files": done.files, "bytes": done.bytes, "left_alone": left,
             });
-            return Ok(print(report)?);
+            print(report)?;
+            return Ok(whole);
         }
         let (files, commits) = (done.files, done.commits);
-        Ok(to_stdout(format_args!("{files} files ({}) became {commits}\n", bytes(done.bytes)))?)
+        to_stdout(format_args!("{files} files ({}) became {commits}\n", bytes(done.bytes)))?;
+        Ok(whole)
     }
 
     async fn collect(&self, age: Duration, remove: bool, json: bool) -> Result<()> {
@@ -162,9 +170,14 @@ fn load(lake: &LakeAdminArg) -> Result<Config> {
     Config::load(&lake.config)
 }
 
-fn url(lake: &LakeAdminArg, config: Option<&Config>) -> String {
-    let configured = || config.map(|config| config.lake.url.clone()).unwrap_or_default();
-    lake.lake.clone().unwrap_or_else(configured)
+/// The lake that was named; what the configuration says of its service holds for the lake of the configuration alone.
+fn place(lake: &LakeAdminArg, config: Option<&Config>) -> LakeConfig {
+    let configured = config.map(|config| &config.lake);
+    match (&lake.lake, configured) {
+        (Some(url), Some(configured)) if configured.url == *url => configured.clone(),
+        (Some(url), _) => LakeConfig::at(url),
+        (None, configured) => configured.cloned().unwrap_or_default(),
+    }
 }
 
 fn table_named(name: &str) -> Result<Table> {

@@ -97,8 +97,8 @@ fn progress(terminal: bool, p: Progress) {
 
 /// Largest object that is read: each is held in memory as a whole.
 const MAX_OBJECT: u64 = 4 << 30;
-/// Objects that are asked for at once where each answer takes a while.
-const REQUESTS: usize = 16;
+/// Objects that are asked for at once where each answer takes a while. Each is held in memory.
+const REQUESTS: usize = 6;
 
 /// So many threads.
 struct Threads(usize);

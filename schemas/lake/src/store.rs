@@ -169,9 +169,12 @@ impl Store {
     /// files otherwise. [`Store::sweep`] deletes what is left there.
     pub fn scratch(&self) -> Result<PathBuf, LakeError> {
         let scratch = self.local_root().join(local::STAGING);
-        // Files become the lake's only where that is local; elsewhere they are nobody else's business.
-        local::make_directories(&scratch, self.directory.is_none())
-            .map_err(|err| failed("create", &scratch.display().to_string(), err))?;
+        let made = match self.directory {
+            Some(_) => local::make_directories(&scratch, false),
+            // Others can write beside it: it must be ours, and nobody else's.
+            None => local::make_private(&self.local_root()).and_then(|()| local::make_private(&scratch)),
+        };
+        made.map_err(|err| failed("create", &scratch.display().to_string(), err))?;
         Ok(scratch)
     }
 
@@ -202,7 +205,7 @@ impl Store {
     }
 
     fn local_root(&self) -> PathBuf {
-        let elsewhere = || std::env::temp_dir().join("bodycam-lake");
+        let elsewhere = || std::env::temp_dir().join(format!("bodycam-lake-{}", local::user()));
         self.directory.as_deref().cloned().unwrap_or_else(elsewhere)
     }
 
@@ -229,6 +232,10 @@ impl Store {
 
     /// Deletes what killed writers left half-written, from `age` on; gives their number.
     pub async fn sweep(&self, age: Duration) -> Result<u64, LakeError> {
+        // What is somebody else's is not swept.
+        if self.directory.is_none() && self.scratch().is_err() {
+            return Ok(0);
+        }
         let directory = self.local_root();
         let swept = tokio::task::spawn_blocking(move || local::sweep(&directory, age)).await;
         let swept = swept.map_err(|err| failed("sweep", local::STAGING, err))?;

@@ -3,6 +3,7 @@
 use std::fs::{self, File, OpenOptions, TryLockError};
 use std::hash::{BuildHasher, Hasher};
 use std::io::{self, ErrorKind, Write};
+use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
@@ -61,6 +62,30 @@ pub(super) fn make_directories(path: &Path, private: bool) -> io::Result<()> {
         std::os::unix::fs::DirBuilderExt::mode(&mut builder, 0o700);
     }
     builder.recursive(true).create(path)
+}
+
+/// Number of the user who runs this process: it owns what the kernel tells of it.
+pub(super) fn user() -> u32 {
+    fs::metadata("/proc/self").map_or(u32::MAX, |own| own.uid())
+}
+
+/// Makes a directory that only its user can look into. One that is there must be that already.
+pub(super) fn make_private(path: &Path) -> io::Result<()> {
+    match make_directories(path, true) {
+        Err(err) if err.kind() != ErrorKind::AlreadyExists => return Err(err),
+        _ => {}
+    }
+    match is_private(path)? {
+        true => Ok(()),
+        false => {
+            Err(io::Error::other("somebody else made it, or can write into it; remove it, or set TMPDIR"))
+        }
+    }
+}
+
+fn is_private(path: &Path) -> io::Result<bool> {
+    let there = fs::symlink_metadata(path)?;
+    Ok(there.is_dir() && there.uid() == user() && there.mode() & 0o077 == 0)
 }
 
 /// Names in a directory; none when it is not there.

@@ -3,6 +3,7 @@
 //! Invariant: whether an object was written is known, or said to be unknown. A service can store an object and lose the
 //! answer; asked again it says that the object is there. A put-if-absent is therefore tried again by this module, not by
 //! the client, and one that finds its name taken after an attempt without an answer looks whose bytes lie there.
+//! What two writers can want the name of, a commit above all, is put whole, under the condition that it is not there.
 
 use std::ops::Range;
 use std::os::unix::fs::FileExt;
@@ -19,6 +20,7 @@ use tokio::time::Instant;
 
 use super::{Put, Writes, absent_is_none, failed, object_path};
 use crate::error::LakeError;
+use crate::layout::WrittenFor;
 
 /// Objects above this size are written in parts of it.
 const PART: usize = 16 << 20;
@@ -64,6 +66,7 @@ impl ObjectWrites {
                     Err(_) if unanswered => return Err(unknown(path, &why)),
                     Err(err) => return Err(err),
                 },
+                Err(why) if is_final(&why) && unanswered => return Err(unknown(path, &why)),
                 Err(why) if is_final(&why) => return Err(failed("write", path, why)),
                 Err(why) => {
                     unanswered = true;
@@ -91,8 +94,8 @@ impl ObjectWrites {
         absent_is_none(path, found)
     }
 
-    /// A large object, in parts. S3 has no put-if-absent for them in this client, and needs none here: their names hold
-    /// chance bits of their writer or a part of their digest, so that whoever writes the same name writes the same bytes.
+    /// A large data file, in parts. This client has no put-if-absent for them, and they need none: their names hold chance
+    /// bits of their writer. Everything whose name two writers can want goes in one put, however large it is.
     async fn create_in_parts(&self, path: &str, whole: &Whole) -> Result<Put, LakeError> {
         let at = object_path(path)?;
         if absent_is_none(path, self.store.head(&at).await)?.is_some() {
@@ -206,6 +209,11 @@ fn unknown(path: &str, why: &Error) -> LakeError {
     }
 }
 
+/// Whether an object is a data file of a recorder, whose name nobody else gives.
+fn is_data_file(path: &str) -> bool {
+    WrittenFor::of(path).is_some()
+}
+
 /// Whether another attempt would end the same way.
 fn is_final(err: &Error) -> bool {
     matches!(
@@ -223,7 +231,7 @@ fn is_final(err: &Error) -> bool {
 impl Writes for ObjectWrites {
     fn put_new(&self, path: String, bytes: Bytes) -> BoxFuture<'_, Result<Put, LakeError>> {
         Box::pin(async move {
-            match bytes.len() > PART {
+            match bytes.len() > PART && is_data_file(&path) {
                 true => self.create_in_parts(&path, &Whole::Bytes(bytes)).await,
                 false => self.create(&path, bytes).await,
             }
@@ -239,7 +247,7 @@ impl Writes for ObjectWrites {
             });
             let opened = opened.await.map_err(|err| failed("write", &path, err))?;
             let whole = opened.map_err(|err| failed("write", &path, err))?;
-            match whole.len() > PART as u64 {
+            match whole.len() > PART as u64 && is_data_file(&path) {
                 true => self.create_in_parts(&path, &whole).await,
                 false => self.create(&path, whole.read(&path, 0..whole.len()).await?).await,
             }

@@ -90,7 +90,7 @@ pub(super) fn open(place: &str, options: &S3Options) -> Result<Sides, LakeError>
     let build = |max_retries| {
         let client = client(options).map_err(|err| unsuitable(err.to_string()))?;
         let retry = RetryConfig { max_retries, retry_timeout: options.retry, backoff: backoff() };
-        let mut builder = from_environment(AmazonS3Builder::new().with_client_options(client))
+        let mut builder = from_environment(AmazonS3Builder::new().with_client_options(client), options)
             .with_bucket_name(bucket)
             .with_retry(retry)
             .with_conditional_put(S3ConditionalPut::ETagMatch)
@@ -118,13 +118,34 @@ pub(super) fn open(place: &str, options: &S3Options) -> Result<Sides, LakeError>
     Ok(Sides { reads, writes })
 }
 
-/// As `AmazonS3Builder::from_env`, which knows only a builder without options of the client.
-fn from_environment(mut builder: AmazonS3Builder) -> AmazonS3Builder {
-    for (name, value) in std::env::vars_os() {
-        if let (Some(name), Some(value)) = (name.to_str(), value.to_str())
-            && name.starts_with("AWS_")
-            && let Ok(key) = name.to_ascii_lowercase().parse()
-        {
+/// Variables that say where the service is; a later one goes before an earlier one.
+const ENDPOINT: [&str; 3] = ["AWS_ENDPOINT_URL", "AWS_ENDPOINT_URL_S3", "AWS_ALLOW_HTTP"];
+/// Variables that name the region.
+const REGION: [&str; 2] = ["AWS_DEFAULT_REGION", "AWS_REGION"];
+/// Variables that hold a key, or say where one is to be had.
+const CREDENTIALS: [&str; 10] = [
+    "AWS_ACCESS_KEY_ID",
+    "AWS_SECRET_ACCESS_KEY",
+    "AWS_SESSION_TOKEN",
+    "AWS_WEB_IDENTITY_TOKEN_FILE",
+    "AWS_ROLE_ARN",
+    "AWS_ROLE_SESSION_NAME",
+    "AWS_ENDPOINT_URL_STS",
+    "AWS_CONTAINER_CREDENTIALS_RELATIVE_URI",
+    "AWS_CONTAINER_CREDENTIALS_FULL_URI",
+    "AWS_CONTAINER_AUTHORIZATION_TOKEN_FILE",
+];
+
+/// What the environment says, of what the options do not. Nothing else is taken from there: no variable overrides what is
+/// configured, or takes away the checks of certificates and signatures.
+fn from_environment(mut builder: AmazonS3Builder, options: &S3Options) -> AmazonS3Builder {
+    let groups: [(bool, &[&str]); 3] = [
+        (options.endpoint.is_none(), &ENDPOINT),
+        (options.region.is_none(), &REGION),
+        (options.credentials.is_none(), &CREDENTIALS),
+    ];
+    for name in groups.into_iter().filter(|(absent, _)| *absent).flat_map(|(_, names)| names) {
+        if let (Ok(value), Ok(key)) = (std::env::var(name), name.to_ascii_lowercase().parse()) {
             builder = builder.with_config(key, value);
         }
     }
