@@ -85,19 +85,19 @@ fn sessions_rest_in_a_bucket_and_every_reader_finds_them_there() {
     let doctor = stack.run(&["doctor", "--json"]);
     assert!(String::from_utf8(doctor.stdout).unwrap().contains("3 streams"));
 
-    readers_fetch_what_they_need_and_no_more(&s3, &stack, &token);
-
+    // A session that is large beside the others costs those who read of the others nothing.
+    let large = "SELECT md5(n::text) || md5((-n)::text) AS large FROM generate_series(1, 150000) n;";
+    assert!(stack.psql("robot", &token, &large.repeat(5)).status.success());
+    stack.wait_for("the large session", LONG, || sealed(&stack) == 4);
     assert!(up.terminate().success(), "{}", stack.log("up"));
+    readers_fetch_what_they_need_and_no_more(&s3, &stack);
     let (code, report) = stack.verify();
     assert_eq!(code, 4, "consistent, not anchored: {report:#}");
     an_object_that_was_altered_or_removed_is_named(&s3, &stack);
 }
 
-/// A session that is large beside the others costs those who read of the others nothing.
-fn readers_fetch_what_they_need_and_no_more(s3: &S3, stack: &Stack, token: &str) {
-    let large = "SELECT md5(n::text) || md5((-n)::text) AS large FROM generate_series(1, 150000) n;";
-    assert!(stack.psql("robot", token, &large.repeat(5)).status.success());
-    stack.wait_for("the large session", LONG, || sealed(stack) == 4);
+/// Nobody else reads meanwhile.
+fn readers_fetch_what_they_need_and_no_more(s3: &S3, stack: &Stack) {
     let id = |rows: u32| {
         let sql = format!("SELECT session_id FROM results WHERE rows = {rows}");
         let output = stack.run(&["query", &sql, "--format", "csv"]);

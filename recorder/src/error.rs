@@ -37,10 +37,11 @@ pub enum RecorderError {
 impl RecorderError {
     /// Whether it is the fault of one stream, which stays as it is until someone acts; the others can go on.
     pub fn is_of_one_stream(&self) -> bool {
-        use RecorderError::{Bus, Recreated};
+        use RecorderError::{Bus, Recreated, Unstorable};
         matches!(
             self,
             Recreated { .. }
+                | Unstorable { .. }
                 | Bus(BusError::Truncated { .. } | BusError::Recreated { .. } | BusError::Decode { .. })
         )
     }

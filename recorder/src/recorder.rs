@@ -243,7 +243,9 @@ impl<B: Bus> Recorder<B> {
                 dry.insert(id.clone());
             }
             read += records.len();
-            stream.stage(&mut self.ingest, &view, records).await?;
+            if let Some(why) = stream.stage(&mut self.ingest, &view, records).await? {
+                faults.push((id.clone(), why));
+            }
         }
         let mut progress = BTreeMap::new();
         for (id, stream) in &self.streams {
@@ -255,6 +257,10 @@ impl<B: Bus> Recorder<B> {
             progress.insert(id.clone(), Progress { position, dry: dry.contains(id) });
         }
         for (id, stream) in &mut self.streams {
+            // One with a fault goes no further than that.
+            if faults.iter().any(|(faulty, _)| faulty == id) {
+                continue;
+            }
             let passed = match &mut stream.waits_for {
                 Some(mark) => self.bus.passed(mark, &progress)?,
                 None => true,
@@ -264,7 +270,10 @@ impl<B: Bus> Recorder<B> {
             }
             stream.waits_for = None;
             let held = std::mem::take(&mut stream.held);
-            stream.stage(&mut self.ingest, &view, held).await?;
+            if let Some(why) = stream.stage(&mut self.ingest, &view, held).await? {
+                faults.push((id.clone(), why));
+                progress.remove(id);
+            }
             if let Some(progress) = progress.get_mut(id) {
                 progress.position = position(stream.next)?;
             }
@@ -569,19 +578,25 @@ impl<B: Bus> Stream<B> {
         Ok(())
     }
 
-    /// Stages records.
+    /// Stages records, up to the first that cannot be stored: gives why that is.
     async fn stage(
         &mut self,
         ingest: &mut Ingest,
         view: &View,
         records: impl IntoIterator<Item = (i64, Record)>,
-    ) -> Result<(), RecorderError> {
+    ) -> Result<Option<RecorderError>, RecorderError> {
         for (position, record) in records {
-            ingest.take(&mut self.staged, view, &self.name, position, record).await?;
+            match ingest.take(&mut self.staged, view, &self.name, position, record).await {
+                Err(why) if why.is_of_one_stream() => {
+                    self.next = at(position)?;
+                    return Ok(Some(why));
+                }
+                taken => taken?,
+            }
         }
         // Not the position after the last record: a stream can skip positions that were lost.
         self.next = at(self.subscription.position())?;
-        Ok(())
+        Ok(None)
     }
 
     /// What is there, without waiting for more; none when it has a fault, which is noted.

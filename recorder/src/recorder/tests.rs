@@ -593,7 +593,7 @@ async fn a_bus_is_told_what_the_lake_holds_of_every_stream_and_generation() {
 }
 
 #[tokio::test]
-async fn a_record_that_columns_cannot_hold_stops_the_recorder_and_stays_on_the_bus() {
+async fn a_record_that_columns_cannot_hold_parks_its_stream_and_stays_on_the_bus() {
     let (_dir, store) = directory();
     let bus = MemoryBus::default();
     Gateway::start(&bus, "gw", None).work(3);
@@ -609,7 +609,13 @@ async fn a_record_that_columns_cannot_hold_stops_the_recorder_and_stays_on_the_b
         assert!(message.contains("of stream gw/0 cannot be stored"), "{message}");
         assert!(message.contains(expected), "{message}");
     }
-    assert!(!bus.released.lock().unwrap().contains_key(&"gw/0".parse().unwrap()));
+    // What lies before it is stored, and so are the other streams.
+    let (zero, one) = ("gw/0".parse().unwrap(), "gw/1".parse().unwrap());
+    let records = bus.records();
+    let mut events = records[&zero].iter().zip(0..).filter(|(r, _)| matches!(r, Record::Event(_)));
+    let (_, altered) = events.nth(1).unwrap();
+    let released = bus.released.lock().unwrap();
+    assert_eq!((released[&zero], released[&one]), (altered, records[&one].len() as i64));
 }
 
 #[tokio::test]
