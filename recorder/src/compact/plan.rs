@@ -4,7 +4,7 @@
 //! comes to rest in a file at least a quarter larger than the one it was in, whatever arrives in which order. From
 //! 16 KiB to `LARGE` that is 40 times at the very most, and four to five in an hour that fills as hours do, where
 //! [`FAN_IN`] files of like size become one. What stays of a quiet hour is one file for each 128 to 256 MiB, and
-//! below that files of which each is more than [`RATIO`] times the next smaller one: seven at the very most.
+//! below that files of which each is more than `RATIO` times the next smaller one: seven at the very most.
 
 use std::collections::{BTreeMap, HashMap};
 use std::sync::Arc;
