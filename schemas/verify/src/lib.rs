@@ -63,6 +63,9 @@ const MAX_KEY: u64 = 4096;
 /// More than a wrapped name takes.
 const MAX_NAME: u64 = 1 << 20;
 
+/// How often a lake is verified from the beginning because its files were replaced meanwhile.
+const ATTEMPTS: u32 = 4;
+
 /// Rows of suspect sessions that are held at once.
 const ROWS_AT_ONCE: u64 = 1_000_000;
 
@@ -142,12 +145,38 @@ pub fn run(
     pool: &dyn Pool,
     progress: &(dyn Fn(Progress) + Sync),
 ) -> Report {
+    let mut attempt = 1;
+    loop {
+        let (report, gone) = run_once(files, options, pool, progress);
+        // A lake at work replaces files and deletes them after a while: what was looked for longer than that is looked for
+        // where it is now. Only a commit says that a file was replaced.
+        if attempt == ATTEMPTS || gone.is_empty() || !was_replaced(files, options, &gone) {
+            return report;
+        }
+        attempt += 1;
+    }
+}
+
+/// Whether commits that are there now have replaced one of these files.
+fn was_replaced(files: &dyn Files, options: &Options, gone: &[String]) -> bool {
+    let Some(walk) = commits::walk(files, options.trust.as_ref()) else { return false };
+    let live: HashSet<&str> = walk.files.iter().map(|file| &*file.entry.path).collect();
+    gone.iter().any(|path| walk.named.contains(path) && !live.contains(path.as_str()))
+}
+
+/// The report on a lake as it was at the beginning, and the files of it that were not there.
+fn run_once(
+    files: &dyn Files,
+    options: &Options,
+    pool: &dyn Pool,
+    progress: &(dyn Fn(Progress) + Sync),
+) -> (Report, Vec<String>) {
     let trust = options.trust.as_ref();
     let listing = Listing::of(files);
-    let Some(mut walk) = commits::walk(files, trust) else { return Report::without_lake() };
+    let Some(mut walk) = commits::walk(files, trust) else { return (Report::without_lake(), Vec::new()) };
     let mut faults = std::mem::take(&mut walk.faults);
     let rewritten = Mutex::default();
-    let run = Run { files, options, pool, progress, walk, rewritten };
+    let run = Run { files, options, pool, progress, walk, rewritten, gone: Mutex::default() };
     let is_ledger = |f: &&DataFile| f.entry.table.0 == Table::Events(Family::Ledger);
     let (ledger_files, data_files): (Vec<_>, Vec<_>) = run.walk.files.iter().partition(is_ledger);
     let done = Mutex::new(Progress {
@@ -190,7 +219,8 @@ pub fn run(
     checked.commits = run.walk.commits;
     let progress = *done.lock().unwrap_or_else(std::sync::PoisonError::into_inner);
     (checked.files, checked.bytes) = (progress.files, progress.bytes);
-    Report::new(Parts {
+    let gone = std::mem::take(&mut *lock(&run.gone));
+    let report = Report::new(Parts {
         faults,
         trust: trust_report(trust, &ledgers, &run.walk),
         checked,
@@ -203,7 +233,8 @@ pub fn run(
         one_session: options.session.is_some(),
         withheld,
         max_faults: options.max_faults,
-    })
+    });
+    (report, gone)
 }
 
 /// One verification.
@@ -215,6 +246,8 @@ struct Run<'a> {
     walk: Walk,
     /// Files with other bytes than their commits say, and so far with the same rows.
     rewritten: Mutex<Vec<Rewritten>>,
+    /// Files that were not there.
+    gone: Mutex<Vec<String>>,
 }
 
 impl Run<'_> {
@@ -223,7 +256,10 @@ impl Run<'_> {
         // A file that was encoded anew may have grown, and what was changed in it is named all the same.
         match self.files.read(&file.entry.path, file.entry.bytes.saturating_mul(4).saturating_add(GROWTH)) {
             Ok(Some(bytes)) => Ok(bytes),
-            Ok(None) => Err(Box::new(files::missing(file))),
+            Ok(None) => {
+                lock(&self.gone).push(file.entry.path.clone());
+                Err(Box::new(files::missing(file)))
+            }
             Err(why) => Err(Box::new(files::unreadable(&file.entry.path, &why))),
         }
     }
