@@ -12,7 +12,7 @@
 //! Any number of compactors may be at work on a lake: commits have one order, and whoever comes second to the same
 //! files removes its own output.
 
-use std::collections::{BTreeMap, HashSet};
+use std::collections::{BTreeMap, BTreeSet, HashSet};
 use std::hash::{BuildHasher, Hasher};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
@@ -55,6 +55,8 @@ const NAMES: usize = 3;
 pub struct Compactor {
     store: Store,
     key: Arc<EpochKey>,
+    /// The keys whose snapshots are believed.
+    believed: BTreeSet<Digest>,
     every: Duration,
     grace: Duration,
     metrics: Arc<Metrics>,
@@ -107,9 +109,12 @@ impl Compactor {
     /// A compactor of the lake in `store`.
     pub fn new(store: Store, key: Arc<EpochKey>, config: &RecorderConfig, metrics: Arc<Metrics>) -> Self {
         let [a, b, c, d, ..] = chance().to_le_bytes();
+        // A configuration that names no keys is refused where it is read.
+        let believed = config.believed(&key).unwrap_or_else(|_| [key.public()].into());
         Self {
             store,
             key,
+            believed,
             every: Duration::from_secs(config.compact_seconds),
             grace: Duration::from_secs(config.compact_grace_seconds),
             metrics,
@@ -131,7 +136,7 @@ impl Compactor {
     }
 
     async fn open(&self) -> Result<Lake, RecorderError> {
-        Ok(Lake::open_as(self.store.clone(), self.key.public()).await?)
+        Ok(Lake::open_by(self.store.clone(), &self.believed).await?)
     }
 
     /// Compacts until `stop` is true. A failure is logged and tried again at the next turn: nothing waits for
@@ -170,7 +175,7 @@ impl Compactor {
     async fn collect(&self) -> Result<(), RecorderError> {
         self.store.sweep(ORPHAN_AGE).await?;
         let (garbage, mut lake) =
-            Garbage::find(&self.store, Some(self.key.public()), self.grace, ORPHAN_AGE).await?;
+            Garbage::find(&self.store, Some(&self.believed), self.grace, ORPHAN_AGE).await?;
         set(&self.metrics.orphan_files, garbage.orphans.len() as u64);
         set(&self.metrics.orphan_bytes, garbage.orphans.iter().map(|orphan| orphan.file.bytes).sum());
         garbage.remove(&mut lake, &self.key).await?;

@@ -4,7 +4,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::path::PathBuf;
 use std::time::Duration;
 
-use bodycam_record::Digest;
+use bodycam_record::{Digest, EpochKey};
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
@@ -91,6 +91,13 @@ impl RecorderConfig {
     pub fn peers(&self) -> Result<BTreeSet<Digest>, RecorderError> {
         let keys: Option<_> = self.peers.iter().map(|hex| Digest::from_hex(hex)).collect();
         keys.ok_or(RecorderError::Config { setting: "peers", why: "holds a key that is not 64 hex digits" })
+    }
+
+    /// The keys whose snapshots of the lake the recorder with `key` believes: its own, and those of its group.
+    pub fn believed(&self, key: &EpochKey) -> Result<BTreeSet<Digest>, RecorderError> {
+        let mut believed = self.peers()?;
+        believed.insert(key.public());
+        Ok(believed)
     }
 
     /// The pinned keys by producer.

@@ -13,7 +13,7 @@
 //!
 //! Whatever has another name than recorders give was put there by somebody else, and stays.
 
-use std::collections::HashSet;
+use std::collections::{BTreeSet, HashSet};
 use std::time::Duration;
 
 use bodycam_lake::layout::WrittenFor;
@@ -104,10 +104,10 @@ impl std::fmt::Display for Stays {
 
 impl Garbage {
     /// Looks at a lake: what was replaced and stays for `grace`, and orphans, which go from `age` on. Who removes them
-    /// has a key, and believes no snapshot of another one.
+    /// believes only snapshots of these keys.
     pub async fn find(
         store: &Store,
-        key: Option<Digest>,
+        believed: Option<&BTreeSet<Digest>>,
         grace: Duration,
         age: Duration,
     ) -> Result<(Self, Lake), RecorderError> {
@@ -118,8 +118,8 @@ impl Garbage {
         }
         // Read after the listing: a file that was committed meanwhile is named by it. A commit that is missing before
         // a later one would make orphans of what the later one names.
-        let mut lake = match key {
-            Some(key) => Lake::open_as(store.clone(), key).await?,
+        let mut lake = match believed {
+            Some(keys) => Lake::open_by(store.clone(), keys).await?,
             None => Lake::open(store.clone()).await?,
         };
         lake.miss_nothing().await?;
@@ -252,7 +252,7 @@ mod tests {
     }
 
     async fn find(store: &Store, age: Duration) -> (Garbage, Lake) {
-        Garbage::find(store, Some(key().public()), Duration::from_secs(900), age).await.unwrap()
+        Garbage::find(store, Some(&[key().public()].into()), Duration::from_secs(900), age).await.unwrap()
     }
 
     #[tokio::test]
@@ -379,7 +379,7 @@ mod tests {
             .collect();
         commits.sort_unstable();
         std::fs::remove_file(folder.join(format!("{}.json", commits[1]))).unwrap();
-        let err = Garbage::find(&store, Some(key().public()), Duration::ZERO, Duration::ZERO)
+        let err = Garbage::find(&store, Some(&[key().public()].into()), Duration::ZERO, Duration::ZERO)
             .await
             .map(drop)
             .unwrap_err();

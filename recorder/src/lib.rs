@@ -1,6 +1,6 @@
 //! From the bus to the lake: verified, ordered, exactly once.
 //!
-//! `ingest` takes records and checks every chain, `tables` makes files of what it took, `commit` puts files,
+//! `supervise` keeps a recorder going. `ingest` takes records and checks every chain, `tables` makes files of what it took, `commit` puts files,
 //! keys and the commit in their order and releases the bus, `compact` merges small files, `garbage` removes files that
 //! nobody needs. Invariant: a record
 //! is released only after the commit that holds it is durable, and a commit exists only after its files are.
@@ -19,6 +19,7 @@ pub mod recorder;
 #[cfg(test)]
 mod scene;
 mod sessions;
+mod supervise;
 mod tables;
 mod templates;
 
@@ -26,4 +27,5 @@ pub use compact::Compactor;
 pub use config::RecorderConfig;
 pub use error::RecorderError;
 pub use metrics::Metrics;
-pub use recorder::{Recorder, run};
+pub use recorder::Recorder;
+pub use supervise::run;

@@ -8,7 +8,6 @@ use std::collections::{BTreeMap, BTreeSet, VecDeque};
 use std::future::Future;
 use std::hash::{BuildHasher, Hasher};
 use std::sync::Arc;
-use std::sync::atomic::Ordering;
 use std::time::{Duration, Instant};
 
 use bodycam_bus::stream::LEDGER_LANE;
@@ -18,11 +17,10 @@ use bodycam_lake::{Lake, LakeError, Store, StreamName, View, layout};
 use bodycam_record::{EpochKey, Id16};
 
 use crate::commit::Committer;
-use crate::compact::Compactor;
 use crate::config::RecorderConfig;
 use crate::error::RecorderError;
 use crate::ingest::{Ingest, Ledgers, Staged};
-use crate::metrics::{Metrics, add, set};
+use crate::metrics::{Metrics, set};
 use crate::templates::Templates;
 use gaps::GivenUp;
 
@@ -42,14 +40,6 @@ const REMIND: Duration = Duration::from_secs(60);
 const LISTED_AT_ONCE: usize = 16;
 /// Age from which a half-written file counts as left behind by a killed writer.
 const HALF_WRITTEN_AGE: Duration = Duration::from_secs(600);
-/// Waits between attempts after a transient failure.
-const RETRY: [Duration; 5] = [
-    Duration::from_millis(500),
-    Duration::from_secs(1),
-    Duration::from_secs(3),
-    Duration::from_secs(10),
-    Duration::from_secs(30),
-];
 
 /// A recorder: the writer of the record in a lake, for every stream of a bus, or for those that a shared bus gives to it.
 /// After an error it is of no further use: a new one goes on where the commits end.
@@ -112,7 +102,7 @@ impl<B: Bus> Recorder<B> {
     }
 
     /// As [`Recorder::open`], when the caller holds the lock.
-    async fn open_locked(
+    pub(crate) async fn open_locked(
         bus: B,
         store: Store,
         key: Arc<EpochKey>,
@@ -124,9 +114,7 @@ impl<B: Bus> Recorder<B> {
         set(&metrics.parked_streams, 0);
         let nonce = std::hash::RandomState::new().build_hasher().finish();
         store.probe(nonce).await?;
-        let mut believed = config.peers()?;
-        believed.insert(key.public());
-        let lake = Lake::open_by(store, &believed).await?;
+        let lake = Lake::open_by(store, &config.believed(&key)?).await?;
         let ingest = Ingest::new(Templates::load(&lake).await?, Ledgers::new(config.trusted()?));
         let [a, b, c, d, ..] = nonce.to_le_bytes();
         let writer = u32::from_le_bytes([a, b, c, d]);
@@ -624,7 +612,7 @@ impl<B: Bus> Stream<B> {
 }
 
 /// Locks the lake: for this recorder alone, or for the recorders of a shared bus.
-fn lock<B: Bus>(bus: &B, store: &Store) -> Result<Option<Lock>, LakeError> {
+pub(crate) fn lock<B: Bus>(bus: &B, store: &Store) -> Result<Option<Lock>, LakeError> {
     match bus.is_shared() {
         true => store.lock_shared(LOCK),
         false => store.lock(LOCK),
@@ -638,76 +626,6 @@ fn position(at: u64) -> Result<i64, RecorderError> {
 fn at(position: i64) -> Result<u64, RecorderError> {
     u64::try_from(position)
         .map_err(|_| LakeError::NotFound { what: "position", id: position.to_string() }.into())
-}
-
-/// A run that lasts this long has left the last failure behind.
-const STEADY: Duration = Duration::from_secs(10);
-
-/// Runs a recorder and its compaction until `shutdown` is ready, and starts again after failures that may pass
-/// (a full disk, a store that does not answer). Anything else ends it with the reason.
-pub async fn run<B: Bus + Clone>(
-    bus: B,
-    store: Store,
-    key: Arc<EpochKey>,
-    config: RecorderConfig,
-    metrics: Arc<Metrics>,
-    shutdown: impl Future<Output = ()>,
-) -> Result<(), RecorderError> {
-    // The newcomer is refused before it has written anything, and the one at work goes on.
-    let _lock = lock(&bus, &store)?;
-    let (stop, stopped) = tokio::sync::watch::channel(false);
-    let mut shutdown = std::pin::pin!(shutdown);
-    let compaction = Compactor::new(store.clone(), key.clone(), &config, metrics.clone());
-    let compaction = tokio::spawn(compaction.run(stopped.clone()));
-    let mut attempt = 0;
-    // Whether a commit was given up of which nobody knows whether the store will have it.
-    let mut unanswered = false;
-    let result = loop {
-        let started = Instant::now();
-        let once = async {
-            let (bus, store, key) = (bus.clone(), store.clone(), key.clone());
-            let mut recorder =
-                Recorder::open_locked(bus, store, key, config.clone(), metrics.clone()).await?;
-            let mut seen = stopped.clone();
-            recorder.run(async move { drop(seen.wait_for(|stop| *stop).await) }).await
-        };
-        let mut once = std::pin::pin!(once);
-        let steady = async {
-            tokio::time::sleep(STEADY).await;
-            metrics.failing.store(0, Ordering::Relaxed);
-            std::future::pending::<std::convert::Infallible>().await
-        };
-        let ended = tokio::select! {
-            ended = &mut once => ended,
-            never = steady => match never {},
-            () = &mut shutdown, if !*stop.borrow() => {
-                let _ = stop.send(true);
-                once.await
-            }
-        };
-        match ended {
-            Err(err) if (err.is_transient() || unanswered && err.is_conflict()) && !*stop.borrow() => {
-                // A commit that comes to be after all takes the name of the next one, once.
-                unanswered = err.is_unanswered() || unanswered && !err.is_conflict();
-                if started.elapsed() > Duration::from_secs(60) {
-                    attempt = 0;
-                }
-                let wait = RETRY.get(attempt).or(RETRY.last()).copied().unwrap_or(IDLE);
-                attempt += 1;
-                add(&metrics.restarts_total, 1);
-                metrics.failing.store(1, Ordering::Relaxed);
-                tracing::error!(error = %err, retry_in_ms = wait.as_millis() as u64, "recorder_failed");
-                tokio::select! {
-                    () = tokio::time::sleep(wait) => {}
-                    () = &mut shutdown => drop(stop.send(true)),
-                }
-            }
-            ended => break ended,
-        }
-    };
-    let _ = stop.send(true);
-    compaction.await.map_err(|err| RecorderError::Task(err.to_string()))?;
-    result
 }
 
 mod gaps;

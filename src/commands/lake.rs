@@ -79,7 +79,7 @@ impl Owner {
 
     /// Whether nothing had to be left alone.
     async fn compact(&self, selection: &Selection, dry_run: bool, json: bool) -> Result<bool> {
-        let lake = bodycam_lake::Lake::open_as(self.store.clone(), self.key.public()).await?;
+        let lake = bodycam_lake::Lake::open_by(self.store.clone(), &self.config.believed(&self.key)?).await?;
         lake.expect_recorded().await?;
         drop(lake);
         let mut compactor =
@@ -116,7 +116,8 @@ impl Owner {
 
     async fn collect(&self, age: Duration, remove: bool, json: bool) -> Result<()> {
         let grace = Duration::from_secs(self.config.compact_grace_seconds);
-        let (garbage, mut lake) = Garbage::find(&self.store, Some(self.key.public()), grace, age).await?;
+        let believed = self.config.believed(&self.key)?;
+        let (garbage, mut lake) = Garbage::find(&self.store, Some(&believed), grace, age).await?;
         lake.expect_recorded().await?;
         let now = now_ns();
         if json {

@@ -97,6 +97,15 @@ impl Scene {
         self.stack.start("recorder")
     }
 
+    /// What lies behind the hole is stored, `statements` in all; then gateway and recorder stop.
+    fn goes_on_behind_the_hole(&self, gateway: Process, statements: i64) {
+        let recorder = self.refused_until_acknowledged();
+        assert!(gateway.terminate().success(), "{}", self.stack.log("gateway"));
+        let stored = || self.statements() >= statements;
+        self.stack.wait_for("what lies behind the hole", Duration::from_secs(60), stored);
+        assert!(recorder.terminate().success(), "{}", self.stack.log("recorder"));
+    }
+
     /// The range that the recorder says was given up.
     fn given_up(&self) -> (i64, i64) {
         let log = self.stack.log("recorder");
@@ -152,10 +161,7 @@ fn records_that_the_broker_removed_before_they_were_read_are_a_declared_gap() {
     scene.insert(&session, 20);
     drop(session);
     scene.sent();
-    let recorder = scene.refused_until_acknowledged();
-    assert!(gateway.terminate().success(), "{}", scene.stack.log("gateway"));
-    scene.stack.wait_for("what lies behind the hole", Duration::from_secs(60), || scene.statements() >= 40);
-    assert!(recorder.terminate().success(), "{}", scene.stack.log("recorder"));
+    scene.goes_on_behind_the_hole(gateway, 40);
     scene.is_declared(scene.given_up(), "SEQ_GAP: ");
 }
 
@@ -177,10 +183,7 @@ fn records_of_a_topic_that_was_made_again_before_they_were_read_are_a_declared_g
     let gateway = scene.stack.start("gateway");
     scene.insert(&scene.session(), 10);
     scene.sent();
-    let recorder = scene.refused_until_acknowledged();
-    assert!(gateway.terminate().success(), "{}", scene.stack.log("gateway"));
-    scene.stack.wait_for("what lies behind the hole", Duration::from_secs(60), || scene.statements() >= 20);
-    assert!(recorder.terminate().success(), "{}", scene.stack.log("recorder"));
+    scene.goes_on_behind_the_hole(gateway, 20);
     scene.is_declared(scene.given_up(), "MISSING_SESSION: ");
 }
 

@@ -126,16 +126,28 @@ impl TableProvider for FilesTable {
             .with_num_rows(rows)
             .with_total_byte_size(exactly(bytes).to_inexact());
         let partitioned = |(file, size)| partitioned(file, size, &self.schema);
-        let group = FileGroup::new(files.into_iter().zip(sizes).map(partitioned).collect());
-        let groups = group.split_files(state.config().target_partitions());
-        let config = FileScanConfigBuilder::new(ObjectStoreUrl::local_filesystem(), Arc::new(source))
-            .with_file_groups(groups)
-            .with_statistics(statistics)
-            .with_projection_indices(projection.cloned())?
-            .with_limit(limit)
-            .build();
-        Ok(DataSourceExec::from_data_source(config))
+        let files = files.into_iter().zip(sizes).map(partitioned).collect();
+        scan_of(state, source, files, statistics, projection, limit)
     }
+}
+
+/// A scan of Parquet files, shared among the threads of the query.
+pub(super) fn scan_of(
+    state: &dyn Session,
+    source: ParquetSource,
+    files: Vec<PartitionedFile>,
+    statistics: Statistics,
+    projection: Option<&Vec<usize>>,
+    limit: Option<usize>,
+) -> Result<Arc<dyn ExecutionPlan>> {
+    let groups = FileGroup::new(files).split_files(state.config().target_partitions());
+    let config = FileScanConfigBuilder::new(ObjectStoreUrl::local_filesystem(), Arc::new(source))
+        .with_file_groups(groups)
+        .with_statistics(statistics)
+        .with_projection_indices(projection.cloned())?
+        .with_limit(limit)
+        .build();
+    Ok(DataSourceExec::from_data_source(config))
 }
 
 fn exactly(n: u64) -> Precision<usize> {

@@ -1,10 +1,13 @@
 //! The recorder on a real directory: exactly once, whatever happens when.
 
+use std::sync::atomic::Ordering;
+
 use bodycam_lake::columns::findings::FindingRow;
 use bodycam_record::SessionId;
 use bodycam_record::canonical::DecodeError;
 
 use super::*;
+use crate::run;
 use crate::scene::{
     Failing, Fault, Gateway, Late, MemoryBus, Mirror, SECOND, T0, assert_lake_is_bus, directory, memory,
 };

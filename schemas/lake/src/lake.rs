@@ -295,14 +295,10 @@ impl Lake {
         commit.sign(key);
         // What would not be read back must not be written.
         self.state.check(index, &commit)?;
-        let json = Bytes::from(commit.to_json());
-        match self.store.put_new(&path, json.clone()).await? {
-            Put::New => {}
-            // A put that was sent again because its answer was lost finds itself.
-            Put::Exists if self.store.get(&path).await?.is_some_and(|there| there == json) => {}
-            Put::Exists => return Err(LakeError::CommitConflict { path }),
+        match self.store.put_new(&path, commit.to_json().into()).await? {
+            Put::New => Arc::make_mut(&mut self.state).apply(index, &commit),
+            Put::Exists => Err(LakeError::CommitConflict { path }),
         }
-        Arc::make_mut(&mut self.state).apply(index, &commit)
     }
 
     /// Writes a snapshot when at least `every` commits were folded since the last one.
