@@ -74,7 +74,9 @@ SOAK_OUTAGE_SECONDS ?= 600
 soak: python ## the crash tests for long: SOAK_KILLS kills each, the broker away for SOAK_OUTAGE_SECONDS
 	@deploy/prerequisites.sh java mvn
 	BODYCAM_CRASH_KILLS=$(SOAK_KILLS) BODYCAM_CRASH_OUTAGE_SECONDS=$(SOAK_OUTAGE_SECONDS) \
-	  cargo test --workspace --test suite -- crash:: --test-threads=1
+	  cargo test --workspace --test suite -- crash:: kafka::gaps --test-threads=1 2>&1 | tee $(CARGO_TARGET_DIR)/soak.log; exit $${PIPESTATUS[0]}
+	@printf '%s, %s\n\n' "$$(git describe --always --dirty --abbrev=12)" "$$(date -u +%F)" > docs/benchmarks/soak.txt
+	@grep -E '^(crash test|test )' $(CARGO_TARGET_DIR)/soak.log >> docs/benchmarks/soak.txt
 
 .PHONY: deny
 deny: ## licences, bans and sources of all dependencies (needs cargo-deny)

@@ -5,5 +5,6 @@ pub mod agent;
 pub mod cluster;
 pub mod company;
 pub mod internet;
+pub mod ports;
 pub mod story;
 pub mod tamper;

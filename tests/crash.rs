@@ -6,12 +6,14 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::io::Write;
-use std::process::Stdio;
+use std::process::{Command, Stdio};
 use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::time::Duration;
 
-use bodycam_lake::{Filter, Lake, Store, Table};
+use bodycam_bus::kafka::{Kafka, KafkaBus, KafkaConfig};
+use bodycam_bus::{Bus, StreamId, Subscription};
+use bodycam_lake::{Filter, Lake, LakeState, Store, Table};
 use bodycam_record::Family;
 use futures::TryStreamExt;
 use serde_json::json;
@@ -19,6 +21,9 @@ use serde_json::json;
 use crate::support::broker::Broker;
 use crate::support::s3::S3;
 use crate::support::stack::{Process, Stack, bodycam, get};
+
+mod clock;
+mod disk;
 
 const CLIENTS: u64 = 8;
 /// Kills of a run in CI; half as many where a broker is killed, too.
@@ -41,11 +46,18 @@ fn setting(name: &str, default: u64) -> u64 {
     std::env::var(name).ok().map_or(default, |v| v.parse().unwrap())
 }
 
+/// What clients are told, and what they tell while they run.
+#[derive(Default)]
+struct Shared {
+    stop: AtomicBool,
+    acknowledged: AtomicU64,
+}
+
 /// Inserts nonces until told to stop, with a pause after each, reconnecting whenever the gateway is gone; gives those
 /// acknowledged.
-async fn client(client: u64, port: u16, token: String, pause: Duration, stop: Arc<AtomicBool>) -> Vec<i64> {
+async fn client(client: u64, port: u16, token: String, pause: Duration, shared: Arc<Shared>) -> Vec<i64> {
     let (mut acknowledged, mut n) = (Vec::new(), 0);
-    while !stop.load(Ordering::SeqCst) {
+    while !shared.stop.load(Ordering::SeqCst) {
         let mut config = tokio_postgres::Config::new();
         config.host("127.0.0.1").port(port).user("robot").password(&token).dbname("app");
         config.connect_timeout(Duration::from_secs(2));
@@ -54,12 +66,15 @@ async fn client(client: u64, port: u16, token: String, pause: Duration, stop: Ar
             continue;
         };
         let driver = tokio::spawn(connection);
-        while !stop.load(Ordering::SeqCst) {
+        while !shared.stop.load(Ordering::SeqCst) {
             n += 1;
             let nonce = i64::try_from(client * 1_000_000_000 + n).unwrap();
             let sent = session.batch_execute(&format!("INSERT INTO nonces VALUES ({nonce})")).await;
             match sent {
-                Ok(()) => acknowledged.push(nonce),
+                Ok(()) => {
+                    acknowledged.push(nonce);
+                    shared.acknowledged.fetch_add(1, Ordering::SeqCst);
+                }
                 Err(_) => break,
             }
             if !pause.is_zero() {
@@ -100,9 +115,18 @@ fn after_kills_over_a_bucket_that_fails_clients_table_and_lake_agree() {
     crash(kills(FEWEST_KILLS / 2), &stack, Some(&mut broker), Some(&s3));
 }
 
+/// Killed moments ago, or away from the broker, a recorder has its partitions when the group has noticed that. What it has
+/// it stores to the end.
+fn has_its_partitions(stack: &Stack) {
+    stack.wait_for("the partitions of the recorder", Duration::from_secs(300), || {
+        let metrics = get(stack.recorder_admin, "/metrics").unwrap_or_default();
+        metrics.contains("bodycam_recorder_kafka_partitions 9\n")
+    });
+}
+
 fn kafka(broker: &Broker) -> String {
     format!(
-        "[kafka]\nbrokers = [\"{}\"]\npartitions = 3\nreplicas = 1\nmin_insync_replicas = 1\ndrain_seconds = 120\n",
+        "[kafka]\nbrokers = [\"{}\"]\npartitions = 3\nreplicas = 1\nmin_insync_replicas = 1\ndrain_seconds = 300\n",
         broker.address()
     )
 }
@@ -134,12 +158,12 @@ fn crash(kills: u64, stack: &Stack, mut broker: Option<&mut Broker>, s3: Option<
         ["gateway", "recorder"].into_iter().map(|part| (part, stack.start(part))).collect();
 
     let runtime = tokio::runtime::Builder::new_multi_thread().worker_threads(2).enable_all().build().unwrap();
-    let stop = Arc::new(AtomicBool::new(false));
+    let shared = Arc::new(Shared::default());
     let outage = broker.as_ref().map_or(0, |_| setting("BODYCAM_CRASH_OUTAGE_SECONDS", 5));
     // In a long run what is compared at the end must stay in proportion.
     let pause = Duration::from_millis(if outage > 60 || kills > 50 { 10 } else { 0 });
     let clients: Vec<_> = (0..CLIENTS)
-        .map(|n| runtime.spawn(client(n, stack.postgres.port(), token.clone(), pause, Arc::clone(&stop))))
+        .map(|n| runtime.spawn(client(n, stack.postgres.port(), token.clone(), pause, Arc::clone(&shared))))
         .collect();
     // Merges everything at once beside the recorder's own compaction; killed when it is dropped, wherever it is.
     let compact = || {
@@ -149,12 +173,14 @@ fn crash(kills: u64, stack: &Stack, mut broker: Option<&mut Broker>, s3: Option<
         Process { child }
     };
     let mut compactor = None;
-    for _ in 0..kills {
+    let mut since_start = 0;
+    for kill in 0..kills {
         if random.below(2) == 0 {
             compactor = Some(compact());
         }
         std::thread::sleep(Duration::from_millis(150 + random.below(700)));
-        if let Some(broker) = broker.as_deref_mut()
+        if kill > 0
+            && let Some(broker) = broker.as_deref_mut()
             && random.below(3) == 0
         {
             broker.kill();
@@ -162,10 +188,19 @@ fn crash(kills: u64, stack: &Stack, mut broker: Option<&mut Broker>, s3: Option<
             broker.resume();
             continue;
         }
-        let part = if random.below(2) == 0 { "gateway" } else { "recorder" };
+        // The first of all kills is one that interrupts sessions: that has to be declared.
+        let part = if kill == 0 || random.below(2) == 0 { "gateway" } else { "recorder" };
+        if part == "gateway" {
+            stack.wait_for("statements since the gateway started", Duration::from_secs(60), || {
+                shared.acknowledged.load(Ordering::SeqCst) > since_start
+            });
+        }
         running.remove(part).unwrap().kill();
         std::thread::sleep(Duration::from_millis(random.below(300)));
         running.insert(part, stack.start(part));
+        if part == "gateway" {
+            since_start = shared.acknowledged.load(Ordering::SeqCst);
+        }
     }
     drop(compactor);
     if let Some(broker) = broker.as_deref_mut() {
@@ -173,22 +208,8 @@ fn crash(kills: u64, stack: &Stack, mut broker: Option<&mut Broker>, s3: Option<
         std::thread::sleep(Duration::from_secs(outage));
         broker.resume();
     }
-    let store = match s3 {
-        None => Store::open(stack.path("lake").to_str().unwrap()).unwrap(),
-        Some(s3) => s3.store("lake", Duration::from_secs(30)),
-    };
-    // A recorder that is killed again and again may not have come to compact anything yet.
-    let compacted = || {
-        runtime.block_on(async {
-            let lake = Lake::open(store.clone()).await;
-            lake.is_ok_and(|lake| lake.state().all_files().any(|f| f.path.contains("/compaction-")))
-        })
-    };
-    // Over Kafka it has less time to work: the group waits for the one that was killed.
-    let over_kafka = broker.is_some();
-    let patience = Duration::from_secs(if over_kafka { 180 } else { 60 } + outage);
-    stack.wait_for("a compaction", patience, compacted);
-    stop.store(true, Ordering::SeqCst);
+    // What was recorded until now has to be stored, however slow the machine is: nothing is added to it.
+    shared.stop.store(true, Ordering::SeqCst);
     let acknowledged: BTreeSet<i64> = runtime.block_on(async {
         let mut all = BTreeSet::new();
         for c in clients {
@@ -196,36 +217,27 @@ fn crash(kills: u64, stack: &Stack, mut broker: Option<&mut Broker>, s3: Option<
         }
         all
     });
+    let store = match s3 {
+        None => Store::open(stack.path("lake").to_str().unwrap()).unwrap(),
+        Some(s3) => s3.store("lake", Duration::from_secs(30)),
+    };
     assert!(running.remove("gateway").unwrap().terminate().success(), "{}", stack.log("gateway"));
-    if over_kafka {
-        // Killed moments ago, it has its partitions when the group has noticed that. What it has it stores to the end.
-        stack.wait_for("the partitions of the recorder", Duration::from_secs(120), || {
-            let metrics = get(stack.recorder_admin, "/metrics").unwrap_or_default();
-            metrics.contains("bodycam_recorder_kafka_partitions 9\n")
-        });
+    if broker.is_some() {
+        has_its_partitions(stack);
     }
     let ended = running.remove("recorder").unwrap().terminate();
     assert!(ended.success(), "{ended}\n{}", stack.log("recorder"));
+    // A recorder that is killed again and again may not have come to compact anything.
+    let compaction = stack.run(&["lake", "compact"]);
+    assert!(compaction.status.success(), "{}", String::from_utf8_lossy(&compaction.stderr));
 
-    let table: BTreeSet<i64> = runtime.block_on(async {
-        let mut config = tokio_postgres::Config::new();
-        config
-            .host("127.0.0.1")
-            .port(stack.cluster.port())
-            .user("postgres")
-            .password("superuser-password")
-            .dbname("app");
-        let (session, connection) = config.connect(tokio_postgres::NoTls).await.unwrap();
-        tokio::spawn(connection);
-        let rows = session.query("SELECT nonce FROM nonces", &[]).await.unwrap();
-        rows.iter().map(|r| r.get(0)).collect()
-    });
+    let table = table(stack);
     if let Some(s3) = s3 {
         let applied = s3.applied();
         assert!(applied.iter().all(|times| *times > 0), "seed {seed}: faults that never came: {applied:?}");
         s3.heal();
     }
-    let recorded = recorded_nonces(stack);
+    let recorded = recorded(stack, bodycam());
     assert!(acknowledged.len() > 100, "only {} statements were acknowledged", acknowledged.len());
     let lost: Vec<_> = acknowledged.difference(&table).take(5).collect();
     assert!(lost.is_empty(), "seed {seed}: acknowledged but not in the table: {lost:?}");
@@ -245,6 +257,10 @@ fn crash(kills: u64, stack: &Stack, mut broker: Option<&mut Broker>, s3: Option<
     assert_eq!(code, 3, "seed {seed}: crashes are declared, nothing is tampered: {report:#}");
     runtime.block_on(async {
         let lake = Lake::open(store.clone()).await.unwrap();
+        assert!(lake.state().all_files().any(|f| f.path.contains("/compaction-")), "nothing was compacted");
+        if let Some(broker) = broker {
+            topics_agree(&broker.address(), lake.state()).await;
+        }
         for (table, key) in [
             (Table::Events(Family::Session), vec!["hash"]),
             (Table::Events(Family::Sql), vec!["hash"]),
@@ -264,6 +280,51 @@ fn crash(kills: u64, stack: &Stack, mut broker: Option<&mut Broker>, s3: Option<
     });
 }
 
+/// The topics, read from their start by a group of its own, hold of every stream what the lake holds, and no more.
+async fn topics_agree(broker: &str, lake: &LakeState) {
+    let config = KafkaConfig {
+        group: "auditor".to_owned(),
+        partitions: 3,
+        replicas: 1,
+        min_insync_replicas: 1,
+        ..KafkaConfig::at(&[broker])
+    };
+    let bus = KafkaBus::open(Kafka::new(config, None)).unwrap();
+    bus.holds(BTreeMap::new()).unwrap();
+    let of_gateways = lake.streams.iter().filter(|s| s.stream.as_str().starts_with("gw-"));
+    let in_lake: BTreeMap<StreamId, i64> = of_gateways
+        .map(|s| (s.stream.as_str().parse().unwrap(), i64::try_from(s.position).unwrap()))
+        .collect();
+    let deadline = std::time::Instant::now() + Duration::from_secs(120);
+    while in_lake.keys().any(|stream| !bus.streams().unwrap().contains(stream)) {
+        if bus.asks().unwrap() {
+            bus.holds(BTreeMap::new()).unwrap();
+        }
+        assert!(
+            std::time::Instant::now() < deadline,
+            "of {in_lake:?} Kafka has {:?}",
+            bus.streams().unwrap()
+        );
+        tokio::time::sleep(Duration::from_millis(50)).await;
+    }
+    assert_eq!(bus.streams().unwrap().len(), in_lake.len(), "streams that the lake has not");
+    // Together: a stream that nobody reads would hold up those beside it.
+    futures::future::join_all(in_lake.iter().map(|(stream, to)| {
+        let mut subscription = bus.subscribe(stream, 0).unwrap();
+        async move {
+            while subscription.position() < *to {
+                let next = tokio::time::timeout(Duration::from_secs(120), subscription.next(1 << 20)).await;
+                next.unwrap_or_else(|_| panic!("{stream} ends at {}, not at {to}", subscription.position()))
+                    .unwrap();
+            }
+            assert_eq!(subscription.position(), *to, "{stream}");
+            let more = tokio::time::timeout(Duration::from_secs(2), subscription.next(1)).await;
+            assert!(more.is_err(), "{stream}: the lake lacks what comes at {to}");
+        }
+    }))
+    .await;
+}
+
 /// Rows of a table, and how many of them have the key of another one.
 async fn repeated(lake: &Lake, table: Table, key: &[&str]) -> (usize, usize) {
     let (view, filter) = (lake.view(), Filter::all().with_columns(key));
@@ -278,10 +339,16 @@ async fn repeated(lake: &Lake, table: Table, key: &[&str]) -> (usize, usize) {
     (rows, rows - seen.len())
 }
 
-/// The nonces in the text of all recorded statements.
-fn recorded_nonces(stack: &Stack) -> BTreeSet<i64> {
+/// The nonces in the target's table.
+fn table(stack: &Stack) -> BTreeSet<i64> {
+    stack.direct("SELECT nonce FROM nonces").lines().map(|line| line.parse().unwrap()).collect()
+}
+
+/// The nonces in the text of all recorded statements, as this command reads the lake.
+fn recorded(stack: &Stack, mut bodycam: Command) -> BTreeSet<i64> {
     let sql = "SELECT text FROM content WHERE content_kind = 'sql-text' AND text LIKE 'INSERT INTO nonces VALUES (%'";
-    let output = stack.run(&["query", sql, "--format", "csv"]);
+    bodycam.args(["query", sql, "--format", "csv", "--config"]).arg(stack.path("bodycam.toml"));
+    let output = bodycam.output().unwrap();
     assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
     let text = String::from_utf8(output.stdout).unwrap();
     text.lines().filter_map(|l| l.split(['(', ')']).nth(1)?.parse().ok()).collect()

@@ -14,7 +14,7 @@ use bodycam_lake::{Commit, Lake, Store};
 use bodycam_record::{Digest, EpochKey};
 
 use crate::support::broker::Broker;
-use crate::support::cluster::free_port;
+use crate::support::ports::free_port;
 use crate::support::stack::{Process, Stack, bodycam, get, signal};
 
 /// With six partitions and three recorders, which have two neighbouring ones each, every recorder has a gateway, and one

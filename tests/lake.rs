@@ -275,7 +275,7 @@ fn lake_of_content(dir: &Path, files: u64, rows: i64) {
     std::fs::write(dir.join("recorder.key"), "07".repeat(32)).unwrap();
     let owner_only = std::os::unix::fs::PermissionsExt::from_mode(0o600);
     std::fs::set_permissions(dir.join("recorder.key"), owner_only).unwrap();
-    let listen = crate::support::cluster::free_port().unwrap();
+    let listen = crate::support::ports::free_port().unwrap();
     let config = format!(
         "[gateway]\nproducer = \"gw\"\ntenant = \"t\"\ntenant_key = \"file:tenant.key\"\n[lake]\nurl = \"lake\"\n\
          [recorder]\nkey = \"recorder.key\"\n[http]\nlisten = \"127.0.0.1:{listen}\"\n\

@@ -2,13 +2,12 @@
 
 use std::io::{Read, Write};
 use std::net::TcpStream;
-use std::os::unix::fs::MetadataExt;
-use std::path::PathBuf;
 use std::process::{Command, Stdio};
 use std::time::{Duration, Instant};
 
 use base64::Engine as _;
 
+use crate::support::disk::SmallDisk;
 use crate::support::stack::{Stack, bodycam, get, signal};
 
 /// A client that has sent part of a request and then says nothing.
@@ -123,63 +122,6 @@ fn silent_connections_do_not_hold_up_a_stop() {
     drop(silent);
 }
 
-/// Mounts a small disk at `directory`. In a mount namespace of its own, which nobody else sees; where there is none to
-/// be had (the root is no mount point, as in a chroot) for all to see until the test ends, which takes root.
-struct SmallDisk {
-    directory: PathBuf,
-    namespace: Option<Command>,
-}
-
-impl SmallDisk {
-    const SIZE: &str = "size=24m";
-
-    fn at(directory: PathBuf) -> Self {
-        let root = std::fs::metadata("/proc/self").unwrap().uid() == 0;
-        let own = || {
-            let mut command = Command::new("unshare");
-            command.args(["--mount", "--propagation", "private"]);
-            if !root {
-                command.args(["--user", "--map-root-user"]);
-            }
-            command
-        };
-        let namespace = own().arg("true").output().is_ok_and(|o| o.status.success()).then(own);
-        if namespace.is_none() {
-            let mounted = Command::new("mount")
-                .args(["-t", "tmpfs", "-o", Self::SIZE, "tmpfs"])
-                .arg(&directory)
-                .output();
-            let mounted = mounted.unwrap();
-            assert!(
-                mounted.status.success(),
-                "a full disk needs root, or the right to make a user namespace: {}",
-                String::from_utf8_lossy(&mounted.stderr)
-            );
-        }
-        Self { directory, namespace }
-    }
-
-    /// `bodycam`, with the small disk where its spool lies.
-    fn bodycam(&mut self) -> Command {
-        let Some(mut command) = self.namespace.take() else { return bodycam() };
-        let mount = format!(
-            "mount -t tmpfs -o {} tmpfs '{}' && exec \"$0\" \"$@\"",
-            Self::SIZE,
-            self.directory.display()
-        );
-        command.args(["--", "sh", "-c"]).arg(mount).arg(bodycam().get_program());
-        command.env_remove("BODYCAM_CONFIG").env_remove("BODYCAM_LAKE");
-        command
-    }
-}
-
-impl Drop for SmallDisk {
-    fn drop(&mut self) {
-        // In a namespace of its own nothing of it is seen here, and it is gone with the last process.
-        let _ = Command::new("umount").arg("-l").arg(&self.directory).output();
-    }
-}
-
 #[test]
 fn a_full_disk_holds_traffic_and_then_closes_and_nothing_is_let_through() {
     let stack = Stack::new("");
@@ -188,12 +130,9 @@ fn a_full_disk_holds_traffic_and_then_closes_and_nothing_is_let_through() {
     assert_ne!(impatient, config);
     std::fs::write(stack.path("bodycam.toml"), impatient).unwrap();
     stack.cluster.run("app", "CREATE TABLE t (n int); GRANT ALL ON t TO app").unwrap();
-    std::fs::create_dir(stack.path("spool")).unwrap();
     // The spool alone lies on a small disk.
-    let spool = stack.path("spool");
-    let mut disk = SmallDisk::at(spool.clone());
+    let disk = SmallDisk::at(stack.path("spool"), 24);
     let up = stack.start_by(disk.bodycam(), "up");
-    let filler = PathBuf::from(format!("/proc/{}/root{}/filler", up.child.id(), spool.display()));
     let token = stack.token("robot");
     let mut psql = Command::new("psql")
         .args([
@@ -217,10 +156,7 @@ fn a_full_disk_holds_traffic_and_then_closes_and_nothing_is_let_through() {
     writeln!(open, "INSERT INTO t VALUES (1);").unwrap();
     stack
         .wait_for("the first row", Duration::from_secs(20), || stack.direct("SELECT count(*) FROM t") == "1");
-    let mut file = std::fs::File::create(&filler).unwrap();
-    let full = std::iter::repeat_with(|| file.write_all(&[1; 4096])).find_map(Result::err).unwrap();
-    assert_eq!(full.kind(), std::io::ErrorKind::StorageFull);
-    drop(file);
+    disk.fill();
 
     // Longer than what is left of the segment's last page, and not to be packed into it.
     let noise: String = (0..2000u32).map(|n| format!("{:08x}", n.wrapping_mul(2_654_435_761))).collect();
@@ -236,7 +172,7 @@ fn a_full_disk_holds_traffic_and_then_closes_and_nothing_is_let_through() {
     let rows = "SELECT string_agg(n::text, ',' ORDER BY n) FROM t";
     assert_eq!(stack.direct(rows), "1", "nothing unrecorded passed");
 
-    std::fs::remove_file(&filler).unwrap();
+    disk.free();
     stack.wait_for("the gateway to serve again", Duration::from_secs(20), || {
         stack.psql("robot", &token, "INSERT INTO t VALUES (3)").status.success()
     });
@@ -258,7 +194,8 @@ fn a_recorder_that_fails_is_not_ready_and_says_why() {
         "the spool holds what the lake does not"
     );
     stack.wait_for("the recorder to be not ready", Duration::from_secs(30), || {
-        get(stack.recorder_admin, "/readyz").is_some_and(|answer| answer.contains("503"))
+        get(stack.recorder_admin, "/readyz")
+            .is_some_and(|answer| answer.contains("503") && answer.contains("Not a directory"))
     });
     assert!(get(stack.admin, "/readyz").unwrap().contains(" 200 "), "the gateway goes on");
     std::fs::remove_file(stack.path("lake")).unwrap();

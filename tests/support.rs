@@ -3,8 +3,11 @@
 pub mod broker;
 #[path = "../src/demo/cluster.rs"]
 pub mod cluster;
+pub mod disk;
 pub mod egress;
 pub mod gateway;
+#[path = "../src/demo/ports.rs"]
+pub mod ports;
 pub mod postgres;
 pub mod s3;
 pub mod spool;

@@ -12,7 +12,7 @@ use bodycam_lake::store::{Put, Writes};
 use bodycam_lake::{
     Commit, FileEntry, Filter, Hour, Lake, LakeError, LedgerState, Store, StreamName, Table, Windows, file,
 };
-use bodycam_record::{Digest, EpochKey, Event, Family, KindTable};
+use bodycam_record::{Digest, EpochKey, Event, Family, KindTable, SealedChunk};
 use bytes::Bytes;
 use futures::TryStreamExt;
 use futures::future::BoxFuture;
@@ -90,6 +90,17 @@ impl Scene {
             files.push(self.write(&stream, from, Table::Events(family), hour, &batch).await);
         }
         self.put(stream, from, events.len().max(1) as u64, files, vec![], ledger).await;
+    }
+
+    /// Commits content to a stream, as one file.
+    pub async fn commit_content(&mut self, stream: &str, chunks: &[SealedChunk]) {
+        let stream: StreamName = stream.parse().unwrap();
+        self.lake.add_stream(&stream, 0, 0).await.unwrap();
+        let from = self.lake.state().stream(&stream, 0).unwrap().1.position;
+        let batch = columns::content::encode(chunks).unwrap();
+        let file =
+            self.write(&stream, from, Table::Content, Hour::of_session(chunks[0].session).0, &batch).await;
+        self.put(stream, from, chunks.len() as u64, vec![file], vec![], None).await;
     }
 
     async fn write(

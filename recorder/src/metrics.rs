@@ -1,12 +1,19 @@
 //! What the recorder counts.
 
 use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::{Mutex, PoisonError};
+
+use bodycam_record::shown;
 
 macro_rules! metrics {
     ($($(#[doc = $doc:literal])* $name:ident: $kind:literal,)*) => {
         /// Counters and gauges of a recorder; shared by its tasks, read by whoever exports them.
         #[derive(Debug, Default)]
-        pub struct Metrics { $($(#[doc = $doc])* pub $name: AtomicU64,)* }
+        pub struct Metrics {
+            $($(#[doc = $doc])* pub $name: AtomicU64,)*
+            /// Why it failed last.
+            failure: Mutex<String>,
+        }
 
         impl Metrics {
             /// Name, kind (`counter` or `gauge`), help and value of each.
@@ -79,6 +86,24 @@ metrics! {
 }
 
 impl Metrics {
+    /// Notes a failure after which the recorder starts again.
+    pub fn failed(&self, why: &dyn std::fmt::Display) {
+        *self.failure.lock().unwrap_or_else(PoisonError::into_inner) = shown(&why.to_string());
+        set(&self.failing, 1);
+    }
+
+    /// Why nothing is stored, or not everything; none while all is well.
+    pub fn trouble(&self) -> Option<String> {
+        if self.failing.load(Ordering::Relaxed) > 0 {
+            let failure = self.failure.lock().unwrap_or_else(PoisonError::into_inner);
+            return Some(format!("the recorder fails and tries again: {failure}"));
+        }
+        match self.parked_streams.load(Ordering::Relaxed) {
+            0 => None,
+            n => Some(format!("streams that cannot go on and are parked: {n}; the log says why")),
+        }
+    }
+
     /// The text that Prometheus scrapes.
     pub fn prometheus(&self) -> String {
         use std::fmt::Write as _;

@@ -78,7 +78,7 @@ pub async fn run<B: Bus + Clone>(
                 let wait = RETRY.get(attempt).or(RETRY.last()).copied().unwrap_or(Duration::ZERO);
                 attempt += 1;
                 add(&metrics.restarts_total, 1);
-                metrics.failing.store(1, Ordering::Relaxed);
+                metrics.failed(&err);
                 tracing::error!(error = %err, retry_in_ms = wait.as_millis() as u64, "recorder_failed");
                 tokio::select! {
                     () = tokio::time::sleep(wait) => {}

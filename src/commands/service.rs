@@ -237,13 +237,8 @@ impl Running {
             let counted = Arc::clone(&metrics);
             stored = Arc::new(move || counted.events_total.load(std::sync::atomic::Ordering::Relaxed));
             if !parts.gateway {
-                let failing = Arc::clone(&metrics);
-                let fails = move || {
-                    [&failing.failing, &failing.parked_streams]
-                        .iter()
-                        .any(|gauge| gauge.load(std::sync::atomic::Ordering::Relaxed) > 0)
-                };
-                probe.recorder_fails = Some(Box::new(fails));
+                let told = Arc::clone(&metrics);
+                probe.trouble = Some(Box::new(move || told.trouble()));
             }
             probe.metrics.push(Box::new(move || metrics.prometheus()));
         }
@@ -517,7 +512,7 @@ async fn join(
             Err(error @ bodycam_bus::BusError::Kafka { .. }) => error,
             Err(error) => return Err(error.into()),
         };
-        metrics.failing.store(1, Ordering::Relaxed);
+        metrics.failed(&error);
         tracing::error!(event = "kafka_unreachable", error = %error, "trying again");
         tokio::select! {
             () = tokio::time::sleep(Duration::from_secs(2)) => {}
@@ -594,7 +589,7 @@ struct Probe {
     metrics: Vec<Told>,
     directory: Option<Directory>,
     /// Of a recorder that runs alone. Beside a gateway, traffic goes on into the spool as long as that has room.
-    recorder_fails: Option<Box<dyn Fn() -> bool + Send + Sync>>,
+    trouble: Option<Box<dyn Fn() -> Option<String> + Send + Sync>>,
     /// What is wrong beside the traffic.
     note: Option<Box<dyn Fn() -> Option<String> + Send + Sync>>,
     limit: u64,
@@ -620,11 +615,9 @@ impl admin::Probe for Probe {
         if let Some(Err(error)) = self.directory.as_ref().map(Directory::usable) {
             return Err(format!("nobody can log in: {error}"));
         }
-        match &self.recorder_fails {
-            Some(fails) if fails() => {
-                Err("the recorder fails again and again, or streams are parked: see its log".to_owned())
-            }
-            _ => Ok(()),
+        match self.trouble.as_ref().and_then(|trouble| trouble()) {
+            Some(trouble) => Err(trouble),
+            None => Ok(()),
         }
     }
 

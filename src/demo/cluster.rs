@@ -2,13 +2,14 @@
 
 use std::ffi::OsStr;
 use std::fs;
-use std::net::TcpListener;
 use std::os::unix::fs::{PermissionsExt, chown};
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
 use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result, bail};
+
+use super::ports::free_port;
 
 /// Longest wait for a cluster to answer.
 const START: Duration = Duration::from_secs(30);
@@ -129,11 +130,6 @@ fn binaries() -> Result<PathBuf> {
         .pop()
         .map(|(_, bin)| bin)
         .context("no PostgreSQL server on this machine: apt-get install postgresql")
-}
-
-/// A port that nobody listens on now.
-pub fn free_port() -> Result<u16> {
-    Ok(TcpListener::bind("127.0.0.1:0").and_then(|l| l.local_addr()).context("no free port")?.port())
 }
 
 /// uid and gid of `postgres`, when we are root.

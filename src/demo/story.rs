@@ -13,8 +13,9 @@ use bodycam_proxy::identity::{Roster, token};
 use bodycam_proxy::state::SqliteState;
 
 use super::agent::{self, Login};
-use super::cluster::{Cluster, free_port};
+use super::cluster::Cluster;
 use super::internet::Internet;
+use super::ports::free_port;
 use super::{company, tamper};
 use crate::commands::service::{Parts, Running};
 use crate::commands::{LakeAt, detect, runtime, verify};

@@ -1,6 +1,8 @@
 //! What Kafka lost before a recorder read it: refused until that is acknowledged, then declared by the recorder and told
 //! by the verifier, with its exact range. Offsets that somebody set lose nothing.
 
+use std::collections::BTreeMap;
+use std::path::PathBuf;
 use std::time::Duration;
 
 use rdkafka::admin::{AdminClient, AdminOptions};
@@ -185,6 +187,83 @@ fn records_of_a_topic_that_was_made_again_before_they_were_read_are_a_declared_g
     scene.sent();
     scene.goes_on_behind_the_hole(gateway, 20);
     scene.is_declared(scene.given_up(), "MISSING_SESSION: ");
+}
+
+/// Bytes of the log of each partition of events.
+fn logs(broker: &Broker) -> BTreeMap<PathBuf, u64> {
+    (0..PARTITIONS)
+        .map(|partition| {
+            let name = format!("data/{EVENTS}-{partition}/00000000000000000000.log");
+            let path = broker.dir.path().join(name);
+            let bytes = std::fs::metadata(&path).unwrap().len();
+            (path, bytes)
+        })
+        .collect()
+}
+
+/// A power cut: the broker is gone, and of what came after `before` the disk has a third, which ends anywhere.
+fn power_cut(broker: &mut Broker, before: &BTreeMap<PathBuf, u64>) {
+    broker.kill();
+    let mut cut = 0;
+    for (path, now) in logs(broker) {
+        let kept = before[&path] + (now - before[&path]) / 3;
+        cut += now - kept;
+        std::fs::File::options().write(true).open(&path).unwrap().set_len(kept).unwrap();
+    }
+    assert!(cut > 0, "nothing was lost");
+    broker.resume();
+}
+
+#[test]
+fn what_a_broker_acknowledged_and_lost_in_a_power_cut_is_a_declared_gap() {
+    let Some(mut scene) = Scene::new() else { return };
+    let gateway = scene.stack.start("gateway");
+    let recorder = scene.stack.start("recorder");
+    let session = scene.session();
+    scene.insert(&session, 20);
+    scene.wait_for_statements(20);
+    assert!(recorder.terminate().success(), "{}", scene.stack.log("recorder"));
+    let before = logs(&scene.broker);
+    for _ in 0..10 {
+        scene.insert(&session, 5);
+        scene.sent();
+    }
+    power_cut(&mut scene.broker, &before);
+    // More than was lost: where the lost records were, others are now.
+    scene.insert(&session, 100);
+    drop(session);
+    scene.sent();
+    scene.goes_on_behind_the_hole(gateway, 120);
+    assert!((120..170).contains(&scene.statements()), "{}", scene.statements());
+    scene.is_declared(scene.given_up(), "SEQ_GAP: ");
+}
+
+#[test]
+fn what_a_recorder_had_read_before_a_broker_lost_it_is_not_missed() {
+    let Some(mut scene) = Scene::new() else { return };
+    let gateway = scene.stack.start("gateway");
+    let recorder = scene.stack.start("recorder");
+    let session = scene.session();
+    scene.insert(&session, 20);
+    scene.wait_for_statements(20);
+    let before = logs(&scene.broker);
+    scene.insert(&session, 50);
+    scene.wait_for_statements(70);
+    scene.sent();
+    power_cut(&mut scene.broker, &before);
+    scene.insert(&session, 10);
+    scene.wait_for_statements(80);
+    // Another one begins where the log is another one than it was.
+    assert!(recorder.terminate().success(), "{}", scene.stack.log("recorder"));
+    scene.insert(&session, 100);
+    drop(session);
+    scene.sent();
+    let recorder = scene.stack.start("recorder");
+    scene.wait_for_statements(180);
+    assert!(gateway.terminate().success(), "{}", scene.stack.log("gateway"));
+    assert!(recorder.terminate().success(), "{}", scene.stack.log("recorder"));
+    let (code, report) = scene.stack.verify();
+    assert_eq!(code, 4, "complete: {report:#}");
 }
 
 #[test]

@@ -3,10 +3,12 @@
 //! Where Java or Maven is missing the tests that need it say so and are passed over, but with CI set that is a failure.
 
 use std::fs;
-use std::net::{SocketAddr, TcpListener, TcpStream};
+use std::net::{SocketAddr, TcpStream};
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
 use std::time::{Duration, Instant};
+
+use super::ports::free_port;
 
 /// The pom that names the artifacts.
 const POM: &str = include_str!("../kafka/pom.xml");
@@ -17,7 +19,8 @@ pub const USER: (&str, &str) = ("gateway", "gateway-password");
 
 /// A broker; killed when dropped.
 pub struct Broker {
-    dir: tempfile::TempDir,
+    /// Its settings, its log, and `data` with those of the partitions.
+    pub dir: tempfile::TempDir,
     jars: PathBuf,
     child: Option<Child>,
     /// Takes anyone, in clear.
@@ -52,10 +55,8 @@ impl Broker {
             }
         };
         let dir = tempfile::Builder::new().prefix("bodycam-kafka-").tempdir().unwrap();
-        let ports: Vec<TcpListener> = (0..5).map(|_| TcpListener::bind("127.0.0.1:0").unwrap()).collect();
         let [plain, sasl, tls, mutual, controller] =
-            [0, 1, 2, 3, 4].map(|n: usize| ports[n].local_addr().unwrap());
-        drop(ports);
+            [(); 5].map(|()| SocketAddr::from(([127, 0, 0, 1], free_port().unwrap())));
         let mut broker = Self { dir, jars, child: None, plain, sasl, tls, mutual };
         broker.configure(controller, identity);
         let (user, password) = USER;

@@ -19,7 +19,8 @@ use bodycam_record::kinds::Body;
 use bodycam_record::kinds::sql::{SqlResult, SqlStatement};
 use bodycam_record::{ContentKind, Digest, Event, SealedChunk, SessionId, TenantKey};
 
-use super::postgres::{Cluster, ROLE, ROLE_PASSWORD, free_port};
+use super::ports::free_port;
+use super::postgres::{Cluster, ROLE, ROLE_PASSWORD};
 use super::spool::records;
 
 /// What a gateway is made of; a test changes what it wants different.
@@ -68,7 +69,7 @@ impl Setup {
         let mut principals: HashMap<String, Vec<PrincipalConfig>> = toml::from_str(principals).unwrap();
         Self {
             postgres: PostgresConfig {
-                listen: SocketAddr::from(([127, 0, 0, 1], free_port())),
+                listen: SocketAddr::from(([127, 0, 0, 1], free_port().unwrap())),
                 ..PostgresConfig::default()
             },
             targets: vec![toml::from_str(&target).unwrap()],
@@ -188,6 +189,11 @@ impl Gateway {
         let mut psql = self.client("psql", "ada", database);
         psql.args(["-X", "-q", "-A", "-t", "-v", "ON_ERROR_STOP=1"]);
         psql
+    }
+
+    /// Where it records.
+    pub fn spool(&self) -> &SpoolConfig {
+        &self.spool
     }
 
     /// Sessions open now, as the ledger knows them.

@@ -1,7 +1,6 @@
 //! PostgreSQL servers of the tests' own, on free ports of the loopback address.
 
 use std::fs;
-use std::net::TcpListener;
 use std::os::unix::fs::{MetadataExt, PermissionsExt, chown};
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Output, Stdio};
@@ -67,7 +66,7 @@ impl Cluster {
             settings.hba
         );
         fs::write(data.join("pg_hba.conf"), hba).unwrap();
-        let port = free_port();
+        let port = super::ports::free_port().unwrap();
         let mut conf = format!(
             "listen_addresses = '127.0.0.1'\nport = {port}\nunix_socket_directories = ''\nfsync = off\n\
              max_connections = 200\nmax_prepared_transactions = 4\nshared_buffers = 32MB\n"
@@ -162,11 +161,6 @@ impl Drop for Cluster {
 pub fn shared() -> &'static Cluster {
     static SHARED: OnceLock<Cluster> = OnceLock::new();
     SHARED.get_or_init(Cluster::start)
-}
-
-/// A port that nobody listens on now.
-pub fn free_port() -> u16 {
-    TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap().port()
 }
 
 /// The directory with the newest server's programs.

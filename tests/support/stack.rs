@@ -6,10 +6,11 @@ use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Output, Stdio};
 use std::time::{Duration, Instant};
 
-use super::cluster::{Cluster, free_port};
+use super::cluster::Cluster;
+use super::ports::free_port;
 
 /// Longest wait for a process to be ready.
-const READY: Duration = Duration::from_secs(30);
+const READY: Duration = Duration::from_secs(90);
 
 /// A directory with a configuration, and what runs on it.
 pub struct Stack {
@@ -30,6 +31,16 @@ impl Drop for Process {
     fn drop(&mut self) {
         let _ = self.child.kill();
         let _ = self.child.wait();
+    }
+}
+
+impl Drop for Stack {
+    /// With `BODYCAM_TEST_KEEP` set, what a test has failed on can be looked at afterwards.
+    fn drop(&mut self) {
+        if std::thread::panicking() && std::env::var_os("BODYCAM_TEST_KEEP").is_some() {
+            self.dir.disable_cleanup(true);
+            eprintln!("kept: {}", self.dir.path().display());
+        }
     }
 }
 
@@ -206,7 +217,13 @@ recorder_listen = "{recorder_admin}"
 
     /// `bodycam verify --json` on this lake: exit code and report.
     pub fn verify(&self) -> (i32, serde_json::Value) {
-        let output = self.run(&["verify", "--json"]);
+        self.verify_by(bodycam())
+    }
+
+    /// As [`Stack::verify`], by a command that takes what [`bodycam`] takes.
+    pub fn verify_by(&self, mut command: Command) -> (i32, serde_json::Value) {
+        let output =
+            command.args(["verify", "--json", "--config"]).arg(self.path("bodycam.toml")).output().unwrap();
         let report = serde_json::from_slice(&output.stdout).unwrap_or_else(|e| {
             panic!(
                 "{e}: {} {}",

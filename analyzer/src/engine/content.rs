@@ -22,7 +22,7 @@ use datafusion::logical_expr::{Expr, TableProviderFilterPushDown};
 use datafusion::physical_expr::{EquivalenceProperties, PhysicalExpr};
 use datafusion::physical_plan::stream::RecordBatchStreamAdapter;
 use datafusion::physical_plan::{
-    DisplayAs, DisplayFormatType, ExecutionPlan, ExecutionPlanProperties, PlanProperties,
+    DisplayAs, DisplayFormatType, ExecutionPlan, ExecutionPlanProperties, Partitioning, PlanProperties,
 };
 use futures::{StreamExt, TryStreamExt};
 
@@ -92,14 +92,8 @@ impl TableProvider for ContentTable {
         };
         let schema = Arc::new(self.schema.project(&projection)?);
         let sealed = self.sealed.scan(state, None, filters, limit).await?;
-        let properties = PlanProperties::new(
-            EquivalenceProperties::new(schema.clone()),
-            sealed.output_partitioning().clone(),
-            sealed.pipeline_behavior(),
-            sealed.boundedness(),
-        );
         let opener = Opener { store: store.clone(), tenant: tenant.clone(), schema };
-        Ok(Arc::new(OpenContent { sealed, opener, properties: Arc::new(properties) }))
+        Ok(Arc::new(OpenContent::new(sealed, opener)))
     }
 }
 
@@ -109,6 +103,19 @@ struct OpenContent {
     sealed: Arc<dyn ExecutionPlan>,
     opener: Opener,
     properties: Arc<PlanProperties>,
+}
+
+impl OpenContent {
+    /// Has as many partitions as its input, which the optimizer may replace by one that has more.
+    fn new(sealed: Arc<dyn ExecutionPlan>, opener: Opener) -> Self {
+        let properties = PlanProperties::new(
+            EquivalenceProperties::new(opener.schema.clone()),
+            Partitioning::UnknownPartitioning(sealed.output_partitioning().partition_count()),
+            sealed.pipeline_behavior(),
+            sealed.boundedness(),
+        );
+        Self { sealed, opener, properties: Arc::new(properties) }
+    }
 }
 
 impl DisplayAs for OpenContent {
@@ -142,7 +149,7 @@ impl ExecutionPlan for OpenContent {
         mut children: Vec<Arc<dyn ExecutionPlan>>,
     ) -> Result<Arc<dyn ExecutionPlan>> {
         let Some(sealed) = children.pop() else { return internal_err!("OpenContent has one input") };
-        Ok(Arc::new(Self { sealed, opener: self.opener.clone(), properties: self.properties.clone() }))
+        Ok(Arc::new(Self::new(sealed, self.opener.clone())))
     }
 
     fn execute(&self, partition: usize, context: Arc<TaskContext>) -> Result<SendableRecordBatchStream> {
@@ -257,5 +264,35 @@ impl<'a> Sealed<'a> {
             kind: self.kind.value(row),
             sealed: self.sealed.value(row).to_vec(),
         })
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use bodycam_record::content::Chunk;
+    use bodycam_record::{ContentKind, SessionId, SessionKey, TenantKey};
+
+    use super::*;
+    use crate::query::{QueryOptions, collect};
+    use crate::scene::Scene;
+
+    #[tokio::test]
+    async fn a_file_of_many_batches_is_opened_to_its_last_row() {
+        let (tenant, key, id) = (TenantKey::new([1; 32]), SessionKey::new([2; 32]), SessionId([1; 16]));
+        let chunks: Vec<SealedChunk> = (0..20_000)
+            .map(|no: i64| {
+                let text = format!("select {no}").into_bytes();
+                Chunk { kind: ContentKind::SqlText, index: 0, bytes: text }.seal(&key, id, no)
+            })
+            .collect();
+        let mut scene = Scene::new().await;
+        scene.commit_content("gw/0", &chunks).await;
+        let wrapped = tenant.wrap(id, &key).into();
+        scene.store.put_new(&layout::session_key(id), wrapped).await.unwrap();
+        let sql = "SELECT count(*), count(text), count(DISTINCT text) FROM content".to_owned();
+        let options = QueryOptions { sql, tenant: Some(tenant), ..QueryOptions::default() };
+        let (_, batches) = collect(&scene.store, &options).await.unwrap();
+        let counts = batches[0].columns().iter().map(|c| c.as_primitive::<Int64Type>().value(0));
+        assert_eq!(counts.collect::<Vec<_>>(), [20_000; 3]);
     }
 }

@@ -16,6 +16,8 @@ use bodycam_record::Id16;
 mod broker;
 #[path = "contract/kafka.rs"]
 mod kafka;
+#[path = "../../../src/demo/ports.rs"]
+mod ports;
 
 /// How long anything may take, on a machine with other things to do.
 const LIMIT: Duration = Duration::from_secs(60);
