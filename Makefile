@@ -61,12 +61,13 @@ docs: ## regenerate the generated parts of the documentation
 
 .PHONY: bench
 BENCH ?=
-bench: ## the numbers of docs/benchmarks.md (BENCH="--only point --rounds 5" to choose)
+bench: python ## the numbers of docs/benchmarks.md (BENCH="--only point --rounds 5" to choose)
 	@deploy/prerequisites.sh pgbouncer chrt java mvn
 	cargo build --release -p bodycam -p bodycam-proxy -p bodycam-recorder -p bodycam-replay-tui -p bodycam-verify --bins --examples \
 	  --no-default-features --features bodycam/gateway,bodycam/recorder,bodycam/reader
 	cargo build --release -p bodycam-analyzer --examples
-	python3 tests/bench/bench.py --bin $(CARGO_TARGET_DIR)/release $(BENCH)
+	$(VENV)/bin/python3 -m pip install --quiet --disable-pip-version-check -r tests/bench/requirements.txt
+	$(VENV)/bin/python3 tests/bench/bench.py --bin $(CARGO_TARGET_DIR)/release $(BENCH)
 
 .PHONY: soak
 SOAK_KILLS ?= 60

@@ -10,6 +10,7 @@ use bodycam_lake::{Commit, FileEntry, Lake, LakeError, StreamName};
 use bodycam_record::{Digest, EpochKey};
 use bytes::Bytes;
 use futures::{StreamExt, stream};
+use tokio::task::JoinSet;
 
 use crate::error::RecorderError;
 use crate::ingest::{Ingest, Staged};
@@ -18,6 +19,8 @@ use crate::tables::Files;
 
 /// Keys and names written at once: each waits for the disk.
 const KEYS_AT_ONCE: usize = 16;
+/// Data files of a commit that are written at once: each waits for the store.
+const FILES_AT_ONCE: usize = 8;
 
 /// Makes commits.
 pub struct Committer {
@@ -71,21 +74,8 @@ impl Committer {
         staged: &mut Staged,
         written: &mut Vec<String>,
     ) -> Result<(), RecorderError> {
-        let mut files = Vec::new();
-        let mut encoded = Files::of(staged, &ingest.sessions);
-        while let Some((hour, file)) = encoded.next().await? {
-            let file_name = FileName { stream: name, generation, from, n: files.len(), writer: self.writer };
-            let path = layout::data_file(file.entry.table.0, hour, file_name);
-            let bytes = file.bytes.len() as u64;
-            written.push(path.clone());
-            if lake.store().put_new(&path, file.bytes).await? == Put::Exists {
-                written.pop();
-                return Err(LakeError::Exists { path }.into());
-            }
-            add(&self.metrics.files_total, 1);
-            add(&self.metrics.bytes_total, bytes);
-            files.push(FileEntry { path, ..file.entry });
-        }
+        let place = |n| FileName { stream: name, generation, from, n, writer: self.writer };
+        let files = self.put_files(lake, Files::of(staged, &ingest.sessions), place, written).await?;
         let commit = Commit {
             version: VERSION,
             stream: name.clone(),
@@ -112,6 +102,57 @@ impl Committer {
             written.clear();
         }
         Ok(committed?)
+    }
+
+    /// Writes data files while others are encoded. Returns when none is being written any more, failed or not: what is
+    /// deleted then stays deleted.
+    async fn put_files<'a>(
+        &self,
+        lake: &Lake,
+        mut encoded: Files,
+        name: impl Fn(usize) -> FileName<'a>,
+        written: &mut Vec<String>,
+    ) -> Result<Vec<FileEntry>, RecorderError> {
+        let (mut files, mut puts, mut result) = (Vec::new(), JoinSet::new(), Ok(()));
+        loop {
+            let next = match &result {
+                Ok(()) => encoded.next().await,
+                Err(_) => Ok(None),
+            };
+            let file = next.unwrap_or_else(|err| {
+                result = Err(err);
+                None
+            });
+            let last = file.is_none();
+            if let Some((hour, file)) = file {
+                let path = layout::data_file(file.entry.table.0, hour, name(files.len()));
+                written.push(path.clone());
+                files.push(FileEntry { path: path.clone(), ..file.entry });
+                let (store, bytes) = (lake.store().clone(), file.bytes);
+                puts.spawn(async move {
+                    let length = bytes.len() as u64;
+                    (store.put_new(&path, bytes).await, path, length)
+                });
+            }
+            while puts.len() >= FILES_AT_ONCE || last && !puts.is_empty() {
+                let Some(put) = puts.join_next().await else { break };
+                let (put, path, bytes) = put.map_err(|err| RecorderError::Task(err.to_string()))?;
+                match put {
+                    Ok(Put::New) => {
+                        add(&self.metrics.files_total, 1);
+                        add(&self.metrics.bytes_total, bytes);
+                    }
+                    Ok(Put::Exists) => {
+                        written.retain(|other| *other != path);
+                        result = Err(LakeError::Exists { path }.into());
+                    }
+                    Err(err) => result = Err(err.into()),
+                }
+            }
+            if last {
+                return result.map(|()| files);
+            }
+        }
     }
 
     /// Deletes the files of an attempt that failed: on a full disk they would be written again and again. Left

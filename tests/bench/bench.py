@@ -26,6 +26,8 @@ import tempfile
 import threading
 import time
 
+import queries
+
 TICK = os.sysconf("SC_CLK_TCK")
 ROWS = 1_000_000
 
@@ -442,6 +444,74 @@ recorder_listen = "127.0.0.1:{recorder}"
         self.tool("detect", [self.bin / "examples/bench_detect", self.options.detect_events, 40, 20, self.dir / "lake-detect"])
         shutil.rmtree(self.dir / "lake-detect")
 
+    def query(self):
+        """The same questions to `bodycam query` and to DuckDB, on the same files, two days of single events."""
+        import duckdb
+
+        place = self.dir / "lake-query"
+        subprocess.run([self.bin / "examples/bench_detect", "fill", str(self.options.detect_events), place, "0"], check=True)
+        lake, runs = place / "lake", 5
+        duck = duckdb.connect()
+        duck.execute(f"SET threads = {os.cpu_count()}; SET TimeZone = 'UTC'")
+        for table in ("sql", "http"):
+            files = sorted(str(path) for path in (lake / "tables" / table).rglob("*.parquet"))
+            duck.execute(f"CREATE VIEW {table} AS SELECT * FROM read_parquet({files!r})")
+        chosen = duck.execute("SELECT hex(session_id), min(ts_wall_ns) // 3600000000000 * 3600000000000, count(*) FROM sql "
+                              "GROUP BY session_id ORDER BY count(*) DESC, 1 LIMIT 1").fetchone()
+        last_hour = duck.execute("SELECT max(ts_wall_ns) // 3600000000000 * 3600000000000 FROM http").fetchone()[0]
+        asked = queries.of(session=chosen[0].lower(), hour_ns=chosen[1], last_hour_ns=last_hour)
+        theirs = {}
+        for name, (_, sql) in asked.items():
+            walls, processor = [], []
+            for _ in range(runs):
+                began, before = time.perf_counter(), time.process_time()
+                rows = duck.execute(sql).fetchall()
+                walls.append(time.perf_counter() - began)
+                processor.append(time.process_time() - before)
+            theirs[name] = {"seconds": min(walls), "processor": min(processor), "rows": len(rows),
+                            "last": float(sum(row[-1] for row in rows))}
+        peak = memory(os.getpid(), "VmHWM") >> 10
+        done = subprocess.run([self.bin / "examples/bench_query", lake, str(runs)], capture_output=True, text=True,
+                              input=json.dumps({name: ours for name, (ours, _) in asked.items()}))
+        if done.returncode:
+            sys.exit(f"query: {done.stderr[-2000:]}")
+        ours = json.loads(done.stdout)
+        self.results["query"] = {"bodycam": ours, "duckdb": {**theirs, "peak": peak, "version": duckdb.__version__}}
+        print(f"\nquery  {2 * self.options.detect_events * 23 // 24:,} events in {self.files_of(lake)} files, "
+              f"DuckDB {duckdb.__version__}, {os.cpu_count()} threads each, best of {runs}")
+        for name, (told, _) in asked.items():
+            a, b = ours[name], theirs[name]
+            if a["rows"] != b["rows"] or abs(a["last"] - b["last"]) > 1e-6 * abs(b["last"]):
+                sys.exit(f"{name}: {a} is not {b}")
+            print(f"{name:18} {a['seconds'] * 1000:8.1f} ms {a['processor'] * 1000:8.1f} ms CPU   DuckDB {b['seconds'] * 1000:8.1f} ms "
+                  f"{b['processor'] * 1000:8.1f} ms CPU   {a['seconds'] / b['seconds']:.2f}", flush=True)
+        print(f"peak memory        {ours['peak'] >> 10} MiB, DuckDB {peak >> 10} MiB")
+        shutil.rmtree(place)
+
+    @staticmethod
+    def files_of(lake):
+        return sum(1 for _ in lake.rglob("*.parquet"))
+
+    def latency(self):
+        """From a statement to its row, at a steady rate: pgbench through the gateway, a recorder, and a reader beside it."""
+        args, port = self.recorder_args
+        recorder = Server("recorder", args, port, self.dir, env={"BODYCAM_LOG": "warn"})
+        seconds, rate = 60, self.options.latency_events
+        load = subprocess.Popen(
+            [self.pgbench, "-n", "-S", "-M", "prepared", "-c", "8", "-j", "2", "-T", str(seconds + 15), "-R", str(rate // 2),
+             *self.at(self.gateway.port, "bench"), "bench"], env={**os.environ, "PGPASSWORD": self.token},
+            stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, start_new_session=True)
+        time.sleep(8)
+        before = {name: cpu_seconds([pid]) for name, pid in [("gateway", self.gateway.pid), ("recorder", recorder.pid)]}
+        self.tool("latency", [self.bin / "examples/bench_latency", self.dir / "bodycam/lake", seconds])
+        spent = {"gateway": cpu_seconds([self.gateway.pid]), "recorder": cpu_seconds([recorder.pid])}
+        told = load.communicate()[0]
+        rate_line = next((line for line in told.splitlines() if line.startswith("tps")), told[-300:])
+        parts = ", ".join(f"{name} {(spent[name] - before[name]) / seconds:.2f} cores" for name in before)
+        print(f"                  {rate_line}; {parts}; recorder {memory(recorder.pid, 'VmHWM') >> 20} MiB", flush=True)
+        self.results["latency"] += f"\n{rate_line}; {parts}"
+        recorder.stop()
+
     def replay(self):
         # One session holds a tenth of the events: opening it is measured, too.
         events, place = self.options.replay_events, self.dir / "lake-replay"
@@ -451,8 +521,8 @@ recorder_listen = "127.0.0.1:{recorder}"
         shutil.rmtree(place)
 
 
-WIRE = ["point", "recorder_beside", "bulk", "memory"]
-STORE = ["spool", "recorder", "recorder_kafka", "compact", "verify", "replay", "detect"]
+WIRE = ["point", "recorder_beside", "bulk", "memory", "latency"]
+STORE = ["spool", "recorder", "recorder_kafka", "compact", "verify", "replay", "detect", "query"]
 
 
 def main():
@@ -463,6 +533,7 @@ def main():
     parser.add_argument("--events", type=int, default=2_000_000)
     parser.add_argument("--replay-events", type=int, default=10_000_000, help="needs 5 GB of disk")
     parser.add_argument("--detect-events", type=int, default=10_000_000, help="a day, of two; needs 4 GB of disk")
+    parser.add_argument("--latency-events", type=int, default=20_000, help="events a second of `latency`")
     parser.add_argument("--only", default=",".join(WIRE + STORE))
     parser.add_argument("--json", help="write the raw results here, too")
     options = parser.parse_args()
