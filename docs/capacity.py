@@ -30,7 +30,7 @@ REPLICAS = 3
 LOAD = 0.5                  # share of a core that is planned for
 CORES_A_GATEWAY = 4
 SESSIONS_A_GATEWAY = 7_500  # of gateway.max_connections = 10,000: a quarter may be of clients that have not logged in
-FLUSH_SECONDS = 5           # recorder.flush_seconds
+FLUSH_SECONDS = 5           # recorder.flush_seconds of the production overlay
 FILE_BYTES = 256e6          # files of a full hour after compaction (128 to 512 MB are aimed at)
 TABLES = 5                  # tables that an hour has files of
 

@@ -17,7 +17,8 @@ pub struct RecorderConfig {
     /// File of the Ed25519 key (64 hex digits) that signs commits. Made at the first start, readable by the
     /// owner only.
     pub key: PathBuf,
-    /// Seconds after which what was read is committed, however little it is.
+    /// Seconds after which what was read is committed, however little it is: how long a statement waits until it can be
+    /// queried. Each commit of a lane is a handful of objects, which object stores charge for: longer makes fewer.
     pub flush_seconds: u64,
     /// Records after which what was read is committed at once.
     pub flush_rows: u64,
@@ -48,7 +49,7 @@ impl Default for RecorderConfig {
     fn default() -> Self {
         Self {
             key: PathBuf::from("recorder.key"),
-            flush_seconds: 5,
+            flush_seconds: 1,
             flush_rows: 200_000,
             flush_bytes: 96 << 20,
             snapshot_commits: 100,
