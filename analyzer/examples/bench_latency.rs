@@ -30,7 +30,7 @@ async fn main() -> Result<(), Error> {
     let filter = Filter::all().with_columns(&["ts_wall_ns"]);
     let (started, mut latencies) = (Instant::now(), Vec::new());
     while started.elapsed().as_secs_f64() < seconds {
-        lake.refresh().await?;
+        lake.follow().await?;
         let view = lake.view();
         let new = view.state().files(table).filter(|file| seen.insert(file.path.clone()));
         for file in new.filter(|file| !file.path.contains("/compaction-")) {

@@ -254,7 +254,7 @@ impl Detector {
 
     /// Whether something was committed since it was last asked or looked: asks for the next commit of every stream.
     async fn has_news(&mut self) -> Result<bool, LakeError> {
-        Ok(self.lake.refresh().await? > 0)
+        Ok(self.lake.follow().await? > 0)
     }
 
     /// Leaves what it has claimed to others.

@@ -204,6 +204,10 @@ impl Compactor {
                 done => drop(done?),
             }
         }
+        let writer = format!("{}-compaction", self.key.public().to_hex());
+        if let Err(err) = lake.tell(&writer).await {
+            tracing::debug!(error = %err, "hint_not_written");
+        }
         self.delete_replaced(&lake).await?;
         self.measure(&lake).await?;
         self.lake = Some(lake);

@@ -34,6 +34,8 @@ const DISCOVER: Duration = Duration::from_millis(500);
 const STALLED: Duration = Duration::from_secs(10);
 /// The file in a local lake that its recorder holds locked.
 const LOCK: &str = bodycam_lake::layout::RECORDER_LOCK;
+/// Between two hints of what has moved, while there is much to commit.
+const TELL: Duration = Duration::from_millis(500);
 /// How often it is said that streams are parked.
 const REMIND: Duration = Duration::from_secs(60);
 /// Entries of the list of streams that are read at once.
@@ -521,20 +523,34 @@ impl<B: Bus> Recorder<B> {
             let listed = self.list(&ledger).await;
             self.unless_refused(&ledger, listed)?;
         }
+        let mut told = Instant::now();
         for id in order {
             let committed = self.commit(&id).await;
             self.unless_refused(&id, committed)?;
+            if told.elapsed() > TELL {
+                self.tell().await;
+                told = Instant::now();
+            }
         }
         self.flushed = Instant::now();
         if something {
+            self.tell().await;
             // Commits of compaction, and of other recorders: of the group, or of one that should not be here.
-            self.lake.refresh().await?;
+            self.lake.follow().await?;
             if let Some(path) = self.let_go_of_what_others_committed() {
                 return Err(LakeError::CommitConflict { path }.into());
             }
             self.lake.snapshot(self.config.snapshot_commits, &self.committer.key).await?;
         }
         Ok(())
+    }
+
+    /// Tells those who follow the lake what has moved. Without it they find out later.
+    async fn tell(&mut self) {
+        let writer = self.committer.key.public().to_hex();
+        if let Err(err) = self.lake.tell(&writer).await {
+            tracing::debug!(error = %err, "hint_not_written");
+        }
     }
 
     /// Commits what is staged of a stream.

@@ -129,7 +129,7 @@ impl Source for LakeSource {
     fn refresh(&self) -> Result<bool, ReplayError> {
         self.run(|inner| async move {
             let mut lake = inner.lake.lock().await;
-            let moved = lake.refresh().await? > 0;
+            let moved = lake.follow().await? > 0;
             if moved {
                 let view = lake.view();
                 if let Some(reader) = &inner.reader {

@@ -7,6 +7,7 @@
 
 use std::collections::BTreeSet;
 use std::sync::Arc;
+use std::time::Instant;
 
 use bodycam_record::{Digest, EpochKey, Id16};
 use bytes::Bytes;
@@ -18,6 +19,10 @@ use crate::error::LakeError;
 use crate::layout::{self, StreamName};
 use crate::state::{LakeState, Snapshot};
 use crate::store::{Put, Store};
+
+mod recent;
+
+use recent::Moved;
 
 /// Objects that are asked for at once.
 const ASKED_AT_ONCE: usize = 32;
@@ -33,6 +38,7 @@ pub struct Lake {
     next_snapshot: u64,
     /// Commits folded when the last snapshot was written or read.
     snapshot_at: u64,
+    moved: Moved,
 }
 
 /// A lake as of one moment: cheap to clone, never changes.
@@ -152,7 +158,8 @@ impl Lake {
         if let Some(snapshot) = trusted {
             let snapshot_at = snapshot.commits;
             let state = Arc::new(snapshot.into_state());
-            let mut lake = Self { store: store.clone(), state, next_snapshot, snapshot_at };
+            let mut lake =
+                Self { store: store.clone(), state, next_snapshot, snapshot_at, moved: Moved::default() };
             // A commit that does not follow on the snapshot may follow on the commits.
             if lake.refresh().await.is_ok() {
                 return Ok(lake);
@@ -162,7 +169,7 @@ impl Lake {
     }
 
     fn empty(store: Store) -> Self {
-        Self { store, state: Arc::default(), next_snapshot: 0, snapshot_at: 0 }
+        Self { store, state: Arc::default(), next_snapshot: 0, snapshot_at: 0, moved: Moved::default() }
     }
 
     /// The store.
@@ -182,7 +189,7 @@ impl Lake {
 
     /// Folds what was committed since; gives the number of new commits.
     pub async fn refresh(&mut self) -> Result<u64, LakeError> {
-        let before = self.state.commits;
+        let (before, started) = (self.state.commits, Instant::now());
         // A compaction commit can be met before the commits of the files that it replaces: it waits for them. Those were
         // there when it was met, perhaps of a stream that was listed or walked before; only when a whole round from then
         // on moves nothing is it an error.
@@ -190,7 +197,11 @@ impl Lake {
         loop {
             let at = self.state.commits;
             self.list_streams().await?;
-            let Some(index) = self.walk().await? else { return Ok(self.state.commits - before) };
+            let everything = (0..self.state.streams.len()).collect();
+            let Some(index) = self.walk(everything).await? else {
+                self.moved.swept = Some(started);
+                return Ok(self.state.commits - before);
+            };
             let moved = self.state.commits > at;
             if !moved
                 && waited
@@ -212,10 +223,9 @@ impl Lake {
         }
     }
 
-    /// Folds the next commits of all streams, of many at once, until each has no more, or waits for a commit of another
+    /// Folds the next commits of streams, of many at once, until each has no more, or waits for a commit of another
     /// stream; gives one that waits.
-    async fn walk(&mut self) -> Result<Option<usize>, LakeError> {
-        let mut moving: Vec<usize> = (0..self.state.streams.len()).collect();
+    async fn walk(&mut self, mut moving: Vec<usize>) -> Result<Option<usize>, LakeError> {
         let mut waits = None;
         while !moving.is_empty() {
             let asked: Vec<_> = moving.drain(..).map(|index| self.next(index)).collect();
@@ -296,7 +306,10 @@ impl Lake {
         // What would not be read back must not be written.
         self.state.check(index, &commit)?;
         match self.store.put_new(&path, commit.to_json().into()).await? {
-            Put::New => Arc::make_mut(&mut self.state).apply(index, &commit),
+            Put::New => {
+                self.moved.note(index, commit.to);
+                Arc::make_mut(&mut self.state).apply(index, &commit)
+            }
             Put::Exists => Err(LakeError::CommitConflict { path }),
         }
     }

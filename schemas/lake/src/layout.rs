@@ -254,6 +254,14 @@ pub fn snapshot(n: u64) -> String {
 /// The hint that says which snapshot is the newest.
 pub const SNAPSHOT_HINT: &str = "snapshots/newest.json";
 
+/// Folder of the hints which streams have moved.
+pub const RECENT: &str = "recent";
+
+/// The hint of a writer.
+pub fn recent(writer: &str) -> Result<String, LakeError> {
+    Ok(format!("{RECENT}/{}.json", safe_part("writer", writer)?))
+}
+
 /// The record of the `n`th evaluation of a rule's window.
 pub fn window(rule: &str, major: u64, window_start_ns: i64, n: u64) -> Result<String, LakeError> {
     let rule = safe_part("rule", rule)?;

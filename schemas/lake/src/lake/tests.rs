@@ -644,3 +644,67 @@ async fn a_file_that_somebody_encoded_anew_is_read_on_any_store() {
         assert_eq!(events.unwrap().events.len(), 10, "{is_local}");
     }
 }
+
+#[tokio::test]
+async fn of_many_streams_those_are_asked_that_hints_name_and_all_of_them_now_and_then() {
+    let mut scene = Scene::new().await;
+    let name = |n: u64| format!("gw-{n}/0");
+    for n in 0..100 {
+        scene.add(&name(n), 0, 1, vec![]).await;
+    }
+    let mut follower = scene.reopen().await;
+    assert_eq!(follower.follow().await.unwrap(), 0);
+
+    // Nobody has told of it yet.
+    scene.add(&name(77), 1, 2, vec![]).await;
+    assert_eq!(follower.follow().await.unwrap(), 0);
+    scene.lake.tell("one").await.unwrap();
+    assert_eq!(follower.follow().await.unwrap(), 1);
+    // A writer beside it, which is killed before it tells of its second commit.
+    let second = scene.reopen().await;
+    let first = std::mem::replace(&mut scene.lake, second);
+    scene.add(&name(5), 1, 2, vec![]).await;
+    scene.add(&name(100), 0, 1, vec![]).await;
+    scene.lake.tell("another").await.unwrap();
+    scene.add(&name(6), 1, 2, vec![]).await;
+    assert_eq!(follower.follow().await.unwrap(), 2, "a stream that is new among them");
+    assert_eq!(follower.follow().await.unwrap(), 0);
+    follower.moved.swept = None;
+    assert_eq!(follower.follow().await.unwrap(), 1);
+    assert_eq!(summary(&follower), summary(&scene.lake));
+
+    // What hints say besides is passed over.
+    let store = scene.lake.store().clone();
+    for (name, text) in [
+        ("x", "no JSON".to_owned()),
+        ("y", r#"{"version":1,"streams":{"7":9000,"4000000":1}}"#.to_owned()),
+        ("z", r#"{"version":9,"streams":{}}"#.to_owned()),
+    ] {
+        store.put(&layout::recent(name).unwrap(), text.into()).await.unwrap();
+    }
+    assert_eq!(follower.follow().await.unwrap(), 0);
+    // A file that is replaced before anybody has told of the commit that brought it.
+    scene.lake = first;
+    scene.lake.refresh().await.unwrap();
+    let entries = scene.write_events(&name(9), &events(session(1), 4)).await;
+    scene.add(&name(9), 1, 5, entries.clone()).await;
+    let mut compaction = scene.reopen().await;
+    compaction.add_stream(&StreamName::compaction(), 0, 0).await.unwrap();
+    let whole = scene.write_events("compaction", &events(session(1), 4)).await;
+    let mut commit = scene.commit("compaction", 0, 1, whole);
+    commit.replaces = entries.iter().map(|entry| entry.path.clone()).collect();
+    compaction.commit(commit, &scene.key).await.unwrap();
+    compaction.tell("compaction").await.unwrap();
+    assert_eq!(follower.follow().await.unwrap(), 2);
+}
+
+#[tokio::test]
+async fn of_few_streams_all_are_asked_and_nothing_is_told() {
+    let mut scene = Scene::new().await;
+    scene.add("gw/0", 0, 1, vec![]).await;
+    let mut follower = scene.reopen().await;
+    scene.add("gw/0", 1, 2, vec![]).await;
+    scene.lake.tell("one").await.unwrap();
+    assert_eq!(follower.follow().await.unwrap(), 1);
+    assert!(scene.lake.store().listed(layout::RECENT).await.unwrap().is_empty());
+}
