@@ -6,6 +6,7 @@ use std::time::Duration;
 use crate::support::broker::Broker;
 use crate::support::stack::{Stack, get};
 
+mod findings;
 mod gaps;
 
 fn section(broker: &Broker) -> String {
