@@ -137,8 +137,18 @@ impl Signals {
         })
     }
 
+    /// As [`Signals::stop`], for what follows no file: it stops with its terminal, too.
+    #[cfg(feature = "analyzer")]
+    pub async fn stop_or_hangup(&mut self) {
+        tokio::select! {
+            _ = self.terminate.recv() => {}
+            _ = self.interrupt.recv() => {}
+            _ = self.hangup.recv() => {}
+        }
+    }
+
     /// Resolves when the process is to stop.
-    pub async fn stop(&mut self) {
+    async fn stop(&mut self) {
         tokio::select! {
             _ = self.terminate.recv() => {}
             _ = self.interrupt.recv() => {}

@@ -305,7 +305,8 @@ impl Claims {
             .filter(|(_, head)| head.worker.as_ref() == Some(&self.worker))
             .map(|(place, head)| (place, head.next))
             .collect();
-        drop(self.beats);
+        // One more beat behind the end of the last would look like a sign of life.
+        self.beats.stop().await;
         if let Ok(path) = self.objects.beat_of(&self.worker)
             && let Err(err) = self.objects.store.delete(&path).await
         {

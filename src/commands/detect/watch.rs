@@ -74,7 +74,7 @@ impl Watching {
     }
 }
 
-/// `bodycam detect watch`: until SIGTERM or SIGINT.
+/// `bodycam detect watch`: until SIGTERM, SIGINT or SIGHUP.
 pub fn run(json: bool, lake: &LakeArg) -> Result<ExitCode> {
     let at = lake_at(lake)?;
     let listen = at.config.as_ref().and_then(|config| config.admin.detect_listen);
@@ -100,7 +100,7 @@ pub fn run(json: bool, lake: &LakeArg) -> Result<ExitCode> {
         let mut running = std::pin::pin!(watching.run(stopped));
         tokio::select! {
             summary = &mut running => return summary,
-            () = signals.stop() => {}
+            () = signals.stop_or_hangup() => {}
         }
         admin.iter().for_each(Admin::draining);
         stop.send_replace(true);
