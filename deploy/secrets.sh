@@ -16,7 +16,7 @@ missing() { [ ! -e "$1" ]; }
 kept() { chmod 0444 "$@"; }
 
 missing tenant.key && openssl rand -hex 32 > tenant.key
-for name in kafka-bodycam-gateway-{0..2} kafka-bodycam-recorder kafka-admin target target-admin; do
+for name in kafka-bodycam-gateway-{0..2} kafka-bodycam-recorder kafka-bodycam-detection kafka-admin target target-admin; do
     missing $name.password && random > $name.password
 done
 missing s3.access && echo bodycam > s3.access

@@ -196,8 +196,10 @@ fn topics_are_made_with_what_the_program_asks_for() {
     ] {
         assert_eq!(made[ours], asked[format!("BODYCAM__KAFKA__{theirs}")], "{ours}");
     }
-    let users: BTreeSet<&str> =
-        ["GATEWAYS", "RECORDERS"].iter().flat_map(|k| made[*k].as_str().unwrap().split(' ')).collect();
+    let users: BTreeSet<&str> = ["GATEWAYS", "RECORDERS", "DETECTION"]
+        .iter()
+        .flat_map(|k| made[*k].as_str().unwrap().split(' '))
+        .collect();
     for (name, service) in object(&compose["services"]) {
         if let Some(user) = service["environment"]["BODYCAM__KAFKA__SASL__USERNAME"].as_str() {
             assert!(users.contains(user), "{name}: {user} has no rights at Kafka");
@@ -211,7 +213,7 @@ fn units_have_usable_configurations_and_credentials() {
     for (unit, command, files) in [
         ("bodycam-gateway", "gateway", &["gateway.env"][..]),
         ("bodycam-recorder", "recorder", &["lake.env", "recorder.env"]),
-        ("bodycam-detect", "detect", &["lake.env"]),
+        ("bodycam-detect", "detect", &["lake.env", "detect.env"]),
     ] {
         let place = place.clean();
         let text = read(&format!("deploy/systemd/{unit}.service"));

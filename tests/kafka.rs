@@ -6,6 +6,7 @@ use std::time::Duration;
 use crate::support::broker::Broker;
 use crate::support::stack::{Stack, get};
 
+mod findings;
 mod gaps;
 
 fn section(broker: &Broker) -> String {
@@ -142,4 +143,17 @@ fn a_gateway_that_lost_its_spool_is_parked_until_that_is_acknowledged() {
     assert!(gateway.terminate().success(), "{}", stack.log("gateway"));
     assert!(recorder.terminate().success(), "{}", stack.log("recorder"));
     assert_eq!(count(&stack, "SELECT count(*) FROM statements"), 2, "each once");
+    // What the old spool may have had besides is told by the record itself, and by whoever verifies it.
+    let (code, report) = stack.verify();
+    let faults = report["faults"].as_array().unwrap();
+    let declared: Vec<&str> = faults
+        .iter()
+        .filter(|fault| fault["class"] == "DECLARED_GAP")
+        .map(|fault| fault["detail"].as_str().unwrap())
+        .filter(|detail| detail.contains("recorder.recreated"))
+        .collect();
+    for lane in ["0", "keys", "ledger"] {
+        let of = format!("of stream gw-test/{lane} on");
+        assert!(declared.iter().any(|d| d.contains(&of)), "{lane} {code}: {report:#}");
+    }
 }

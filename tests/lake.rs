@@ -213,6 +213,7 @@ fn the_lake_says_what_is_in_it_merges_and_removes() {
         assert!(said.contains(part), "{part}: {said}");
     }
     assert!(said.contains("files that no commit names: 0"), "{said}");
+    assert!(said.contains("kept by detection under state/: "), "{said}");
     assert_eq!(stack.verify().0, 4);
 
     // A lake without its recorder's configuration is looked at, and not changed.

@@ -335,3 +335,115 @@ fn a_service_with_a_certificate_of_its_own_is_trusted_by_its_authority() {
     assert!(refused.contains("certificate") || refused.contains("error sending request"), "{refused}");
     with(Some(made.cert.pem().into_bytes())).unwrap();
 }
+
+/// Answers every request with 404; gives what was asked for.
+fn captured() -> (String, std::sync::mpsc::Receiver<String>) {
+    use std::io::{BufRead, BufReader, Write};
+    let listener = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
+    let address = listener.local_addr().unwrap().to_string();
+    let (tell, hear) = std::sync::mpsc::channel();
+    std::thread::spawn(move || {
+        for stream in listener.incoming().map_while(Result::ok) {
+            let mut lines = BufReader::new(&stream).lines().map_while(Result::ok);
+            let _ = tell.send(lines.next().unwrap_or_default());
+            lines.take_while(|line| !line.is_empty()).for_each(drop);
+            let gone = "HTTP/1.1 404 Not Found\r\nContent-Length: 0\r\nConnection: close\r\n\r\n";
+            let _ = (&stream).write_all(gone.as_bytes());
+        }
+    });
+    (address, hear)
+}
+
+#[test]
+fn the_bucket_stands_in_front_of_the_endpoints_host_when_it_does_not_stand_in_the_path() {
+    let (proxy, asked) = captured();
+    let stack = Stack::on(
+        |dir| {
+            std::fs::write(dir.join("key"), "x").unwrap();
+            "[lake]\nurl = \"s3://the-lake/v1\"\n[lake.s3]\nendpoint = \"http://s3.internal.example:9000\"\n\
+             allow_http = true\nregion = \"us-east-1\"\naccess_key = \"file:key\"\nsecret_key = \"file:key\"\n\
+             path_style = false\nretry_seconds = 1\n"
+                .to_owned()
+        },
+        "",
+    );
+    let mut ls = crate::support::stack::bodycam();
+    ls.args(["sessions", "ls", "--tenant-key", "none", "--config"]).arg(stack.path("bodycam.toml"));
+    ls.env("HTTP_PROXY", format!("http://{proxy}")).env("http_proxy", format!("http://{proxy}"));
+    assert!(!ls.output().unwrap().status.success());
+    let first = asked.recv_timeout(LONG).unwrap();
+    assert_eq!(first, "HEAD http://the-lake.s3.internal.example:9000/v1/streams/0.json HTTP/1.1");
+}
+
+#[test]
+fn commands_say_within_seconds_that_nobody_takes_connections_where_the_bucket_should_be() {
+    let free = crate::support::cluster::free_port().unwrap();
+    let endpoint = format!("http://127.0.0.1:{free}");
+    for command in [&["sessions", "ls"][..], &["query", "SELECT 1"], &["verify"], &["detect", "run"]] {
+        let mut command_line = crate::support::stack::bodycam();
+        command_line.args(command).args(["--lake", "s3://the-lake/v1"]);
+        command_line.env("AWS_ENDPOINT_URL", &endpoint).env("AWS_ALLOW_HTTP", "true");
+        command_line.env("AWS_ACCESS_KEY_ID", ACCESS_KEY).env("AWS_SECRET_ACCESS_KEY", SECRET_KEY);
+        let began = std::time::Instant::now();
+        let output = command_line.output().unwrap();
+        let took = began.elapsed();
+        let error = String::from_utf8(output.stderr).unwrap();
+        assert!(!output.status.success() && took < Duration::from_secs(20), "{command:?} {took:?}: {error}");
+        for part in ["s3://the-lake/v1", &endpoint, "refused", "AWS_ENDPOINT_URL"] {
+            assert!(error.contains(part), "{command:?}: {part} is not in {error}");
+        }
+    }
+}
+
+#[test]
+fn a_collection_that_fails_midway_says_what_is_gone_and_what_failed() {
+    let s3 = S3::start(None);
+    let stack =
+        Stack::on(|dir| s3.section(dir, "lake").replace("retry_seconds = 20", "retry_seconds = 1"), "");
+    let up = stack.start("up");
+    let token = stack.token("robot");
+    assert!(stack.psql("robot", &token, "CREATE TABLE notes (n int)").status.success());
+    stack.wait_for("the session", LONG, || sealed(&stack) == 1);
+    assert!(up.terminate().success(), "{}", stack.log("up"));
+    // Two that no commit names, nor can: the streams stand behind their position.
+    let store = s3.store("lake", PATIENT);
+    let orphans = [1, 2].map(|n| format!("templates/gw-test@ledger-0-0-{n}-deadbeef.parquet"));
+    let runtime = tokio::runtime::Runtime::new().unwrap();
+    for orphan in &orphans {
+        runtime.block_on(store.put_new(orphan, Bytes::from_static(b"left"))).unwrap();
+    }
+    std::thread::sleep(Duration::from_secs(2));
+    let is_there = |path: &str| runtime.block_on(store.exists(path)).unwrap();
+    for json in [false, true] {
+        // The first is deleted, the second is refused each time.
+        s3.faults(&json!([
+            { "do": "late", "seconds": 0, "method": "POST|DELETE", "times": 1 },
+            { "do": "500", "method": "POST|DELETE" },
+        ]));
+        let args = ["lake", "gc", "--remove", "--older-than", "1s", "--json"];
+        let output = stack.run(if json { &args } else { &args[..5] });
+        s3.heal();
+        let said = String::from_utf8(output.stdout).unwrap();
+        let error = String::from_utf8(output.stderr).unwrap();
+        assert!(!output.status.success(), "{said} {error}");
+        let (gone, left): (Vec<_>, Vec<_>) = orphans.iter().partition(|path| !is_there(path));
+        let ([gone], [left]) = (&gone[..], &left[..]) else { panic!("{gone:?} {left:?}: {said} {error}") };
+        assert!(error.contains(&**left) && error.contains("1 files are gone"), "{error}");
+        assert!(error.contains("Run this again"), "{error}");
+        if json {
+            let report: serde_json::Value = serde_json::from_str(&said).unwrap();
+            assert_eq!(report["removed_files"], json!([gone]), "{report:#}");
+            assert!(report["error"].as_str().unwrap().contains(&**left), "{report:#}");
+        } else {
+            let removed = format!("removed: {gone}: ");
+            assert!(said.lines().any(|line| line.starts_with(&removed)), "{said}");
+            assert!(said.contains(&format!("not removed: {left}: ")), "{said}");
+            assert!(said.ends_with("\n1 files removed\n"), "{said}");
+            let again = runtime.block_on(store.put_new(gone, Bytes::from_static(b"left"))).unwrap();
+            assert_eq!(again, Put::New);
+            std::thread::sleep(Duration::from_secs(2));
+        }
+    }
+    assert!(stack.run(&["lake", "gc", "--remove", "--older-than", "1s"]).status.success());
+    assert!(orphans.iter().all(|path| !is_there(path)));
+}

@@ -244,6 +244,10 @@ fn settings_that_would_do_nothing_or_cannot_work_are_refused_by_name() {
         ("[admin]", "[detect]\ndisable = [\"EXF-001\"]\n[detect.params.EXF-002]\nmin_rows = 5\n[admin]".to_owned()),
         (&password, "password = \"env:BODYCAM_TEST_PASSWORD\"".to_owned()),
         ("url = \"lake\"", "url = \"s3://bucket/lake\"".to_owned()),
+        (
+            "url = \"lake\"",
+            "url = \"s3://bucket/lake\"\n[lake.s3]\nendpoint = \"https://s3.internal:9000\"\npath_style = false".to_owned(),
+        ),
     ];
     for (from, to) in near {
         let changed = config.replacen(from, &to, 1);
@@ -263,6 +267,16 @@ fn settings_that_would_do_nothing_or_cannot_work_are_refused_by_name() {
         ),
         ("url = \"lake\"", s3("endpoint = \"http://s3.internal\""), "allow_http = true"),
         ("url = \"lake\"", s3("endpoint = \"s3.internal:9000\""), "want https://"),
+        (
+            "url = \"lake\"",
+            s3("endpoint = \"https://192.0.2.1:9000\"\npath_style = false"),
+            "[lake.s3] path_style: no bucket can stand in front of an address (https://192.0.2.1:9000)",
+        ),
+        (
+            admin.as_str(),
+            "listen = \"127.0.0.1:5\"\ndetect_listen = \"127.0.0.1:5\"\nrecorder".to_owned(),
+            "[admin] listen and [admin] detect_listen",
+        ),
         ("url = \"lake\"", s3("access_key = \"env:BODYCAM_TEST_PASSWORD\""), "go together"),
         (
             "url = \"lake\"",

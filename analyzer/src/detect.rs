@@ -31,6 +31,7 @@ use crate::watermark::watermark_ns;
 use crate::windows::{Due, Inputs, Seen, batches, candidates, due, has_seen, positions};
 
 mod claims;
+mod litter;
 mod metrics;
 mod watch;
 mod work;
@@ -39,6 +40,7 @@ pub use metrics::Metrics;
 pub use watch::watch;
 
 use claims::Claims;
+use litter::Litter;
 
 /// Most windows that one query looks at.
 const WINDOWS_AT_ONCE: i64 = 24;
@@ -173,6 +175,7 @@ pub struct Detector {
     shared: Arc<SharedSteps>,
     /// Claims on windows, where others may work on the same lake.
     claims: Option<Claims>,
+    litter: Litter,
 }
 
 /// One look at the lake.
@@ -240,6 +243,7 @@ impl Detector {
             ahead: None,
             shared: Arc::default(),
             claims: None,
+            litter: Litter::default(),
         })
     }
 
@@ -315,6 +319,11 @@ impl Detector {
             }
         }
         self.options.metrics.stands(&summary, closed_before_ns);
+        self.options.metrics.claims_held(self.claims.as_ref().map_or(0, Claims::held));
+        if let Some(claims) = &self.claims {
+            let removed = self.litter.collect(claims, &self.windows, &self.rollups, &look.inputs).await;
+            self.options.metrics.litter_removed(removed);
+        }
         Ok(summary)
     }
 
@@ -454,7 +463,10 @@ impl Detector {
     fn tell(&self, news: Vec<News>, summary: &mut Summary, listener: Listener<'_>) {
         for news in &news {
             match news {
-                News::Found { is_new: true, .. } => summary.found += 1,
+                News::Found { is_new: true, finding, .. } => {
+                    summary.found += 1;
+                    self.options.metrics.found(&finding.rule);
+                }
                 News::Found { .. } => {}
                 News::Retracted { .. } => summary.retracted += 1,
             }

@@ -15,6 +15,7 @@ use arrow::array::{AsArray, RecordBatch};
 use arrow::compute::{SortColumn, concat_batches, lexsort_to_indices, take_record_batch};
 use arrow::datatypes::{SchemaRef, TimestampNanosecondType};
 use bodycam_lake::layout::HOUR_NS;
+use bodycam_lake::store::Listed;
 use bodycam_lake::window::ReadPosition;
 use bodycam_lake::{Hour, LakeError, Store, View};
 use bodycam_record::canonical::Writer;
@@ -150,6 +151,40 @@ impl Rollups {
         self.metrics.rollups_held(self.parts.values().map(|(_, part)| part.bytes().len() as u64).sum());
         let bounded = bounded(PartsTable::new(schema, parts), from_ns, to_ns);
         Ok(Some(bounded.map_err(|err| AnalyzerError::sql("preparing a roll-up", err))?))
+    }
+
+    /// Of the objects under `state/`, the roll-ups in whose place a later one of the same hour or day lies, which stands
+    /// for the rows of now.
+    pub(crate) fn superseded(
+        &self,
+        inputs: &Inputs,
+        listed: &BTreeMap<String, Listed>,
+    ) -> Result<Vec<String>, LakeError> {
+        let mut now = BTreeMap::new();
+        for rollup in &ROLLUPS {
+            let mut days: BTreeMap<i64, Vec<(i64, Digest)>> = BTreeMap::new();
+            for (hour, sum) in inputs.hours(rollup.family, i64::MIN, i64::MAX) {
+                days.entry(hour.div_euclid(DAY)).or_default().push((hour, rollup.identity(hour, sum)));
+            }
+            let hours = days.values().flatten().map(|(hour, id)| (Period::Hour(*hour), *id));
+            let whole = days.iter().map(|(day, hours)| (Period::Day(*day), day_identity(hours)));
+            for (period, id) in hours.chain(whole) {
+                let Some(path) = self.kept.path(rollup.table, period, id)? else { return Ok(Vec::new()) };
+                if let (Some(object), Some(what)) = (listed.get(&path), kept::what(&path)) {
+                    now.insert(what.to_owned(), object);
+                }
+            }
+        }
+        let is_older = |object: &&Listed| {
+            let newest = kept::what(&object.path).and_then(|what| now.get(what));
+            newest.is_some_and(|newest| newest.path != object.path && object.written_ns < newest.written_ns)
+        };
+        Ok(listed.values().filter(is_older).map(|object| object.path.clone()).collect())
+    }
+
+    /// Whether the object was written under the tenant key.
+    pub(crate) async fn is_ours(&self, path: &str) -> Result<bool, LakeError> {
+        self.kept.is_ours(path).await
     }
 
     fn has(&self, rollup: &Rollup, period: Period, id: Digest) -> bool {
@@ -309,11 +344,7 @@ impl Rollup {
             } else if pieces.last().is_none_or(|last| last.period != Period::Day(day)) {
                 let hours = inputs.hours(self.family, first, end);
                 let hours: Vec<_> = hours.map(|(hour, sum)| (hour, self.identity(hour, sum))).collect();
-                let mut w = Writer::new();
-                for (_, id) in &hours {
-                    w.bytes(&id.0);
-                }
-                let id = digest::ROLL_UP.digest(w.as_slice());
+                let id = day_identity(&hours);
                 pieces.push(Piece { period: Period::Day(day), id, hours, is_settled: true });
             }
         }
@@ -329,6 +360,15 @@ impl Rollup {
         sum.put(&mut w);
         digest::ROLL_UP.digest(w.as_slice())
     }
+}
+
+/// What the hours of a day add up to.
+fn day_identity(hours: &[(i64, Digest)]) -> Digest {
+    let mut w = Writer::new();
+    for (_, id) in hours {
+        w.bytes(&id.0);
+    }
+    digest::ROLL_UP.digest(w.as_slice())
 }
 
 /// The rows of parts together, sorted by the key and the hour.

@@ -1,8 +1,9 @@
 #!/bin/bash
-# Makes the topics with the settings that bodycam asks of them, and the rights: gateways write, recorders read, nobody else.
+# Makes the topics with the settings that bodycam asks of them, and the rights: gateways write, recorders read, detection writes
+# findings, nobody else.
 # Repeating it changes nothing.
 #
-#   BOOTSTRAP GATEWAYS RECORDERS PARTITIONS REPLICAS INSYNC OUTAGE_HOURS [PREFIX] [GROUP]
+#   BOOTSTRAP GATEWAYS RECORDERS DETECTION PARTITIONS REPLICAS INSYNC OUTAGE_HOURS [PREFIX] [GROUP]
 set -euo pipefail
 bin=${KAFKA:-/opt/kafka}/bin prefix=${PREFIX:-bodycam} group=${GROUP:-bodycam-recorder} client=/tmp/client.properties
 export LOG_DIR=/tmp/logs KAFKA_HEAP_OPTS="${KAFKA_HEAP_OPTS:--Xmx256m}"
@@ -31,5 +32,9 @@ for user in $RECORDERS; do
     acls --allow-principal "User:$user" --operation Read --operation Describe --operation DescribeConfigs \
         --resource-pattern-type prefixed --topic "$prefix."
     acls --allow-principal "User:$user" --operation Read --operation Describe --group "$group"
+done
+for user in $DETECTION; do
+    acls --allow-principal "User:$user" --operation Write --operation Describe --topic "$prefix.findings"
+    acls --allow-principal "User:$user" --operation IdempotentWrite --cluster
 done
 echo "topics and rights are there"

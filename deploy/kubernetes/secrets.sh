@@ -21,10 +21,11 @@ secret bodycam-targets shop=target.password ca.crt=ca.crt
 secret bodycam-kafka-ca ca.crt=ca.crt
 secret bodycam-kafka-gateways bodycam-gateway-0=kafka-bodycam-gateway-0.password bodycam-gateway-1=kafka-bodycam-gateway-1.password bodycam-gateway-2=kafka-bodycam-gateway-2.password
 secret bodycam-kafka-recorders password=kafka-bodycam-recorder.password
+secret bodycam-kafka-detection password=kafka-bodycam-detection.password
 secret bodycam-lake-recorders ca.crt=ca.crt access-key=s3.access secret-key=s3.secret
 secret bodycam-lake-detection ca.crt=ca.crt access-key=s3.access secret-key=s3.secret
 [ "$overlay" = dev ] || exit 0
 # What the dev overlay runs besides.
-secret kafka-broker ca.crt=ca.crt kafka.pem=kafka.pem kafka-bodycam-gateway-0.password=kafka-bodycam-gateway-0.password kafka-bodycam-gateway-1.password=kafka-bodycam-gateway-1.password kafka-bodycam-recorder.password=kafka-bodycam-recorder.password kafka-admin.password=kafka-admin.password
+secret kafka-broker ca.crt=ca.crt kafka.pem=kafka.pem kafka-bodycam-gateway-0.password=kafka-bodycam-gateway-0.password kafka-bodycam-gateway-1.password=kafka-bodycam-gateway-1.password kafka-bodycam-recorder.password=kafka-bodycam-recorder.password kafka-bodycam-detection.password=kafka-bodycam-detection.password kafka-admin.password=kafka-admin.password
 secret store store.json=store.json store.crt=store.crt store.key=store.key
 secret target target.crt=target.crt target.key=target.key target.password=target.password target-admin.password=target-admin.password

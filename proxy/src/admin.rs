@@ -41,12 +41,15 @@ pub struct AdminConfig {
     pub listen: SocketAddr,
     /// The same for a recorder that runs alone (`bodycam recorder`), so that it can stand beside a gateway.
     pub recorder_listen: SocketAddr,
+    /// The same for detection that runs alone (`bodycam detect watch`). Without it that listens nowhere, so that any number of them can stand on a host.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub detect_listen: Option<SocketAddr>,
 }
 
 impl Default for AdminConfig {
     fn default() -> Self {
         let at = |port| SocketAddr::new(IpAddr::V4(Ipv4Addr::LOCALHOST), port);
-        Self { listen: at(9464), recorder_listen: at(9465) }
+        Self { listen: at(9464), recorder_listen: at(9465), detect_listen: None }
     }
 }
 
@@ -63,8 +66,10 @@ pub trait Probe: Send + Sync {
     /// Metrics in the Prometheus text format (version 0.0.4).
     fn metrics(&self) -> String;
 
-    /// The targets' server processes that work for this gateway.
-    fn processes(&self) -> Vec<LiveProcess>;
+    /// The targets' server processes that work for this gateway; none where there is no gateway.
+    fn processes(&self) -> Vec<LiveProcess> {
+        Vec::new()
+    }
 }
 
 /// Asks the admin listener of a gateway at `address` for `path`: the status and the body.

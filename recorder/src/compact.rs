@@ -31,7 +31,7 @@ use tokio::sync::watch;
 use crate::commit::now_ns;
 use crate::config::RecorderConfig;
 use crate::error::RecorderError;
-use crate::garbage::{Garbage, ORPHAN_AGE, replaced};
+use crate::garbage::{Garbage, ORPHAN_AGE, Removed, replaced};
 use crate::metrics::{Metrics, add, set};
 
 pub mod merge;
@@ -178,8 +178,7 @@ impl Compactor {
             Garbage::find(&self.store, Some(&self.believed), self.grace, ORPHAN_AGE).await?;
         set(&self.metrics.orphan_files, garbage.orphans.len() as u64);
         set(&self.metrics.orphan_bytes, garbage.orphans.iter().map(|orphan| orphan.file.bytes).sum());
-        garbage.remove(&mut lake, &self.key).await?;
-        Ok(())
+        garbage.remove(&mut lake, &self.key, &mut Removed::default()).await
     }
 
     /// Merges what has gathered enough files of like size or has been quiet since the last turn.

@@ -37,7 +37,8 @@ pub struct RecorderConfig {
     /// one starts; without them it looks for one of its own, and reads every commit when there is none.
     pub peers: Vec<String>,
     /// Streams (`producer/lane`) that start anew below the position that the lake holds, as after a spool was
-    /// lost or recreated. Such a stream is refused until it is named here; it goes on as a new generation.
+    /// lost or recreated. Such a stream is refused until it is named here; it goes on as a new generation, and the
+    /// recorder's ledger declares that nobody knows what else it may have had.
     pub recreated: Vec<String>,
     /// Streams (`producer/lane`) of which records are given up that were removed before they were read, as by the
     /// retention of Kafka. Such a stream is parked until it is named here; it goes on as a new generation at the first

@@ -76,10 +76,10 @@ pub enum Stays {
 }
 
 /// What was removed.
-#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct Removed {
-    /// Files.
-    pub files: u64,
+    /// Paths of the files.
+    pub paths: BTreeSet<String>,
     /// Bytes of orphans.
     pub orphan_bytes: u64,
 }
@@ -141,14 +141,18 @@ impl Garbage {
         Ok((Self { replaced, orphans: orphans.collect() }, lake))
     }
 
-    /// Removes what is due.
-    pub async fn remove(&self, lake: &mut Lake, key: &EpochKey) -> Result<Removed, RecorderError> {
-        let mut removed = Removed::default();
+    /// Removes what is due. `removed` says what is gone so far at any time: after an error, too.
+    pub async fn remove(
+        &self,
+        lake: &mut Lake,
+        key: &EpochKey,
+        removed: &mut Removed,
+    ) -> Result<(), RecorderError> {
         let now = now_ns();
         for Replaced { tombstone, due_ns } in &self.replaced {
             if *due_ns <= now && lake.store().exists(&tombstone.path).await? {
                 lake.store().delete(&tombstone.path).await?;
-                removed.files += 1;
+                removed.paths.insert(tombstone.path.clone());
             }
         }
         let due: Vec<_> = self.orphans.iter().filter(|orphan| orphan.stays.is_none()).collect();
@@ -166,10 +170,10 @@ impl Garbage {
             }
             lake.store().delete(&orphan.file.path).await?;
             tracing::info!(file = %orphan.file.path, bytes = orphan.file.bytes, "orphan_removed");
-            removed.files += 1;
+            removed.paths.insert(orphan.file.path.clone());
             removed.orphan_bytes += orphan.file.bytes;
         }
-        Ok(removed)
+        Ok(())
     }
 }
 
@@ -255,6 +259,12 @@ mod tests {
         Garbage::find(store, Some(&[key().public()].into()), Duration::from_secs(900), age).await.unwrap()
     }
 
+    async fn removed(garbage: &Garbage, lake: &mut Lake) -> Removed {
+        let mut removed = Removed::default();
+        garbage.remove(lake, &key(), &mut removed).await.unwrap();
+        removed
+    }
+
     #[tokio::test]
     async fn an_orphan_goes_when_it_is_old_and_its_commit_can_not_be_made_any_more() {
         let (_dir, store) = directory();
@@ -292,8 +302,8 @@ mod tests {
             let orphan = garbage.orphans.iter().find(|orphan| orphan.file.path == *path).unwrap();
             assert_eq!(orphan.stays, *stays, "{path}");
         }
-        let removed = garbage.remove(&mut lake, &key()).await.unwrap();
-        assert_eq!(removed, Removed { files: 4, orphan_bytes: 16 });
+        let removed_now = removed(&garbage, &mut lake).await;
+        assert_eq!((removed_now.paths.len(), removed_now.orphan_bytes), (4, 16));
         for (path, _, stays) in &cases {
             assert_eq!(store.exists(path).await.unwrap(), stays.is_some(), "{path}");
         }
@@ -302,7 +312,7 @@ mod tests {
         gateway.work(3);
         record(&store, &bus).await;
         let (garbage, mut lake) = find(&store, DAY).await;
-        assert_eq!(garbage.remove(&mut lake, &key()).await.unwrap().files, 1);
+        assert_eq!(removed(&garbage, &mut lake).await.paths.len(), 1);
         assert!(!store.exists(&cases[2].0).await.unwrap());
         assert_lake_is_bus(&store, &bus).await;
         let (garbage, _) = find(&store, Duration::ZERO).await;
@@ -322,14 +332,14 @@ mod tests {
         let path = format!("templates/gw@0-0-{from}-0-deadbeef.parquet");
         put(&store, &path, 3 * DAY).await;
         let (garbage, mut lake) = find(&store, DAY).await;
-        assert_eq!(garbage.remove(&mut lake, &key()).await.unwrap().files, 0, "its commit can still be made");
+        assert_eq!(removed(&garbage, &mut lake).await.paths.len(), 0, "its commit can still be made");
         let commit = |to| {
             let commit = commit_of_compaction(from, 0, Vec::new(), Vec::new());
             bodycam_lake::Commit { stream: stream.clone(), to, ..commit }
         };
         lake.commit(commit(from + 5), &key()).await.unwrap();
         let (garbage, mut lake) = find(&store, DAY).await;
-        assert_eq!(garbage.remove(&mut lake, &key()).await.unwrap().files, 1);
+        assert_eq!(removed(&garbage, &mut lake).await.paths.len(), 1);
         let err = stopped.commit(commit(from + 3), &key()).await.unwrap_err();
         assert!(matches!(err, bodycam_lake::LakeError::CommitConflict { .. }), "{err}");
     }
@@ -352,7 +362,7 @@ mod tests {
         store.delete(path).await.unwrap();
         put(&store, path, 3 * DAY).await;
         let (garbage, mut lake) = find(&store, DAY).await;
-        assert_eq!(garbage.remove(&mut lake, &key()).await.unwrap().files, 1);
+        assert_eq!(removed(&garbage, &mut lake).await.paths.len(), 1);
         let commit = commit_of_compaction(0, 0, Vec::new(), Vec::new());
         let err = stopped.commit(commit, &key()).await.unwrap_err();
         assert!(matches!(err, bodycam_lake::LakeError::CommitConflict { .. }), "{err}");

@@ -82,7 +82,7 @@ struct Stream<B: Bus> {
     next: u64,
     staged: Staged,
     /// What is given up before it, and not declared yet.
-    given_up: Option<GivenUp>,
+    given_up: Vec<GivenUp>,
     /// Ledger records that wait for the producer's other streams.
     held: VecDeque<(i64, Record)>,
     /// What these streams held when the records were read.
@@ -433,21 +433,24 @@ impl<B: Bus> Recorder<B> {
         let origin = self.bus.origin(id)?;
         let mut held = self.held.remove(id).unwrap_or_default();
         held.position = position(committed)?;
+        let (mut staged, mut given_up) = (Staged::default(), Vec::new());
         if let Some(why) = self.is_another(id, &held, origin)? {
             if !self.config.recreated.contains(&id.to_string()) {
                 self.held.insert(id.clone(), held);
                 return Err(why);
             }
             tracing::warn!(stream = %id, why = %why, "stream_recreated");
+            if known.is_some() {
+                given_up.push(GivenUp { from: held.position, to: held.position });
+            }
             held = held.followed_by(origin);
             (generation, committed) = (generation + 1, at(held.position)?);
             self.bus.goes_on(id, held.clone())?;
         }
-        let (mut staged, mut given_up) = (Staged::default(), None);
         if let Some((wanted, first)) = self.given_up.remove(id) {
             tracing::warn!(stream = %id, wanted, first, "stream_truncated: records before the first one are given up");
             staged.findings.lost(id, wanted, first);
-            given_up = Some(GivenUp { from: wanted, to: first });
+            given_up.push(GivenUp { from: wanted, to: first });
             held = Held { position: first, ..held.clone().followed_by(held.origin.or(origin)) };
             // A stream that the lake does not have begins there.
             (generation, committed) = (generation + u64::from(known.is_some()), at(first)?);

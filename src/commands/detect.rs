@@ -12,44 +12,29 @@ use bodycam_analyzer::findings::{News, time};
 use bodycam_analyzer::rules::Sensitive;
 use bodycam_record::{TenantKey, shown};
 
-use super::{LakeAt, lake_at, runtime};
-use crate::cli::{Detect, LakeArg};
+use super::{lake_at, runtime};
+use crate::cli::Detect;
 use crate::config::{Config, LakeConfig};
 use crate::speak::{along, to_stderr};
+
+mod watch;
+
+pub use watch::Watching;
 
 /// Runs, watches, tests, lists.
 pub fn run(command: Detect) -> Result<ExitCode> {
     match command {
         Detect::Run { json, lake } => {
-            let options = from_lake(&lake)?;
-            let summary = runtime()?.block_on(detect::run(options, &mut |news| tell(news, json)))?;
+            let options = lake_at(&lake)?.detect_options()?;
+            let runtime = runtime()?;
+            runtime.block_on(options.store.reach())?;
+            let summary = runtime.block_on(detect::run(options, &mut |news| tell(news, json)))?;
             conclude(&summary, json);
             Ok(if summary.failures.is_empty() { ExitCode::SUCCESS } else { ExitCode::from(2) })
         }
-        Detect::Watch { json, lake } => {
-            let options = from_lake(&lake)?;
-            let runtime = runtime()?;
-            // A rule that does not hold together is said at once; what fails later is tried again.
-            runtime.block_on(detect::ls(&options.config))?;
-            let summary = runtime.block_on(detect::watch(options, &mut |news| tell(news, json), stopped()));
-            conclude(&summary, json);
-            Ok(ExitCode::SUCCESS)
-        }
+        Detect::Watch { json, lake } => watch::run(json, &lake),
         Detect::Test { dir } => test(dir.as_deref()),
         Detect::Ls { rules } => list(&DetectConfig { rules_dir: rules, ..DetectConfig::default() }),
-    }
-}
-
-/// Ends at SIGINT or SIGTERM.
-async fn stopped() {
-    match tokio::signal::unix::signal(tokio::signal::unix::SignalKind::terminate()) {
-        Ok(mut terminate) => {
-            tokio::select! {
-                _ = tokio::signal::ctrl_c() => {}
-                _ = terminate.recv() => {}
-            }
-        }
-        Err(_) => drop(tokio::signal::ctrl_c().await),
     }
 }
 
@@ -65,20 +50,6 @@ pub fn options(config: &Config, lake: &LakeConfig, tenant: Option<TenantKey>) ->
         tenant,
         metrics: Arc::default(),
     })
-}
-
-fn from_lake(lake: &LakeArg) -> Result<DetectOptions> {
-    let LakeAt { lake, config, tenant_key } = lake_at(lake)?;
-    match config {
-        Some(config) => options(&config, &lake, tenant_key),
-        None => Ok(DetectOptions {
-            store: lake.open()?,
-            config: DetectConfig::default(),
-            sensitive: Vec::new(),
-            tenant: tenant_key,
-            metrics: Arc::default(),
-        }),
-    }
 }
 
 fn tell(news: &News, json: bool) {

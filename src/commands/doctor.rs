@@ -349,6 +349,7 @@ async fn lake(config: &Config, report: &mut Report) {
     }
     let look = async {
         let store = config.lake.open()?;
+        store.reach().await?;
         store.probe(rand_nonce()).await?;
         anyhow::Ok(Lake::open(store).await?)
     };

@@ -9,7 +9,7 @@ use bodycam_lake::{Store, Table};
 use bodycam_record::shown::shown_json;
 use bodycam_record::{EpochKey, shown};
 use bodycam_recorder::compact::{Compactor, Job, Selection};
-use bodycam_recorder::garbage::Garbage;
+use bodycam_recorder::garbage::{Garbage, Removed};
 use bodycam_recorder::{Metrics, RecorderConfig};
 use serde_json::json;
 
@@ -25,7 +25,7 @@ pub fn run(command: LakeCommand) -> Result<ExitCode> {
     match command {
         LakeCommand::Stat { by, table, json, lake } => {
             let config = if lake.lake.is_some() && !lake.config.exists() { None } else { Some(load(&lake)?) };
-            let store = place(&lake, config.as_ref()).open()?;
+            let store = place(&lake, config.as_ref()).reach()?;
             let table = table.as_deref().map(table_named).transpose()?;
             let recorder = config.map(|config| config.recorder).unwrap_or_default();
             let stat = runtime()?.block_on(stat::gather(&store, &recorder, table))?;
@@ -73,7 +73,7 @@ impl Owner {
             shown(&path.display().to_string())
         );
         let seed = bodycam_proxy::recording::load_or_create_key_file(path)?;
-        let store = place(lake, Some(&config)).open()?;
+        let store = place(lake, Some(&config)).reach()?;
         Ok(Self { store, key: Arc::new(EpochKey::from_seed(&seed)), config: config.recorder })
     }
 
@@ -119,47 +119,65 @@ impl Owner {
         let believed = self.config.believed(&self.key)?;
         let (garbage, mut lake) = Garbage::find(&self.store, Some(&believed), grace, age).await?;
         lake.expect_recorded().await?;
-        let now = now_ns();
-        if json {
-            let report = json!({
+        let mut removed = Removed::default();
+        let outcome = match remove {
+            true => garbage.remove(&mut lake, &self.key, &mut removed).await,
+            false => Ok(()),
+        };
+        // What is gone is said before why the rest is not.
+        match json {
+            true => print(json!({
                 "removed": remove,
+                "removed_files": removed.paths,
                 "replaced": garbage.replaced.iter().map(stat::replaced_json).collect::<Vec<_>>(),
                 "orphans": garbage.orphans.iter().map(stat::orphan_json).collect::<Vec<_>>(),
-            });
-            if remove {
-                garbage.remove(&mut lake, &self.key).await?;
-            }
-            return Ok(print(report)?);
+                "error": outcome.as_ref().err().map(ToString::to_string),
+            }))?,
+            false => to_stdout(format_args!("{}", collected(&garbage, remove.then_some(&removed))))?,
         }
-        let goes = if remove { "removed" } else { "would remove" };
-        let mut text = String::new();
-        for file in &garbage.replaced {
-            let path = shown(&file.tombstone.path);
-            match file.due_ns <= now {
-                true => {
-                    text += &format!("{goes}: {path}: replaced at {}\n", moment(file.tombstone.replaced_ns))
-                }
-                false => {
-                    text +=
-                        &format!("kept: {path}: replaced; readers may use it until {}\n", moment(file.due_ns))
-                }
-            }
-        }
-        for orphan in &garbage.orphans {
-            let (path, old) = (shown(&orphan.file.path), span(orphan.age));
-            match &orphan.stays {
-                None => text += &format!("{goes}: {path}: no commit names it, nor can; {old} old\n"),
-                Some(why) => text += &format!("kept: {path}: no commit names it, {old} old; {why}\n"),
-            }
-        }
-        if remove {
-            let removed = garbage.remove(&mut lake, &self.key).await?;
-            text += &format!("{} files removed\n", removed.files);
-        } else {
-            text += "nothing was removed: that takes --remove\n";
-        }
-        Ok(to_stdout(format_args!("{text}"))?)
+        outcome.with_context(|| {
+            format!(
+                "not everything that is due was removed: {} files are gone, and listed; whether the one that failed is gone \
+                 is not known. Run this again: it looks anew, and takes up where it ended",
+                removed.paths.len()
+            )
+        })
     }
+}
+
+/// What was found, and what became of it if something was to be `removed`.
+fn collected(garbage: &Garbage, removed: Option<&Removed>) -> String {
+    let now = now_ns();
+    let goes = |path: &str| match removed {
+        None => "would remove",
+        Some(removed) if removed.paths.contains(path) => "removed",
+        Some(_) => "not removed",
+    };
+    let mut text = String::new();
+    for file in &garbage.replaced {
+        let (path, at) = (&file.tombstone.path, moment(file.tombstone.replaced_ns));
+        match file.due_ns <= now {
+            true => text += &format!("{}: {}: replaced at {at}\n", goes(path), shown(path)),
+            false => {
+                let until = moment(file.due_ns);
+                text += &format!("kept: {}: replaced; readers may use it until {until}\n", shown(path));
+            }
+        }
+    }
+    for orphan in &garbage.orphans {
+        let (path, old) = (&orphan.file.path, span(orphan.age));
+        match &orphan.stays {
+            None => {
+                text += &format!("{}: {}: no commit names it, nor can; {old} old\n", goes(path), shown(path))
+            }
+            Some(why) => text += &format!("kept: {}: no commit names it, {old} old; {why}\n", shown(path)),
+        }
+    }
+    text += &match removed {
+        Some(removed) => format!("{} files removed\n", removed.paths.len()),
+        None => "nothing was removed: that takes --remove\n".to_owned(),
+    };
+    text
 }
 
 /// JSON on standard output.

@@ -44,7 +44,7 @@ pub fn run(
         memory_bytes: usize::try_from(memory.saturating_mul(1 << 20)).unwrap_or(usize::MAX),
         tenant: at.tenant_key,
     };
-    let store = at.lake.open()?;
+    let store = at.lake.reach()?;
     if let (Some(path), Some(lake)) = (&output, store.directory()) {
         keep_out_of(lake, path)?;
     }

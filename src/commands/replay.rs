@@ -42,7 +42,7 @@ fn in_terminal(session: Option<&str>, at: Option<String>, lake: &LakeArg) -> Res
 /// Opens the replay in this terminal.
 pub fn open(session: Option<&str>, at: Option<String>, lake: LakeAt) -> Result<ExitCode> {
     let LakeAt { lake, tenant_key, config } = lake;
-    let store = lake.open()?;
+    let store = lake.reach()?;
     let session = match session {
         None => None,
         Some(text) => {
@@ -141,7 +141,7 @@ fn print(
     run: impl FnOnce(&LakeSource, &ReplayConfig, &mut dyn std::io::Write) -> Result<Outcome, ReplayError>,
 ) -> Result<ExitCode> {
     let at = lake_at(lake)?;
-    let source = LakeSource::of(at.lake.open()?, at.tenant_key)?;
+    let source = LakeSource::of(at.lake.reach()?, at.tenant_key)?;
     let config = at.config.map(|c| c.replay).unwrap_or_default();
     let mut out = BufWriter::new(std::io::stdout().lock());
     let result = run(&source, &config, &mut out).and_then(|outcome| {

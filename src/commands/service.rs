@@ -120,20 +120,31 @@ pub fn check_files(
 }
 
 /// What the operating system tells the process to do.
-struct Signals {
+pub struct Signals {
     terminate: Signal,
     interrupt: Signal,
     hangup: Signal,
 }
 
 impl Signals {
-    fn listen(runtime: &tokio::runtime::Runtime) -> Result<Self> {
+    /// Listens from now on.
+    pub fn listen(runtime: &tokio::runtime::Runtime) -> Result<Self> {
         let _guard = runtime.enter();
         Ok(Self {
             terminate: signal(SignalKind::terminate()).context("cannot listen for SIGTERM")?,
             interrupt: signal(SignalKind::interrupt()).context("cannot listen for SIGINT")?,
             hangup: signal(SignalKind::hangup()).context("cannot listen for SIGHUP")?,
         })
+    }
+
+    /// As [`Signals::stop`], for what follows no file: it stops with its terminal, too.
+    #[cfg(feature = "analyzer")]
+    pub async fn stop_or_hangup(&mut self) {
+        tokio::select! {
+            _ = self.terminate.recv() => {}
+            _ = self.interrupt.recv() => {}
+            _ = self.hangup.recv() => {}
+        }
     }
 
     /// Resolves when the process is to stop.
@@ -451,43 +462,19 @@ impl Starter<'_> {
         let tenant = crate::tenant_key::load(&config.gateway.tenant_key, false)?;
         let options = super::detect::options(config, &config.lake, Some(tenant))?;
         let metrics = Arc::clone(&options.metrics);
-        let every = Duration::from_secs(config.detect.interval_seconds);
-        let topic =
-            config.kafka()?.map(|kafka| bodycam_bus::kafka::FindingsTopic::open(&kafka)).transpose()?;
-        let topic = topic.map(Arc::new);
+        // Who reads along wants the line; who collects logs wants all of it.
+        let reads_along = std::io::IsTerminal::is_terminal(&std::io::stderr());
+        let tell = move |news: &News| match reads_along {
+            true => tracing::warn!(event = "finding", "{}", super::detect::line(news)),
+            false => {
+                tracing::warn!(event = "finding", finding = %news.to_json(), "{}", super::detect::line(news));
+            }
+        };
+        let watching = super::detect::Watching::new(options, config.kafka()?.as_ref(), Arc::new(tell))?;
         let (stop, stopped) = watch::channel(false);
         let part = self.spawn("detection", stop, async move {
-            loop {
-                let (options, metrics) = (options.clone(), Arc::clone(&options.metrics));
-                let (mut inner, mut outer) = (stopped.clone(), stopped.clone());
-                let topic = topic.clone();
-                let watching = tokio::spawn(async move {
-                    let shutdown = async move { drop(inner.wait_for(|stop| *stop).await) };
-                    // Who reads along wants the line; who collects logs wants all of it.
-                    let reads_along = std::io::IsTerminal::is_terminal(&std::io::stderr());
-                    let mut told = |news: &News| {
-                        match reads_along {
-                            true => tracing::warn!(event = "finding", "{}", super::detect::line(news)),
-                            false => {
-                                tracing::warn!(event = "finding", finding = %news.to_json(), "{}", super::detect::line(news));
-                            }
-                        }
-                        if let Some(topic) = &topic
-                            && let Err(error) = topic.send(&news.id().to_string(), &news.to_json())
-                        {
-                            tracing::error!(event = "finding_not_sent", finding = %news.id(), error = %error, "the lake has it, the topic may not");
-                        }
-                    };
-                    bodycam_analyzer::detect::watch(options, &mut told, shutdown).await
-                });
-                let Err(error) = watching.await else { return Ok(()) };
-                metrics.looked(true);
-                tracing::error!(event = "detect.panicked", panicked = error.is_panic(), "detection is started again");
-                tokio::select! {
-                    _ = outer.wait_for(|stop| *stop) => return Ok(()),
-                    () = tokio::time::sleep(every) => {}
-                }
-            }
+            watching.run(stopped).await;
+            Ok(())
         });
         Ok((part, metrics))
     }
@@ -542,6 +529,7 @@ fn start_gateway(config: &Config, clock: Clock) -> Result<Serving> {
         config.http.as_ref().map(|h| h.listen),
         Some(config.admin.listen),
         Some(config.admin.recorder_listen),
+        config.admin.detect_listen,
     ]
     .into_iter()
     .flatten()
@@ -635,7 +623,7 @@ impl admin::Probe for Probe {
 }
 
 /// JSON lines on standard error unless it is a terminal; `BODYCAM_LOG` filters (default `info`).
-fn init_logging() {
+pub fn init_logging() {
     use std::io::IsTerminal;
     let filter = tracing_subscriber::EnvFilter::try_from_env("BODYCAM_LOG")
         .unwrap_or_else(|_| tracing_subscriber::EnvFilter::new("info,tokio_postgres=warn"));

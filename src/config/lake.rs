@@ -50,7 +50,7 @@ pub struct S3Config {
     pub ca: Option<PathBuf>,
     /// Whether an endpoint without TLS will do: whoever is between reads and alters the record then.
     pub allow_http: bool,
-    /// Whether the bucket stands in the path of requests; otherwise in the name of the host.
+    /// Whether the bucket stands in the path of requests (`https://s3.example.com/BUCKET/…`); otherwise in front of the endpoint's host, which is a name then (`https://BUCKET.s3.example.com/…`). An endpoint that begins with the bucket stays as it is.
     pub path_style: bool,
     /// Seconds that a single request may take.
     pub timeout_seconds: u64,
@@ -124,6 +124,15 @@ impl LakeConfig {
         Ok(Store::open_at(&self.url, &self.options()?)?)
     }
 
+    /// As [`LakeConfig::open`], for people who wait: a service that takes no connections is an error within seconds.
+    #[cfg(feature = "reader")]
+    pub fn reach(&self) -> Result<Store> {
+        let store = self.open()?;
+        let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
+        runtime.block_on(store.reach())?;
+        Ok(store)
+    }
+
     /// Opens the store; a directory is made when it is not there.
     #[cfg(feature = "recorder")]
     pub fn create(&self) -> Result<Store> {
@@ -154,6 +163,11 @@ impl S3Config {
                 }
                 _ => bail!("[lake.s3] endpoint: '{shown}' is no URL; want https://HOST[:PORT]"),
             }
+            ensure!(
+                self.path_style || !is_address(endpoint),
+                "[lake.s3] path_style: no bucket can stand in front of an address ({shown}): name the host, or say \
+                 path_style = true"
+            );
         }
         if self.access_key.is_none() && self.session_token.is_some() {
             bail!("[lake.s3] session_token would do nothing without access_key and secret_key");
@@ -209,4 +223,12 @@ impl S3Config {
         };
         self.ca.as_ref().map(read).transpose()
     }
+}
+
+/// Whether the host of a URL is an address and no name.
+#[cfg(feature = "gateway")]
+fn is_address(url: &str) -> bool {
+    let rest = url.split_once("://").map_or(url, |(_, rest)| rest);
+    let host = rest.split([':', '/']).next().unwrap_or_default();
+    rest.starts_with('[') || host.parse::<std::net::Ipv4Addr>().is_ok()
 }

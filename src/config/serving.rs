@@ -228,6 +228,7 @@ impl Config {
             ("[http] listen", self.http.as_ref().map(|h| h.listen)),
             ("[admin] listen", Some(self.admin.listen)),
             ("[admin] recorder_listen", Some(self.admin.recorder_listen)),
+            ("[admin] detect_listen", self.admin.detect_listen),
         ];
         let listeners: Vec<_> = listeners.iter().filter_map(|(name, at)| Some((name, (*at)?))).collect();
         for (n, (name, at)) in listeners.iter().enumerate() {

@@ -167,11 +167,13 @@ fn every_pod_is_confined() {
 }
 
 #[test]
-fn gateways_and_recorders_are_probed_where_they_listen() {
+fn every_part_is_probed_where_it_listens() {
     for overlay in Overlay::all() {
-        for (role, command, setting) in
-            [("bodycam-gateway", "gateway", "listen"), ("bodycam-recorder", "recorder", "recorder_listen")]
-        {
+        for (role, command, setting) in [
+            ("bodycam-gateway", "gateway", "listen"),
+            ("bodycam-recorder", "recorder", "recorder_listen"),
+            ("bodycam-detection", "detect", "detect_listen"),
+        ] {
             let workload = overlay.workload(role);
             let container = workload.main();
             let config: toml::Table = toml::from_str(overlay.config()).unwrap();
@@ -320,7 +322,7 @@ fn agents_reach_the_gateways_and_nothing_else() {
             assert_eq!(by_agents, wanted, "{who}");
             for (peer, port) in &from {
                 assert!(peer.get("ipBlock").is_none(), "{who}: anyone at {peer} reaches {port}");
-                if [9464, 9465].contains(port) {
+                if [9464, 9465, 9466].contains(port) {
                     let metrics = &peer["namespaceSelector"]["matchLabels"]["bodycam.dev/metrics"];
                     assert_eq!(metrics, "true", "{who}: {peer} reaches the admin listener");
                 }
@@ -331,7 +333,7 @@ fn agents_reach_the_gateways_and_nothing_else() {
         for (role, wanted) in [
             ("bodycam-gateway", BTreeSet::from([53, 80, 443, 5432, 9093])),
             ("bodycam-recorder", BTreeSet::from([53, 9093, s3])),
-            ("bodycam-detection", BTreeSet::from([53, s3])),
+            ("bodycam-detection", BTreeSet::from([53, 9093, s3])),
         ] {
             let to = overlay.allowed(overlay.workload(role).labels, "Egress");
             assert_eq!(

@@ -170,6 +170,35 @@ async fn what_was_given_up_is_declared_wherever_it_lay_and_nothing_else_is_said(
 }
 
 #[tokio::test]
+async fn a_gap_of_keys_explains_those_that_can_have_lain_in_it_and_no_other() {
+    let dir = tempfile::tempdir().unwrap();
+    // Ada's key and name, Bob's, and Eve's lie in this order.
+    for (n, hole, lost) in
+        [(0, ("gw-1/keys", 2, 4), 2), (1, ("gw-1/keys", 2, 3), 1), (2, ("gw-1/keys", 0, 1), 1)]
+    {
+        let clean = from_directory(&given_up(dir.path(), n, hole, recorder_key()).await);
+        let of_keys = |path: &&String| path.starts_with("keys/") || path.starts_with("directory/");
+        let there: Vec<String> = clean.objects.keys().filter(of_keys).cloned().collect();
+        assert_eq!(there.len(), 6 - lost);
+        let declared = |report: &Report| {
+            let gone = |f: &&bodycam_verify::Fault| f.detail.contains(&Class::UndeclaredErasure.to_string());
+            report.faults.iter().filter(|f| f.class == Class::DeclaredGap).filter(gone).count()
+        };
+        assert_eq!(declared(&with_everything(&clean, &[])), lost, "{hole:?}");
+        for path in &there {
+            let mut lake = clean.clone();
+            lake.objects.remove(path);
+            let report = with_everything(&lake, &[recorder_key()]);
+            assert_eq!(alarms(&report), [Class::UndeclaredErasure], "{hole:?} {path}: {}", report.to_text());
+            assert_eq!(report.exit_code, 2);
+            let alarm = report.faults.iter().find(|f| f.class == Class::UndeclaredErasure).unwrap();
+            assert_eq!(alarm.path.as_ref(), Some(path), "{hole:?}");
+            assert_eq!(declared(&report), lost, "{hole:?} {path}");
+        }
+    }
+}
+
+#[tokio::test]
 async fn a_declaration_that_is_removed_altered_or_anothers_leaves_the_alarm() {
     let dir = tempfile::tempdir().unwrap();
     let hole = ("gw-1/0", 20, 40);

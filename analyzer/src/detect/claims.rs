@@ -141,6 +141,39 @@ impl Claims {
         self.heads.retain(|place, _| !done(place));
     }
 
+    /// Where claims and beats lie.
+    pub(super) fn store(&self) -> &Store {
+        &self.objects.store
+    }
+
+    /// Where this worker's beat lies.
+    pub(super) fn own_beat(&self) -> Result<String, LakeError> {
+        self.objects.beat_of(&self.worker)
+    }
+
+    /// Whether a beat of ours lies there.
+    pub(super) async fn is_beat(&self, path: &str) -> Result<bool, LakeError> {
+        Ok(matches!(self.objects.read::<Beat>(path).await?, Read::Ours(_)))
+    }
+
+    /// Where the beat of the worker lies whose claim this is; none when it is no claim of ours.
+    pub(super) async fn claimed_by(&self, path: &str) -> Result<Option<String>, LakeError> {
+        match self.objects.read::<Claim>(path).await? {
+            Read::Ours(claim) => Ok(Some(self.objects.beat_of(&claim.worker)?)),
+            Read::Absent | Read::Foreign => Ok(None),
+        }
+    }
+
+    /// How the paths of the claims on a place begin, but for the last separator.
+    pub(super) fn place_path(&self, place: &Place) -> Result<String, LakeError> {
+        self.objects.place(place)
+    }
+
+    /// How many windows are this worker's.
+    pub(super) fn held(&self) -> usize {
+        self.heads.values().filter(|head| head.worker.as_ref() == Some(&self.worker)).count()
+    }
+
     /// Says whether a rule fails here.
     pub(super) fn fails(&self, rule: &RuleId, fails: bool) {
         let mut failing = self.failing.lock().unwrap_or_else(PoisonError::into_inner);
@@ -272,7 +305,8 @@ impl Claims {
             .filter(|(_, head)| head.worker.as_ref() == Some(&self.worker))
             .map(|(place, head)| (place, head.next))
             .collect();
-        drop(self.beats);
+        // One more beat behind the end of the last would look like a sign of life.
+        self.beats.stop().await;
         if let Ok(path) = self.objects.beat_of(&self.worker)
             && let Err(err) = self.objects.store.delete(&path).await
         {
@@ -314,9 +348,13 @@ enum Read<T> {
 }
 
 impl Objects {
-    fn claim(&self, (window, n): &Place, k: u64) -> Result<String, LakeError> {
+    fn place(&self, (window, n): &Place) -> Result<String, LakeError> {
         let name = self.key.state_mac("claim", window.path(*n)?.as_bytes()).to_hex();
-        layout::state(&format!("claim-{}-{k}", name.get(..32).unwrap_or_default()))
+        layout::state(&format!("claim-{}", name.get(..32).unwrap_or_default()))
+    }
+
+    fn claim(&self, place: &Place, k: u64) -> Result<String, LakeError> {
+        Ok(format!("{}-{k}", self.place(place)?))
     }
 
     fn beat_of(&self, worker: &str) -> Result<String, LakeError> {

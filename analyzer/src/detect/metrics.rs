@@ -1,6 +1,9 @@
 //! What detection tells of itself: Prometheus text for the admin listener, and one sentence when it fails.
 
+use std::collections::BTreeMap;
+use std::fmt::Write as _;
 use std::sync::atomic::{AtomicBool, AtomicI64, AtomicU64, Ordering};
+use std::sync::{Mutex, PoisonError};
 use std::time::Duration;
 
 use super::{Summary, wall_ns};
@@ -10,12 +13,21 @@ use super::{Summary, wall_ns};
 pub struct Metrics {
     failing: AtomicBool,
     looks: AtomicU64,
+    looks_failed: AtomicU64,
+    /// Wall time of the last look that did not fail as a whole, Unix ns; 0 before the first.
+    looked_ns: AtomicI64,
+    /// Whether the last look failed as a whole.
+    is_blind: AtomicBool,
+    rules_failing: AtomicU64,
     look_millis: AtomicU64,
     windows_evaluated: AtomicU64,
     windows_recorded: AtomicU64,
-    findings: AtomicU64,
+    /// Findings that were not known before, by rule.
+    findings: Mutex<BTreeMap<String, u64>>,
+    findings_not_sent: AtomicU64,
     retracted: AtomicU64,
     windows_of_others: AtomicU64,
+    claims_held: AtomicU64,
     claims_lost: AtomicU64,
     claims_taken_over: AtomicU64,
     /// Event time up to which the lake is complete; 0 when that is not known, or everything is here.
@@ -28,12 +40,20 @@ pub struct Metrics {
     records_unreadable: AtomicU64,
     rollups_unreadable: AtomicU64,
     hours_ahead: AtomicU64,
+    litter_removed: AtomicU64,
 }
 
 impl Metrics {
-    /// A look at the lake is over.
-    pub fn looked(&self, failed: bool) {
+    /// A look at the lake is over: how many rules failed; none when it failed as a whole.
+    pub fn looked(&self, rules_failing: Option<usize>) {
         add(&self.looks, 1);
+        add(&self.looks_failed, u64::from(rules_failing.is_none()));
+        self.is_blind.store(rules_failing.is_none(), Ordering::Relaxed);
+        if let Some(rules) = rules_failing {
+            self.looked_ns.store(wall_ns(), Ordering::Relaxed);
+            self.rules_failing.store(u64::try_from(rules).unwrap_or(u64::MAX), Ordering::Relaxed);
+        }
+        let failed = rules_failing != Some(0);
         if self.failing.swap(failed, Ordering::Relaxed) && !failed {
             tracing::info!(event = "detect.works_again", "every rule was evaluated");
         }
@@ -42,6 +62,39 @@ impl Metrics {
     /// Whether the last look failed, wholly or for a rule.
     pub fn is_failing(&self) -> bool {
         self.failing.load(Ordering::Relaxed)
+    }
+
+    /// Whether detection follows its lake; otherwise what is wrong.
+    pub fn ready(&self) -> Result<(), &'static str> {
+        if self.is_blind.load(Ordering::Relaxed) {
+            return Err("the lake cannot be looked at: see the log");
+        }
+        match self.looked_ns.load(Ordering::Relaxed) {
+            0 => Err("the first look at the lake is not over"),
+            _ => Ok(()),
+        }
+    }
+
+    /// A finding was told that was not known before.
+    pub(super) fn found(&self, rule: &str) {
+        let mut findings = self.findings.lock().unwrap_or_else(PoisonError::into_inner);
+        match findings.get_mut(rule) {
+            Some(count) => *count += 1,
+            None => drop(findings.insert(rule.to_owned(), 1)),
+        }
+    }
+
+    /// A finding could not be handed to its topic.
+    pub fn not_sent(&self) {
+        add(&self.findings_not_sent, 1);
+    }
+
+    pub(super) fn litter_removed(&self, objects: u64) {
+        add(&self.litter_removed, objects);
+    }
+
+    pub(super) fn claims_held(&self, windows: usize) {
+        self.claims_held.store(u64::try_from(windows).unwrap_or(u64::MAX), Ordering::Relaxed);
     }
 
     /// How long the last look took.
@@ -53,7 +106,6 @@ impl Metrics {
     pub(super) fn stands(&self, did: &Summary, settled_ns: i64) {
         add(&self.windows_evaluated, did.evaluated);
         add(&self.windows_recorded, did.records);
-        add(&self.findings, did.found);
         add(&self.retracted, did.retracted);
         self.windows_of_others.store(did.with_others, Ordering::Relaxed);
         let known = |ns: i64| if ns == i64::MIN || ns == i64::MAX { 0 } else { ns };
@@ -128,6 +180,14 @@ impl Metrics {
                 u64::from(self.is_failing()),
             ),
             ("looks_total", "counter", "Looks at the lake", of(&self.looks)),
+            ("looks_failed_total", "counter", "Looks that failed as a whole", of(&self.looks_failed)),
+            (
+                "last_look_seconds",
+                "gauge",
+                "Wall time of the last look that did not fail as a whole, Unix seconds",
+                u64::try_from(self.looked_ns.load(Ordering::Relaxed) / 1_000_000_000).unwrap_or_default(),
+            ),
+            ("rules_failing", "gauge", "Rules that failed in the last look", of(&self.rules_failing)),
             ("look_milliseconds", "gauge", "How long the last look took", of(&self.look_millis)),
             (
                 "windows_evaluated_total",
@@ -136,14 +196,20 @@ impl Metrics {
                 of(&self.windows_evaluated),
             ),
             ("windows_recorded_total", "counter", "Window records written", of(&self.windows_recorded)),
-            ("findings_total", "counter", "Findings told that were not known before", of(&self.findings)),
             ("findings_retracted_total", "counter", "Findings taken back", of(&self.retracted)),
+            (
+                "findings_not_sent_total",
+                "counter",
+                "Findings that Kafka may not have: the lake has them",
+                of(&self.findings_not_sent),
+            ),
             (
                 "windows_of_others",
                 "gauge",
                 "Windows that are due and claimed by another worker",
                 of(&self.windows_of_others),
             ),
+            ("claims_held", "gauge", "Windows that this worker has claimed", of(&self.claims_held)),
             (
                 "claims_lost_total",
                 "counter",
@@ -184,6 +250,12 @@ impl Metrics {
                 self.rollups_unreadable(),
             ),
             (
+                "litter_removed_total",
+                "counter",
+                "Beats, claims and roll-ups that nobody needed any more, removed",
+                of(&self.litter_removed),
+            ),
+            (
                 "hours_ahead",
                 "gauge",
                 "Hours with events that are dated after the newest commit",
@@ -195,7 +267,15 @@ impl Metrics {
                 "# HELP bodycam_detect_{name} {help}.\n# TYPE bodycam_detect_{name} {kind}\nbodycam_detect_{name} {value}\n"
             )
         };
-        rows.map(row).concat()
+        let mut out = rows.map(row).concat();
+        out.push_str(
+            "# HELP bodycam_detect_findings_total Findings told that were not known before, by rule.\n\
+             # TYPE bodycam_detect_findings_total counter\n",
+        );
+        for (rule, count) in self.findings.lock().unwrap_or_else(PoisonError::into_inner).iter() {
+            let _ = writeln!(out, "bodycam_detect_findings_total{{rule=\"{rule}\"}} {count}");
+        }
+        out
     }
 }
 

@@ -12,6 +12,7 @@ use super::claims::Place;
 use super::*;
 use crate::scene::{Dying, MINUTE, Scene, at, events};
 
+mod litter;
 mod rollups;
 mod workers;
 
@@ -455,12 +456,18 @@ async fn a_lake_that_cannot_be_opened_is_tried_again_while_watching() {
             tokio::time::sleep(Duration::from_millis(20)).await;
         }
     };
+    assert!(metrics.ready().unwrap_err().contains("the first look"));
     tokio::time::timeout(Duration::from_secs(60), until(true)).await.unwrap();
     assert!(metrics.prometheus().contains("\nbodycam_detect_failing 1\n"), "{}", metrics.prometheus());
+    assert!(!metrics.prometheus().contains("\nbodycam_detect_looks_failed_total 0\n"));
+    assert!(metrics.ready().unwrap_err().contains("cannot be looked at"));
     std::fs::write(&entry, whole).unwrap();
     tokio::time::timeout(Duration::from_secs(60), until(false)).await.unwrap();
+    metrics.ready().unwrap();
     stop.send(()).unwrap();
     assert_eq!(watching.await.unwrap().found, 1);
+    let found = "\nbodycam_detect_findings_total{rule=\"EXF-002\"} 1\n";
+    assert!(metrics.prometheus().contains(found), "{}", metrics.prometheus());
 }
 
 #[tokio::test]

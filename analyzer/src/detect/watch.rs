@@ -29,7 +29,7 @@ pub async fn watch(
         let outcome = look(&mut detector, &options, listener).await;
         let took = started.elapsed();
         options.metrics.took(took);
-        options.metrics.looked(!outcome.as_ref().is_ok_and(|summary| summary.failures.is_empty()));
+        options.metrics.looked(outcome.as_ref().ok().map(|summary| summary.failures.len()));
         match outcome {
             Ok(summary) => total.add(summary),
             Err(err) => {

@@ -78,6 +78,14 @@ impl<T> Job<T> {
     }
 }
 
+impl<T> Job<T> {
+    /// Stops it, and waits until nothing of it is under way.
+    pub(crate) async fn stop(mut self) {
+        self.0.abort();
+        let _ = (&mut self.0).await;
+    }
+}
+
 impl<T> Future for Job<T> {
     type Output = Result<T, AnalyzerError>;
 

@@ -87,6 +87,25 @@ impl Kept {
     }
 }
 
+impl Kept {
+    /// Where the roll-up of these rows lies; none without a tenant key.
+    pub(super) fn path(&self, table: &str, period: Period, id: Digest) -> Result<Option<String>, LakeError> {
+        self.tenant.as_ref().map(|tenant| path(tenant, table, period, id)).transpose()
+    }
+
+    /// Whether what lies there was written under the tenant key.
+    pub(super) async fn is_ours(&self, at: &str) -> Result<bool, LakeError> {
+        let Some(tenant) = &self.tenant else { return Ok(false) };
+        let Some(object) = self.store.get(at).await? else { return Ok(false) };
+        Ok(object.split_at_checked(32).is_some_and(|(mac, rest)| mac == tenant.state_mac(at, rest).0))
+    }
+}
+
+/// The part of a roll-up's path that says of what it is: table and period.
+pub(super) fn what(path: &str) -> Option<&str> {
+    Some(path.strip_suffix(".rollup")?.rsplit_once('-')?.0)
+}
+
 fn path(tenant: &TenantKey, table: &str, period: Period, id: Digest) -> Result<String, LakeError> {
     let name = match period {
         Period::Hour(hour) => format!("{table}-hour{hour}"),

@@ -18,22 +18,34 @@ use crate::commit::now_ns;
 use crate::error::RecorderError;
 use crate::ingest::Staged;
 
-/// Positions that are given up, from the first to before the second.
+/// Positions that are given up, from the first to before the second. None at all where a stream began anew: then nobody
+/// knows what may have followed on the last.
 #[derive(Debug, Clone, Copy)]
 pub(super) struct GivenUp {
     pub from: i64,
     pub to: i64,
 }
 
+impl GivenUp {
+    fn reason(self) -> &'static str {
+        match self.from == self.to {
+            true => "the stream began anew, as after its spool was lost; acknowledged by recorder.recreated",
+            false => "removed from the bus before any recorder read them; given up by recorder.truncated",
+        }
+    }
+}
+
 impl<B: Bus> Recorder<B> {
     /// Has the lake list a stream, after what is given up of it was declared.
     pub(super) async fn list(&mut self, id: &StreamId) -> Result<(), RecorderError> {
-        let Some(given_up) = self.streams.get(id).map(|stream| stream.given_up) else { return Ok(()) };
-        if let Some(gap) = given_up {
+        let Some(given_up) = self.streams.get(id).map(|stream| stream.given_up.clone()) else {
+            return Ok(());
+        };
+        for gap in given_up {
             self.declare(id, gap).await?;
         }
         let Some(stream) = self.streams.get_mut(id) else { return Ok(()) };
-        stream.given_up = None;
+        stream.given_up.clear();
         stream.list(&mut self.lake).await
     }
 
@@ -61,8 +73,7 @@ impl<B: Bus> Recorder<B> {
             stream: id.to_string(),
             from_position: gap.from,
             to_position: gap.to,
-            reason: "removed from the bus before any recorder read them; given up by recorder.truncated"
-                .to_owned(),
+            reason: gap.reason().to_owned(),
         };
         let declared = ledger.append(declared.into(), now);
         let stop = LedgerStop { reason: "declared".to_owned(), events: 0, accepted: 0 };

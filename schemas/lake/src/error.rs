@@ -51,6 +51,12 @@ pub enum LakeError {
         "cannot write {path}: {reason}. Whether the store holds it now is not known; a recorder goes on with what is there"
     )]
     Unanswered { path: String, reason: String },
+    /// Nobody takes connections where the store should be.
+    #[error(
+        "{store} cannot be reached at {service}: {reason}. See whether the service runs, and what [lake.s3] endpoint, or \
+         AWS_ENDPOINT_URL, says"
+    )]
+    Unreachable { store: String, service: String, reason: String },
     /// The store cannot do what a lake needs.
     #[error("{store} cannot be a lake: {reason}")]
     Unsuitable { store: String, reason: String },

@@ -147,7 +147,7 @@ impl Lake {
     }
 
     async fn open_with(store: Store, keys: Option<&BTreeSet<Digest>>) -> Result<Self, LakeError> {
-        let Some(newest) = newest_snapshot(&store).await else {
+        let Some(newest) = newest_snapshot(&store).await? else {
             return Self::open_from_commits(store).await;
         };
         let next_snapshot = newest.n.saturating_add(1);
@@ -336,35 +336,54 @@ impl Lake {
     }
 }
 
-/// The number of the newest snapshot that the hint leads to; none when hint or snapshot is missing.
+/// The number of the newest snapshot that the hint leads to; none when there is none.
 pub async fn newest_snapshot_number(store: &Store) -> Result<Option<u64>, LakeError> {
-    let Some(bytes) = store.get(layout::SNAPSHOT_HINT).await? else { return Ok(None) };
-    let Ok(Hint { mut n, .. }) = serde_json::from_slice(&bytes) else { return Ok(None) };
-    if !store.exists(&layout::snapshot(n)).await? {
-        return Ok(None);
-    }
-    while let Some(next) = n.checked_add(1)
-        && store.exists(&layout::snapshot(next)).await?
-    {
-        n = next;
-    }
-    Ok(Some(n))
+    Ok(newest_snapshot_object(store).await?.map(|(n, _)| n))
 }
 
-/// The newest snapshot that the hint leads to. A hint or snapshot that is missing or damaged is as none.
-async fn newest_snapshot(store: &Store) -> Option<Snapshot> {
-    let bytes = store.get(layout::SNAPSHOT_HINT).await.ok()??;
-    check_size(layout::SNAPSHOT_HINT, &bytes).ok()?;
-    check_version(layout::SNAPSHOT_HINT, &bytes).ok()?;
-    let Hint { mut n, .. } = serde_json::from_slice(&bytes).ok()?;
-    let mut bytes = store.get(&layout::snapshot(n)).await.ok()??;
+/// The newest snapshot that the hint leads to. A hint or snapshot that is missing or damaged is as none; a service that
+/// does not answer is an error, or every commit would be asked for next.
+async fn newest_snapshot(store: &Store) -> Result<Option<Snapshot>, LakeError> {
+    let (n, bytes) = match newest_snapshot_object(store).await {
+        Ok(Some(found)) => found,
+        Ok(None) => return Ok(None),
+        // On a disk it is this object that cannot be read.
+        Err(_) if store.directory().is_some() => return Ok(None),
+        Err(err) => return Err(err),
+    };
+    Ok(Snapshot::parse(&layout::snapshot(n), &bytes).ok().filter(|snapshot| snapshot.n == n))
+}
+
+async fn newest_snapshot_object(store: &Store) -> Result<Option<(u64, Bytes)>, LakeError> {
+    let path = layout::SNAPSHOT_HINT;
+    let Some(hint) = store.get(path).await? else { return Ok(None) };
+    if check_size(path, &hint).is_err() || check_version(path, &hint).is_err() {
+        return Ok(None);
+    }
+    let Ok(Hint { mut n, .. }) = serde_json::from_slice(&hint) else { return Ok(None) };
+    let mut found = store.get(&layout::snapshot(n)).await?;
+    if found.is_none() {
+        // Written late, by one that was stopped after its snapshot: others may have written so many since that they
+        // deleted it. Those are behind it.
+        let Some(remaining) = snapshot_behind(store, n).await? else { return Ok(None) };
+        n = remaining;
+        found = store.get(&layout::snapshot(n)).await?;
+    }
+    let Some(mut bytes) = found else { return Ok(None) };
     // The hint is written after the snapshot: a newer one may be there already.
     while let Some(next) = n.checked_add(1)
-        && let Some(newer) = store.get(&layout::snapshot(next)).await.ok()?
+        && let Some(newer) = store.get(&layout::snapshot(next)).await?
     {
         (n, bytes) = (next, newer);
     }
-    Snapshot::parse(&layout::snapshot(n), &bytes).ok().filter(|snapshot| snapshot.n == n)
+    Ok(Some((n, bytes)))
+}
+
+/// A snapshot with a higher number than `n`, the highest that a listing of bounded length shows.
+async fn snapshot_behind(store: &Store, n: u64) -> Result<Option<u64>, LakeError> {
+    let names = store.names_near(layout::SNAPSHOTS, n).await?;
+    let numbers = names.iter().filter_map(|name| name.strip_suffix(".json")?.parse::<u64>().ok());
+    Ok(numbers.filter(|number| *number > n).max())
 }
 
 /// The newest of the snapshots from `newest` back that one of these keys signed: in a group each recorder writes some.

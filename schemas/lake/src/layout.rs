@@ -246,6 +246,9 @@ pub fn stream(n: u64) -> String {
     format!("streams/{n}.json")
 }
 
+/// The folder of snapshots.
+pub const SNAPSHOTS: &str = "snapshots";
+
 /// The `n`th snapshot.
 pub fn snapshot(n: u64) -> String {
     format!("snapshots/{n}.json")

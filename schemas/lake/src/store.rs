@@ -42,6 +42,8 @@ pub struct Store {
     directory: Option<Arc<PathBuf>>,
     /// What was read of data files, where reading them takes long.
     cache: Option<Arc<Cache>>,
+    /// How it is found out whether there is a service at all.
+    contact: Option<Arc<s3::Contact>>,
 }
 
 /// Whether an object was written by a put-if-absent.
@@ -99,7 +101,8 @@ impl Store {
                 let sides = s3::open(place.trim_end_matches('/'), s3)?;
                 let name = bodycam_record::shown(location).into();
                 let (reads, writes) = (sides.reads, Arc::new(sides.writes));
-                return Ok(Self { name, reads, writes, directory: None, cache: Some(Arc::default()) });
+                let (cache, contact) = (Some(Arc::default()), Some(Arc::new(sides.contact)));
+                return Ok(Self { name, reads, writes, directory: None, cache, contact });
             }
             Some((scheme, _)) => {
                 return Err(unsuitable(format!(
@@ -118,6 +121,7 @@ impl Store {
             writes: Arc::new(LocalWrites::new(directory.clone())),
             directory: Some(Arc::new(directory)),
             cache: None,
+            contact: None,
         })
     }
 
@@ -143,7 +147,16 @@ impl Store {
     pub fn on(store: Arc<dyn ObjectStore>, name: &str) -> Self {
         let writes = ObjectWrites::new(store.clone(), store.clone(), Duration::from_secs(1));
         let writes = Arc::new(writes);
-        Self { name: name.into(), reads: store, writes, directory: None, cache: None }
+        Self { name: name.into(), reads: store, writes, directory: None, cache: None, contact: None }
+    }
+
+    /// Whether the service takes connections, said within seconds: for people who wait, and not for services, whose
+    /// requests are tried again for as long as the options say. A directory is always there.
+    pub async fn reach(&self) -> Result<(), LakeError> {
+        match &self.contact {
+            Some(contact) => contact.reach().await,
+            None => Ok(()),
+        }
     }
 
     /// The same store with another writing side.

@@ -4,8 +4,8 @@
 //! Invariant: a declaration counts only in a sound ledger under a key that signed commits (and is pinned, where
 //! recorders are), and only where the commits have that very hole: one generation of the stream ends where it begins,
 //! and the next one begins where it ends. What is missing of a session must begin after the last event that a commit
-//! before the hole states, and end before the first that a commit behind it has. What commits name and is gone is an
-//! alarm as ever.
+//! before the hole states, and end before the first that a commit behind it has; a key or a name must have had a position
+//! there. What commits name and is gone is an alarm as ever.
 
 use std::collections::HashMap;
 
@@ -17,6 +17,8 @@ use crate::fault::{Class, Fault};
 use crate::ledger::Ledgers;
 use crate::trust::Trust;
 use crate::{content, texts};
+
+mod lost_keys;
 
 /// The lane of ledgers, and that of wrapped keys and names.
 const LEDGER: &str = "ledger";
@@ -82,8 +84,10 @@ impl Generation {
 /// Turns findings that declared gaps account for into such.
 pub fn account_for(walk: &Walk, ledgers: &Ledgers, trust: Option<&Trust>, faults: &mut [Fault]) {
     let holes = holes(walk, ledgers, trust);
-    for fault in faults.iter_mut() {
-        let Some(hole) = holes.iter().find(|hole| hole.accounts_for(fault, walk, ledgers)) else { continue };
+    let keys = lost_keys::accounted(&holes, walk, ledgers, faults);
+    for (n, fault) in faults.iter_mut().enumerate() {
+        let hole = holes.iter().find(|hole| hole.accounts_for(fault, walk, ledgers));
+        let Some(hole) = keys.get(&n).copied().or(hole) else { continue };
         fault.detail = format!(
             "{}: {}; it lay at positions {} to {} of stream {}, which were given up",
             fault.class,
@@ -131,7 +135,7 @@ impl Hole<'_> {
             (LEDGER, Class::LedgerSeq) => of_producer && fault.seq == self.ledger_before(),
             (LEDGER, Class::EpochGap | Class::NoSeal) => of_producer,
             (LEDGER, Class::Orphan) => fault.producer.as_deref() == Some(self.stream.producer()),
-            (KEYS, Class::UndeclaredErasure) => of_producer || fault.session.is_none(),
+            // Keys and names: `lost_keys`.
             (LEDGER | KEYS, _) => false,
             (_, Class::SeqGap | Class::GenesisMissing | Class::TailTruncated) => {
                 fault.session.is_some_and(|session| self.holds_events(session, fault))

@@ -375,11 +375,16 @@ impl Walk<'_> {
             Body::LedgerHeartbeat(beat) => self.heartbeat(record, &beat, at),
             Body::LedgerGap(gap) => {
                 let (stream, reason) = (shown(&gap.stream), shown(&gap.reason));
-                let detail = format!(
-                    "positions {} to {} of stream {stream} were never recorded: {reason}",
-                    gap.from_position,
-                    gap.to_position.saturating_sub(1)
-                );
+                let (from, to) = (gap.from_position, gap.to_position);
+                let detail = match from == to {
+                    true => format!(
+                        "what may have lain from position {from} of stream {stream} on was never recorded: {reason}"
+                    ),
+                    false => format!(
+                        "positions {from} to {} of stream {stream} were never recorded: {reason}",
+                        to.saturating_sub(1)
+                    ),
+                };
                 self.fault(Class::DeclaredGap, at, detail);
                 let (producer, stream) = (Arc::clone(&self.name), gap.stream);
                 self.out.gaps.push(Gap { producer, stream, from: gap.from_position, to: gap.to_position });

@@ -34,6 +34,8 @@ pub struct Stat {
     snapshot: Option<SnapshotFacts>,
     streams: Vec<StreamFacts>,
     garbage: Garbage,
+    /// What detection keeps beside the record: roll-ups, and who works at which window.
+    kept: (usize, u64),
     now_ns: i64,
 }
 
@@ -100,7 +102,9 @@ pub async fn gather(store: &Store, config: &RecorderConfig, table: Option<Table>
         let (generation, position) = (stream.generation, stream.position);
         streams.push(StreamFacts { name: stream.stream.to_string(), generation, position, last_commit_ns });
     }
+    let kept = store.listed("state").await?;
     Ok(Stat {
+        kept: (kept.len(), kept.iter().map(|object| object.bytes).sum()),
         lake: store.name().to_owned(),
         files: folders.into_iter().map(|((table, hour), facts)| (table, hour, facts)).collect(),
         commits: state.commits,
@@ -175,6 +179,7 @@ impl Stat {
             "snapshot": snapshot,
             "replaced": self.garbage.replaced.iter().map(replaced_json).collect::<Vec<_>>(),
             "orphans": self.garbage.orphans.iter().map(orphan_json).collect::<Vec<_>>(),
+            "state": { "objects": self.kept.0, "bytes": self.kept.1 },
         })
     }
 
@@ -213,6 +218,12 @@ impl Stat {
         let due = due.map(|ns| format!(", the first due at {}", moment(ns))).unwrap_or_default();
         let _ =
             writeln!(out, "\nreplaced files that wait to be deleted: {}{due}", self.garbage.replaced.len());
+        let (objects, size) = self.kept;
+        let _ = writeln!(
+            out,
+            "kept by detection under state/: {objects} objects ({}); `detect watch` removes what is replaced",
+            bytes(size)
+        );
         let orphans = &self.garbage.orphans;
         let size: u64 = orphans.iter().map(|orphan| orphan.file.bytes).sum();
         let _ = writeln!(out, "files that no commit names: {} ({})", orphans.len(), bytes(size));

@@ -29,6 +29,7 @@ impl Objects {
     pub fn open(lake: &LakeConfig) -> Result<Self> {
         let runtime = tokio::runtime::Builder::new_multi_thread().worker_threads(2).enable_all().build()?;
         let store = lake.open()?;
+        runtime.block_on(store.reach())?;
         // A bucket that is not there, or that may not be read, must not look like a lake that was emptied.
         runtime.block_on(store.names("streams"))?;
         Ok(Self { store, runtime, failed: Mutex::default() })

@@ -360,6 +360,45 @@ async fn a_missing_truncated_or_foreign_object_is_an_error_that_names_it() {
 }
 
 #[tokio::test]
+async fn a_late_hint_that_names_a_deleted_snapshot_leads_to_the_newest_that_there_is() {
+    for is_local in [true, false] {
+        let mut scene = Scene::new().await;
+        if !is_local {
+            let store = Store::on(std::sync::Arc::new(object_store::memory::InMemory::new()), "memory");
+            scene.lake = Lake::open(store).await.unwrap();
+        }
+        for from in 0..14u64 {
+            scene.add("gw/0", from, from + 1, vec![]).await;
+            assert!(scene.lake.snapshot(1, &scene.key).await.unwrap());
+        }
+        let store = scene.lake.store().clone();
+        let late = |n| serde_json::to_vec(&Hint { version: VERSION, n }).unwrap();
+        for n in [2, 9, 13] {
+            store.put(layout::SNAPSHOT_HINT, late(n).into()).await.unwrap();
+            assert_eq!(store.exists(&layout::snapshot(n)).await.unwrap(), n > 3);
+            assert_eq!(newest_snapshot_number(&store).await.unwrap(), Some(13), "{n}");
+        }
+        // Whoever begins at the first commit finds none.
+        for from in 0..12 {
+            store.delete(&format!("commits/gw@0/0/{from}.json")).await.unwrap();
+        }
+        store.put(layout::SNAPSHOT_HINT, late(2).into()).await.unwrap();
+        let own = scene.key.public();
+        for lake in
+            [Lake::open(store.clone()).await.unwrap(), Lake::open_as(store.clone(), own).await.unwrap()]
+        {
+            assert_eq!(summary(&lake), summary(&scene.lake));
+            assert_eq!(lake.next_snapshot, 14, "or its next one would be taken for the newest");
+        }
+        // Nothing behind it either.
+        for n in 0..14 {
+            store.delete(&layout::snapshot(n)).await.unwrap();
+        }
+        assert_eq!(newest_snapshot_number(&store).await.unwrap(), None);
+    }
+}
+
+#[tokio::test]
 async fn a_snapshot_that_no_recorder_of_the_commits_signed_hides_nothing() {
     let mut scene = Scene::new().await;
     let all = events(session(1), 10);
