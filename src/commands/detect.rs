@@ -20,14 +20,14 @@ use crate::speak::{along, to_stderr};
 /// Runs, watches, tests, lists.
 pub fn run(command: Detect) -> Result<ExitCode> {
     match command {
-        Detect::Run { json, lake } => {
-            let options = from_lake(&lake)?;
+        Detect::Run { json, cluster, lake } => {
+            let options = from_lake(&lake, cluster.as_deref())?;
             let summary = runtime()?.block_on(detect::run(options, &mut |news| tell(news, json)))?;
             conclude(&summary, json);
             Ok(if summary.failures.is_empty() { ExitCode::SUCCESS } else { ExitCode::from(2) })
         }
-        Detect::Watch { json, lake } => {
-            let options = from_lake(&lake)?;
+        Detect::Watch { json, cluster, lake } => {
+            let options = from_lake(&lake, cluster.as_deref())?;
             let runtime = runtime()?;
             // A rule that does not hold together is said at once; what fails later is tried again.
             runtime.block_on(detect::ls(&options.config))?;
@@ -41,7 +41,7 @@ pub fn run(command: Detect) -> Result<ExitCode> {
 }
 
 /// Ends at SIGINT or SIGTERM.
-async fn stopped() {
+pub async fn stopped() {
     match tokio::signal::unix::signal(tokio::signal::unix::SignalKind::terminate()) {
         Ok(mut terminate) => {
             tokio::select! {
@@ -64,19 +64,22 @@ pub fn options(config: &Config, lake: &LakeConfig, tenant: Option<TenantKey>) ->
         sensitive: sensitive.collect(),
         tenant,
         metrics: Arc::default(),
+        elsewhere: None,
     })
 }
 
-fn from_lake(lake: &LakeArg) -> Result<DetectOptions> {
+fn from_lake(lake: &LakeArg, cluster: Option<&str>) -> Result<DetectOptions> {
     let LakeAt { lake, config, tenant_key } = lake_at(lake)?;
+    let elsewhere = super::cluster::elsewhere(cluster, config.as_ref())?;
     match config {
-        Some(config) => options(&config, &lake, tenant_key),
+        Some(config) => Ok(DetectOptions { elsewhere, ..options(&config, &lake, tenant_key)? }),
         None => Ok(DetectOptions {
             store: lake.open()?,
             config: DetectConfig::default(),
             sensitive: Vec::new(),
             tenant: tenant_key,
             metrics: Arc::default(),
+            elsewhere,
         }),
     }
 }

@@ -1,0 +1,104 @@
+//! What may run on an executor: plans that read files of the lake, by what their nodes are. The same list says, on
+//! the client, what can be sent.
+
+use std::any::Any;
+use std::sync::Arc;
+
+use bodycam_lake::Store;
+use bodycam_record::shown;
+use datafusion::common::tree_node::{Transformed, TreeNode};
+use datafusion::common::{Result, exec_err};
+use datafusion::datasource::memory::MemorySourceConfig;
+use datafusion::datasource::physical_plan::{FileScanConfig, FileScanConfigBuilder, ParquetSource};
+use datafusion::datasource::source::DataSourceExec;
+use datafusion::execution::object_store::ObjectStoreUrl;
+use datafusion::execution::runtime_env::RuntimeEnv;
+use datafusion::physical_plan::ExecutionPlan;
+
+use crate::engine::files::reading;
+
+/// Nodes that compute rows from rows, or have none.
+const NODES: [&str; 21] = [
+    "AggregateExec",
+    "BoundedWindowAggExec",
+    "CoalesceBatchesExec",
+    "CoalescePartitionsExec",
+    "CooperativeExec",
+    "CrossJoinExec",
+    "EmptyExec",
+    "FilterExec",
+    "GlobalLimitExec",
+    "HashJoinExec",
+    "InterleaveExec",
+    "LocalLimitExec",
+    "NestedLoopJoinExec",
+    "PlaceholderRowExec",
+    "ProjectionExec",
+    "RepartitionExec",
+    "SortExec",
+    "SortMergeJoinExec",
+    "SortPreservingMergeExec",
+    "UnionExec",
+    "UnnestExec",
+];
+
+/// Further ones of ours and of the stages.
+const OTHER_NODES: [&str; 6] = [
+    "OpenContent",
+    "PartialSortExec",
+    "ShuffleReaderExec",
+    "ShuffleWriterExec",
+    "SortShuffleWriterExec",
+    "WindowAggExec",
+];
+
+/// Refuses `node` when it is not one that runs on executors. Its sources are not looked at.
+pub(super) fn admit_node(node: &dyn ExecutionPlan) -> Result<()> {
+    let name = node.name();
+    match NODES.contains(&name) || OTHER_NODES.contains(&name) || name == "DataSourceExec" {
+        true => Ok(()),
+        false => exec_err!("{} does not run on a cluster: ask without --cluster", shown(name)),
+    }
+}
+
+/// The files that a node reads, when it is a scan of Parquet files.
+pub(super) fn scan(node: &dyn ExecutionPlan) -> Option<(&FileScanConfig, &ParquetSource)> {
+    let scan = (node as &dyn Any).downcast_ref::<DataSourceExec>()?;
+    let config = (scan.data_source().as_ref() as &dyn Any).downcast_ref::<FileScanConfig>()?;
+    let source = (config.file_source().as_ref() as &dyn Any).downcast_ref::<ParquetSource>()?;
+    Some((config, source))
+}
+
+/// `plan` as an executor runs it: it reads Parquet files from `store` and nothing else, with the lake's own readers.
+pub(super) fn admitted(
+    plan: Arc<dyn ExecutionPlan>,
+    store: &Store,
+    runtime: &RuntimeEnv,
+) -> Result<Arc<dyn ExecutionPlan>> {
+    let admitted = plan.transform_up(|node| {
+        admit_node(node.as_ref())?;
+        let Some((config, source)) = scan(node.as_ref()) else { return admit_rows(node) };
+        if config.object_store_url != ObjectStoreUrl::local_filesystem() {
+            return exec_err!("a plan reads from {}", shown(config.object_store_url.as_str()));
+        }
+        let mut files = config.file_groups.iter().flat_map(|group| group.iter());
+        let is_ours = |path: &str| path.ends_with(".parquet") && !path.split('/').any(|part| part == "..");
+        if let Some(file) = files.find(|file| !is_ours(file.object_meta.location.as_ref())) {
+            return exec_err!("a plan reads {}", shown(file.object_meta.location.as_ref()));
+        }
+        let source = reading(source.clone(), store, runtime);
+        let config = FileScanConfigBuilder::from(config.clone()).with_source(Arc::new(source)).build();
+        Ok(Transformed::yes(DataSourceExec::from_data_source(config) as Arc<dyn ExecutionPlan>))
+    });
+    Ok(admitted?.data)
+}
+
+/// A node that is no scan of Parquet files; of sources only rows that came with the plan.
+fn admit_rows(node: Arc<dyn ExecutionPlan>) -> Result<Transformed<Arc<dyn ExecutionPlan>>> {
+    if let Some(source) = (node.as_ref() as &dyn Any).downcast_ref::<DataSourceExec>()
+        && !(source.data_source().as_ref() as &dyn Any).is::<MemorySourceConfig>()
+    {
+        return exec_err!("a plan reads something else than Parquet files");
+    }
+    Ok(Transformed::no(node))
+}
