@@ -125,7 +125,7 @@ fuzz-seeds: ## write the seeds of the fuzz targets anew, from the test vectors a
 
 .PHONY: deploy-render
 deploy-render: ## render the Kubernetes overlays into deploy/kubernetes/rendered (needs Go for kustomize)
-	@for overlay in dev production; do \
+	@for overlay in dev production cluster; do \
 	  deploy/kubernetes/render.sh "$$(deploy/lint/kustomize.sh $(CARGO_TARGET_DIR))" $$overlay > deploy/kubernetes/rendered/$$overlay.yaml || exit 1; \
 	done
 

@@ -69,6 +69,13 @@ pub(super) fn scan(node: &dyn ExecutionPlan) -> Option<(&FileScanConfig, &Parque
     Some((config, source))
 }
 
+/// Whether a scan reads files of the lake: parts in memory have numbers for names.
+pub(super) fn reads_the_lake(config: &FileScanConfig) -> bool {
+    let is_ours = |path: &str| path.ends_with(".parquet") && !path.split('/').any(|part| part == "..");
+    let mut files = config.file_groups.iter().flat_map(|group| group.iter());
+    files.all(|file| is_ours(file.object_meta.location.as_ref()))
+}
+
 /// `plan` as an executor runs it: it reads Parquet files from `store` and nothing else, with the lake's own readers.
 pub(super) fn admitted(
     plan: Arc<dyn ExecutionPlan>,
@@ -81,10 +88,8 @@ pub(super) fn admitted(
         if config.object_store_url != ObjectStoreUrl::local_filesystem() {
             return exec_err!("a plan reads from {}", shown(config.object_store_url.as_str()));
         }
-        let mut files = config.file_groups.iter().flat_map(|group| group.iter());
-        let is_ours = |path: &str| path.ends_with(".parquet") && !path.split('/').any(|part| part == "..");
-        if let Some(file) = files.find(|file| !is_ours(file.object_meta.location.as_ref())) {
-            return exec_err!("a plan reads {}", shown(file.object_meta.location.as_ref()));
+        if !reads_the_lake(config) {
+            return exec_err!("a plan reads files that are none of the lake's tables");
         }
         let source = reading(source.clone(), store, runtime);
         let config = FileScanConfigBuilder::from(config.clone()).with_source(Arc::new(source)).build();

@@ -35,18 +35,19 @@ use datafusion::physical_plan::joins::NestedLoopJoinExec;
 use datafusion::physical_plan::limit::GlobalLimitExec;
 use datafusion::physical_plan::placeholder_row::PlaceholderRowExec;
 use datafusion::physical_plan::stream::RecordBatchStreamAdapter;
-use datafusion::physical_plan::{ExecutionPlan, ExecutionPlanProperties, collect, execute_stream};
+use datafusion::physical_plan::{
+    ChildrenPropertiesMode, ExecutionPlan, ExecutionPlanProperties, ReplaceChildrenOptions, collect, execute_stream,
+};
 use datafusion::prelude::SessionConfig;
 use datafusion_proto::physical_plan::AsExecutionPlan;
 use datafusion_proto::protobuf::PhysicalPlanNode;
 use futures::{StreamExt, TryStreamExt};
 use tonic::transport::{Channel, Endpoint};
 
-use super::admission::{admit_node, scan};
+use super::admission::{admit_node, reads_the_lake, scan};
 use super::codec::Codec;
 use super::{MESSAGE_BYTES, Tls};
 use crate::engine::Elsewhere;
-use crate::engine::files::reads_the_lake;
 use crate::error::AnalyzerError;
 
 /// Times between two questions after a job: it is short at first, so that short queries stay short.
@@ -208,7 +209,7 @@ impl Client {
             if still_runs {
                 scheduler.cancel_job(CancelJobParams { job_id: job_id.clone() }).await?;
             }
-            scheduler.clean_job_data(CleanJobDataParams { job_id: job_id.clone() }).await?;
+            scheduler.clean_job_data(CleanJobDataParams { job_id: job_id.clone(), remove_stage_ids: Vec::new() }).await?;
             scheduler.remove_session(RemoveSessionParams { session_id }).await
         };
         // The scheduler cleans up by itself, later.
@@ -295,7 +296,7 @@ fn failure(error: &str) -> DataFusionError {
 fn reads_files(plan: &Arc<dyn ExecutionPlan>) -> Result<bool> {
     let mut found = plan.name() == "AnalyzeExec";
     plan.apply(|node| {
-        found |= scan(node.as_ref()).is_some_and(|(_, source)| reads_the_lake(source));
+        found |= scan(node.as_ref()).is_some_and(|(config, _)| reads_the_lake(config));
         Ok(if found { TreeNodeRecursion::Stop } else { TreeNodeRecursion::Continue })
     })?;
     Ok(found)
@@ -343,7 +344,7 @@ async fn sendable(plan: Arc<dyn ExecutionPlan>, context: &Arc<TaskContext>) -> R
 
 /// Whether a node becomes rows on the client: a source that is not a file of the lake.
 fn travels_as_rows(node: &Arc<dyn ExecutionPlan>) -> bool {
-    let is_lake = scan(node.as_ref()).is_some_and(|(_, source)| reads_the_lake(source));
+    let is_lake = scan(node.as_ref()).is_some_and(|(config, _)| reads_the_lake(config));
     node.children().is_empty() && !is_lake && !node.is::<EmptyExec>() && !node.is::<PlaceholderRowExec>()
 }
 
@@ -393,5 +394,5 @@ fn whole_other_side(node: Arc<dyn ExecutionPlan>) -> Result<Transformed<Arc<dyn 
     }
     let right = Arc::new(CoalescePartitionsExec::new(Arc::clone(join.right())));
     let left = Arc::clone(join.left());
-    Ok(Transformed::yes(node.with_new_children(vec![left, right])?))
+    Ok(Transformed::yes(node.replace_children(vec![left, right], ReplaceChildrenOptions::new(ChildrenPropertiesMode::Recompute))?))
 }

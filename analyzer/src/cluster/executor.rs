@@ -7,7 +7,6 @@ use std::net::SocketAddr;
 use std::os::unix::fs::DirBuilderExt;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
-use std::time::Duration;
 
 use arrow_flight::flight_service_server::FlightServiceServer;
 use ballista_core::config::TaskSchedulingPolicy;
@@ -17,7 +16,6 @@ use ballista_core::registry::BallistaFunctionRegistry;
 use ballista_core::{JobId, RuntimeProducer};
 use ballista_core::utils::{GrpcServerConfig, create_grpc_server};
 use ballista_executor::ArrowFlightServerProvider;
-use ballista_executor::client_pool::DefaultBallistaClientPool;
 use ballista_executor::execution_engine::{DefaultExecutionEngine, ExecutionEngine, QueryStageExecutor};
 use ballista_executor::executor_process::{ExecutorProcessConfig, start_executor_process};
 use ballista_executor::flight_service::BallistaFlightService;
@@ -39,8 +37,6 @@ use crate::error::AnalyzerError;
 
 /// How long an executor waits at its start for the scheduler.
 const SCHEDULER_SECONDS: u16 = 60;
-/// How long a connection to another executor is kept.
-const IDLE_SECONDS: u64 = 30;
 /// Rows of a job that nobody has touched for so long are removed, whatever became of the scheduler.
 const KEEP_ROWS_SECONDS: u64 = 3600;
 
@@ -164,8 +160,7 @@ struct OverTheLake {
 
 impl OverTheLake {
     fn new(store: Store, runtime: Arc<RuntimeEnv>) -> Self {
-        let pool = DefaultBallistaClientPool::with_eviction_thread(Duration::from_secs(IDLE_SECONDS));
-        Self { store, runtime, ballista: DefaultExecutionEngine::with_client_pool(Arc::new(pool)) }
+        Self { store, runtime, ballista: DefaultExecutionEngine::new() }
     }
 }
 

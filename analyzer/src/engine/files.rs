@@ -135,14 +135,6 @@ pub(crate) fn reading(source: ParquetSource, store: &Store, runtime: &RuntimeEnv
     source.with_metadata_size_hint(FOOTER_BYTES).with_parquet_file_reader_factory(Arc::new(reader))
 }
 
-/// Whether `source` reads files of the lake, and not parts in memory.
-#[cfg(feature = "cluster")]
-pub(crate) fn reads_the_lake(source: &ParquetSource) -> bool {
-    source
-        .parquet_file_reader_factory()
-        .is_some_and(|factory| (factory.as_ref() as &dyn std::any::Any).is::<NamedFiles>())
-}
-
 /// A scan of Parquet files, shared among the threads of the query.
 pub(super) fn scan_of(
     state: &dyn Session,
