@@ -18,7 +18,7 @@ use datafusion::physical_plan::ExecutionPlan;
 use crate::engine::files::reading;
 
 /// Nodes that compute rows from rows, or have none.
-const NODES: [&str; 21] = [
+const NODES: [&str; 22] = [
     "AggregateExec",
     "BoundedWindowAggExec",
     "CoalesceBatchesExec",
@@ -36,6 +36,7 @@ const NODES: [&str; 21] = [
     "ProjectionExec",
     "RepartitionExec",
     "SortExec",
+    "SortExec(TopK)",
     "SortMergeJoinExec",
     "SortPreservingMergeExec",
     "UnionExec",
