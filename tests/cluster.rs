@@ -26,7 +26,7 @@ const HOURS: i64 = 48;
 const ROWS_AN_HOUR: u64 = 400;
 
 /// Queries whose results differ with every mistake that can be made in sharing them out.
-const QUERIES: [&str; 27] = [
+const QUERIES: [&str; 38] = [
     "SELECT count(*) FROM events",
     "SELECT count(*), sum(rows), min(ts), max(ts), count(DISTINCT principal_ref) FROM results",
     "SELECT target, statement_kind, count(*), sum(bytes) FROM results GROUP BY 1, 2",
@@ -53,7 +53,8 @@ const QUERIES: [&str; 27] = [
     "SELECT v.low, r.event_id FROM (VALUES (397), (100000)) v(low) FULL JOIN results r ON r.rows > v.low AND r.seq < 5 \
      WHERE r.seq IS NULL OR r.seq < 5",
     "SELECT count(*) FROM results WHERE principal_ref NOT IN (SELECT principal_ref FROM sessions)",
-    "SELECT count(*) FROM results WHERE main_relation NOT IN (SELECT main_relation FROM statements)",
+    "SELECT count(*) FROM results WHERE main_relation NOT IN (SELECT main_relation FROM statements WHERE main_relation \
+     IS NOT NULL)",
     "SELECT count(*) FROM results r WHERE EXISTS (SELECT 1 FROM results o WHERE o.principal_ref = r.principal_ref \
      AND o.rows > r.rows + 350)",
     "SELECT rows FROM results WHERE rows > (SELECT avg(rows) * 1.9 FROM results)",
@@ -61,6 +62,18 @@ const QUERIES: [&str; 27] = [
      SELECT kind_name FROM results WHERE rows > 200) GROUP BY 1 UNION ALL SELECT 'all', count(*) FROM events",
     "SELECT upper(target) || '/' || lpad(CAST(rows AS TEXT), 6, '0') AS t, array_agg(DISTINCT main_relation) \
      FROM results WHERE rows IN (1, 17, 399) GROUP BY 1",
+    "SELECT principal_ref FROM results INTERSECT SELECT principal_ref FROM http",
+    "SELECT rows FROM results WHERE rows < 20 EXCEPT SELECT rows FROM results WHERE rows % 2 = 0",
+    "SELECT target, main_relation, count(*), sum(rows) FROM results GROUP BY GROUPING SETS ((1), (2), (1, 2), ())",
+    "SELECT DISTINCT target, main_relation FROM results WHERE rows < 9 UNION SELECT 'x', 'y'",
+    "SELECT target, avg(rows) AS mean FROM results GROUP BY 1 HAVING avg(rows) > (SELECT min(rows) FROM results)",
+    "SELECT count(*) FROM (SELECT rows FROM results LIMIT 9) a CROSS JOIN (SELECT rows FROM http LIMIT 4) b",
+    "SELECT b.x, count(a.rows) FROM results a RIGHT JOIN (VALUES (1), (2), (900)) b(x) ON a.rows = b.x GROUP BY 1",
+    "SELECT a.event_id, b.event_id FROM results a FULL JOIN http b ON a.session_id = b.session_id AND a.seq = b.seq \
+     AND b.seq < 50 WHERE coalesce(a.seq, b.seq) < 60",
+    "SELECT main_relation, median(rows), stddev(bytes) FROM results GROUP BY 1",
+    "SELECT hour, sum(pulls) OVER (ORDER BY hour) FROM (SELECT hour, sum(pulls) AS pulls FROM hourly_pulls GROUP BY 1)",
+    "SELECT target FROM results WHERE rows = (SELECT max(rows) FROM results o WHERE o.target = results.target) AND seq < 99",
     "SELECT g.value, count(r.rows) FROM generate_series(1, 50) g LEFT JOIN results r ON r.rows = g.value GROUP BY 1",
 ];
 
@@ -115,7 +128,12 @@ impl Place {
             assert!(done.status.success(), "{sql}: {}", text(&done.stderr));
         }
         stack.wait_for("sealed sessions", WAIT, || {
-            let asked = stack.run(&["query", "SELECT count(*) FROM sessions WHERE state = 'sealed'", "--format", "csv"]);
+            let asked = stack.run(&[
+                "query",
+                "SELECT count(*) FROM sessions WHERE state = 'sealed'",
+                "--format",
+                "csv",
+            ]);
             text(&asked.stdout).lines().nth(1) == Some("5")
         });
         assert!(up.terminate().success(), "{}", stack.log("up"));
@@ -124,7 +142,8 @@ impl Place {
 
     /// The same, with two days of results and requests in an hour's files each.
     fn with_history() -> Self {
-        let rules = "[detect]\nbackfill_days = 3650\n\n[detect.params.EXF-002]\nmin_rows = 398\nratio = 1.0\n";
+        let rules =
+            "[detect]\nbackfill_days = 3650\n\n[detect.params.EXF-002]\nmin_rows = 398\nratio = 1.0\n";
         let place = Self::recorded(|_| "[lake]\nurl = \"lake\"\n".to_owned(), rules);
         let store = Store::open(place.stack.path("lake").to_str().unwrap()).unwrap();
         let (sql, http) = (Table::Events(Family::Sql), Table::Events(Family::Http));
@@ -144,7 +163,8 @@ impl Place {
                     relation: if n.is_multiple_of(5) { String::new() } else { format!("public.r{}", n % 4) },
                     ..Row::default()
                 };
-                let sent = |n: u64| Row { kind: "http.request", host: format!("h{}.example", n % 5), ..row(n) };
+                let sent =
+                    |n: u64| Row { kind: "http.request", host: format!("h{}.example", n % 5), ..row(n) };
                 let results: Vec<Row> = (0..ROWS_AN_HOUR).map(row).collect();
                 let requests: Vec<Row> = (0..ROWS_AN_HOUR / 4).map(sent).collect();
                 let batches = [
@@ -169,7 +189,8 @@ impl Place {
         command.args(["cluster", what, "--config"]).arg(self.stack.path("bodycam.toml"));
         command.env("BODYCAM_LOG", "info");
         change(&mut command);
-        let child = command.stdin(Stdio::null()).stdout(log.try_clone().unwrap()).stderr(log).spawn().unwrap();
+        let child =
+            command.stdin(Stdio::null()).stdout(log.try_clone().unwrap()).stderr(log).spawn().unwrap();
         Process { child }
     }
 
@@ -287,7 +308,11 @@ fn what_one_machine_refuses_is_refused(place: &Place) {
     assert!(!failing.status.success());
     assert!(text(&failing.stderr).contains("ivide by zero"), "{}", text(&failing.stderr));
     let nobody = place.query("SELECT count(rows) FROM results", Some("http://localhost:1"));
-    assert!(text(&nobody.stderr).contains("no scheduler answers at http://localhost:1"), "{}", text(&nobody.stderr));
+    assert!(
+        text(&nobody.stderr).contains("no scheduler answers at http://localhost:1"),
+        "{}",
+        text(&nobody.stderr)
+    );
     for url in ["localhost:50050", "ftp://localhost:1", "http://localhost", "https://localhost:1"] {
         let said = text(&place.query("SELECT 1", Some(url)).stderr);
         assert!(said.contains("want ") || said.contains("[cluster.tls]"), "{url}: {said}");
@@ -318,7 +343,10 @@ fn detection_finds_the_same(place: &Place) {
         assert!(output.status.success(), "{}\n{}", text(&output.stderr), place.logs());
         let id = |line: &str| {
             let finding: serde_json::Value = serde_json::from_str(line).unwrap();
-            (finding["id"].as_str().unwrap().to_owned(), finding["text"].as_str().unwrap_or_default().to_owned())
+            (
+                finding["id"].as_str().unwrap().to_owned(),
+                finding["text"].as_str().unwrap_or_default().to_owned(),
+            )
         };
         text(&output.stdout).lines().map(id).collect::<BTreeSet<_>>()
     };
@@ -340,8 +368,23 @@ fn an_executor_that_is_killed_gives_no_wrong_rows() {
     let alone = place.rows(sql, None);
     let asking = {
         let mut command = bodycam();
-        command.args(["query", sql, "--format", "csv", "--timeout", "120", "--cluster", &place.url(), "--config"]);
-        command.arg(place.stack.path("bodycam.toml")).stdout(Stdio::piped()).stderr(Stdio::piped()).spawn().unwrap()
+        command.args([
+            "query",
+            sql,
+            "--format",
+            "csv",
+            "--timeout",
+            "120",
+            "--cluster",
+            &place.url(),
+            "--config",
+        ]);
+        command
+            .arg(place.stack.path("bodycam.toml"))
+            .stdout(Stdio::piped())
+            .stderr(Stdio::piped())
+            .spawn()
+            .unwrap()
     };
     place.stack.wait_for("work on the one that is killed", WAIT, || {
         place.stack.log("executor-0").contains("Received task")

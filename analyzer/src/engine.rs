@@ -14,14 +14,15 @@ use bodycam_record::TenantKey;
 use datafusion::catalog::{CatalogProvider, MemoryCatalogProvider};
 use datafusion::datasource::TableProvider;
 use datafusion::error::DataFusionError;
-use datafusion::execution::{FunctionRegistry, SendableRecordBatchStream};
 use datafusion::execution::context::SessionContext;
 use datafusion::execution::disk_manager::{DiskManagerBuilder, DiskManagerMode};
 use datafusion::execution::memory_pool::GreedyMemoryPool;
 use datafusion::execution::object_store::ObjectStoreUrl;
 use datafusion::execution::runtime_env::{RuntimeEnv, RuntimeEnvBuilder};
 use datafusion::execution::session_state::SessionStateBuilder;
+use datafusion::execution::{FunctionRegistry, SendableRecordBatchStream};
 use datafusion::logical_expr::LogicalPlan;
+use datafusion::optimizer::{Optimizer, OptimizerRule};
 use datafusion::physical_optimizer::optimizer::PhysicalOptimizer;
 use datafusion::physical_plan::{ExecutionPlan, execute_stream};
 use datafusion::prelude::SessionConfig;
@@ -56,11 +57,17 @@ const BATCH_ROWS: usize = 8192;
 const NEEDED_RULES: [&str; 4] =
     ["OutputRequirements", "EnsureRequirements", "OptimizeAggregateOrder", "SanityCheckPlan"];
 
+/// What makes a plan better.
+pub type Rule = Arc<dyn OptimizerRule + Send + Sync>;
+
 /// Where plans run that the engine makes but does not run itself.
 #[async_trait]
 pub trait Elsewhere: std::fmt::Debug + Send + Sync {
     /// The settings with which plans for it are made.
     fn settings(&self, config: SessionConfig) -> SessionConfig;
+
+    /// The rules by which plans for it are made better, of those that are used here.
+    fn rules(&self, here: Vec<Rule>) -> Vec<Rule>;
 
     /// Runs `plan` and gives its rows. `context` is for those parts that run here.
     async fn run(
@@ -179,6 +186,9 @@ impl Engine {
             let needed = |name: &str| NEEDED_RULES.contains(&name);
             let rules = PhysicalOptimizer::new().rules.into_iter().filter(|rule| needed(rule.name()));
             builder = builder.with_physical_optimizer_rules(rules.collect());
+        }
+        if let Some(elsewhere) = &self.elsewhere {
+            builder = builder.with_optimizer_rules(elsewhere.rules(Optimizer::new().rules));
         }
         let failed = |err| AnalyzerError::sql("setting up the query engine", err);
         let mut state = builder.build();

@@ -66,7 +66,8 @@ mod built_in {
                     tls: tls(&config.cluster)?,
                     config: config.cluster,
                 };
-                let (listen, scheduler) = (executor.config.executor_listen, executor.config.scheduler.clone());
+                let (listen, scheduler) =
+                    (executor.config.executor_listen, executor.config.scheduler.clone());
                 tracing::info!(event = "cluster.executor_starting", %listen, %scheduler);
                 runtime()?.block_on(cluster::run_executor(executor))?;
                 tracing::info!(event = "cluster.executor_stopped");
@@ -86,7 +87,8 @@ mod built_in {
     fn tls(config: &ClusterConfig) -> Result<Option<Tls>> {
         let Some(tls) = &config.tls else { return Ok(None) };
         let read = |setting: &str, path: &std::path::Path| {
-            std::fs::read(path).with_context(|| format!("[cluster.tls] {setting}: cannot read {}", path.display()))
+            std::fs::read(path)
+                .with_context(|| format!("[cluster.tls] {setting}: cannot read {}", path.display()))
         };
         let key = crate::reference::read(&tls.key).context("[cluster.tls] key")?;
         let (ca, certificate) = (read("ca", &tls.ca)?, read("certificate", &tls.certificate)?);

@@ -12,13 +12,14 @@ use arrow::array::RecordBatch;
 use async_trait::async_trait;
 use ballista_core::client::BallistaClient;
 use ballista_core::extension::{BallistaConfigGrpcEndpoint, SessionConfigExt};
+use ballista_core::optimizer::with_ballista_optimizer_rules;
 use ballista_core::serde::protobuf::execute_query_params::Query;
 use ballista_core::serde::protobuf::execute_query_result;
 use ballista_core::serde::protobuf::job_status::Status;
 use ballista_core::serde::protobuf::scheduler_grpc_client::SchedulerGrpcClient;
 use ballista_core::serde::protobuf::{
-    CancelJobParams, CleanJobDataParams, ExecuteQueryParams, GetJobStatusParams, KeyValuePair, PartitionLocation,
-    RemoveSessionParams, SuccessfulJob,
+    CancelJobParams, CleanJobDataParams, ExecuteQueryParams, GetJobStatusParams, KeyValuePair,
+    PartitionLocation, RemoveSessionParams, SuccessfulJob,
 };
 use ballista_core::utils::{GrpcClientConfig, create_grpc_client_endpoint};
 use ballista_core::version;
@@ -30,13 +31,12 @@ use datafusion::datasource::source::DataSourceExec;
 use datafusion::execution::context::SessionContext;
 use datafusion::execution::{SendableRecordBatchStream, TaskContext};
 use datafusion::physical_plan::coalesce_partitions::CoalescePartitionsExec;
-use datafusion::physical_plan::empty::EmptyExec;
-use datafusion::physical_plan::joins::NestedLoopJoinExec;
+use datafusion::physical_plan::joins::{HashJoinExec, NestedLoopJoinExec};
 use datafusion::physical_plan::limit::GlobalLimitExec;
-use datafusion::physical_plan::placeholder_row::PlaceholderRowExec;
 use datafusion::physical_plan::stream::RecordBatchStreamAdapter;
 use datafusion::physical_plan::{
-    ChildrenPropertiesMode, ExecutionPlan, ExecutionPlanProperties, ReplaceChildrenOptions, collect, execute_stream,
+    ChildrenPropertiesMode, ExecutionPlan, ExecutionPlanProperties, ReplaceChildrenOptions, collect,
+    execute_stream,
 };
 use datafusion::prelude::SessionConfig;
 use datafusion_proto::physical_plan::AsExecutionPlan;
@@ -47,7 +47,7 @@ use tonic::transport::{Channel, Endpoint};
 use super::admission::{admit_node, reads_the_lake, scan};
 use super::codec::Codec;
 use super::{MESSAGE_BYTES, Tls};
-use crate::engine::Elsewhere;
+use crate::engine::{Elsewhere, Rule};
 use crate::error::AnalyzerError;
 
 /// Times between two questions after a job: it is short at first, so that short queries stay short.
@@ -98,7 +98,9 @@ impl Client {
         let endpoint = match (plain, &tls) {
             (true, None) => endpoint,
             (false, Some(tls)) => tls.client(&endpoint).map_err(|err| refuse(&err.to_string()))?,
-            (false, None) => return Err(refuse("TLS needs certificates: add [cluster.tls] to the configuration")),
+            (false, None) => {
+                return Err(refuse("TLS needs certificates: add [cluster.tls] to the configuration"));
+            }
             (true, Some(_)) => return Err(refuse("the configuration has [cluster.tls]: say https://")),
         };
         let endpoint = endpoint.connect_timeout(CONNECT);
@@ -129,7 +131,10 @@ impl Client {
         let mut bytes = Vec::new();
         message.try_encode(&mut bytes)?;
         if bytes.len() > MESSAGE_BYTES {
-            return exec_err!("the plan has {} bytes, more than {MESSAGE_BYTES}: narrow the query", bytes.len());
+            return exec_err!(
+                "the plan has {} bytes, more than {MESSAGE_BYTES}: narrow the query",
+                bytes.len()
+            );
         }
         let mut scheduler = self.scheduler().await?;
         let n = self.inner.sessions.fetch_add(1, Ordering::Relaxed);
@@ -144,7 +149,8 @@ impl Client {
         };
         let mut request = tonic::Request::new(query);
         version::insert_version_header(request.metadata_mut());
-        let answer = scheduler.execute_query(request).await.map_err(|err| said("the scheduler refused", &err))?;
+        let answer =
+            scheduler.execute_query(request).await.map_err(|err| said("the scheduler refused", &err))?;
         let job_id = match answer.into_inner().result {
             Some(execute_query_result::Result::Success(started)) => started.job_id,
             other => return exec_err!("the scheduler refused: {}", shown(&format!("{other:?}"))),
@@ -153,7 +159,8 @@ impl Client {
         let mut wait = FIRST_WAIT;
         loop {
             let asked = GetJobStatusParams { job_id: job_id.clone() };
-            let status = scheduler.get_job_status(asked).await.map_err(|err| said("the scheduler is gone", &err))?;
+            let status =
+                scheduler.get_job_status(asked).await.map_err(|err| said("the scheduler is gone", &err))?;
             match status.into_inner().status.and_then(|status| status.status) {
                 Some(Status::Successful(SuccessfulJob { partition_location, .. })) => {
                     return Ok((scheduler, Job { id: job_id, locations: partition_location }));
@@ -178,10 +185,14 @@ impl Client {
         let Ok(port) = u16::try_from(executor.port) else {
             return exec_err!("an executor has the port {}", executor.port);
         };
-        let tls = self.inner.tls.as_ref().map(|tls| Arc::new(BallistaConfigGrpcEndpoint::new(tls.endpoints())));
+        let tls =
+            self.inner.tls.as_ref().map(|tls| Arc::new(BallistaConfigGrpcEndpoint::new(tls.endpoints())));
         let gone = |err| {
             let text = shown(&format!("{err}"));
-            exec_datafusion_err!("the executor at {}:{port} does not give its rows: {text}", shown(&executor.host))
+            exec_datafusion_err!(
+                "the executor at {}:{port} does not give its rows: {text}",
+                shown(&executor.host)
+            )
         };
         let with_tls = tls.is_some();
         let mut client = BallistaClient::try_new(
@@ -209,7 +220,9 @@ impl Client {
             if still_runs {
                 scheduler.cancel_job(CancelJobParams { job_id: job_id.clone() }).await?;
             }
-            scheduler.clean_job_data(CleanJobDataParams { job_id: job_id.clone(), remove_stage_ids: Vec::new() }).await?;
+            scheduler
+                .clean_job_data(CleanJobDataParams { job_id: job_id.clone(), remove_stage_ids: Vec::new() })
+                .await?;
             scheduler.remove_session(RemoveSessionParams { session_id }).await
         };
         // The scheduler cleans up by itself, later.
@@ -218,7 +231,9 @@ impl Client {
             Ok(Err(err)) => {
                 tracing::debug!(event = "cluster.not_closed", job = %shown(&job_id), error = %shown(err.message()));
             }
-            Err(_) => tracing::debug!(event = "cluster.not_closed", job = %shown(&job_id), error = "no answer"),
+            Err(_) => {
+                tracing::debug!(event = "cluster.not_closed", job = %shown(&job_id), error = "no answer")
+            }
         }
     }
 
@@ -237,6 +252,10 @@ struct Job {
 impl Elsewhere for Client {
     fn settings(&self, config: SessionConfig) -> SessionConfig {
         config.upgrade_for_ballista().with_target_partitions(self.inner.partitions)
+    }
+
+    fn rules(&self, here: Vec<Rule>) -> Vec<Rule> {
+        with_ballista_optimizer_rules(&here)
     }
 
     async fn run(
@@ -303,7 +322,10 @@ fn reads_files(plan: &Arc<dyn ExecutionPlan>) -> Result<bool> {
 }
 
 /// `plan` as it can be sent: what does not read the lake's files travels as rows.
-async fn sendable(plan: Arc<dyn ExecutionPlan>, context: &Arc<TaskContext>) -> Result<Arc<dyn ExecutionPlan>> {
+async fn sendable(
+    plan: Arc<dyn ExecutionPlan>,
+    context: &Arc<TaskContext>,
+) -> Result<Arc<dyn ExecutionPlan>> {
     let mut leaves: Vec<Arc<dyn ExecutionPlan>> = Vec::new();
     plan.apply(|node| {
         if travels_as_rows(node) {
@@ -342,10 +364,12 @@ async fn sendable(plan: Arc<dyn ExecutionPlan>, context: &Arc<TaskContext>) -> R
     Ok(plan.data)
 }
 
-/// Whether a node becomes rows on the client: a source that is not a file of the lake.
+/// Whether a node becomes rows on the client: a source that is not a file of the lake. Those that have no rows, or one
+/// without columns, too: the scheduler gives some tasks something else in their place, and then does not recognise what
+/// they report.
 fn travels_as_rows(node: &Arc<dyn ExecutionPlan>) -> bool {
     let is_lake = scan(node.as_ref()).is_some_and(|(config, _)| reads_the_lake(config));
-    node.children().is_empty() && !is_lake && !node.is::<EmptyExec>() && !node.is::<PlaceholderRowExec>()
+    node.children().is_empty() && !is_lake
 }
 
 /// `rows`, of one partition, with as many partitions as `leaf` has: the nodes above count on it.
@@ -372,9 +396,13 @@ fn in_as_many_parts(
     Ok(DataSourceExec::from_data_source(source))
 }
 
-/// Refuses numbers that the encoding of plans cuts off.
+/// Refuses what would give other rows: numbers that the encoding of plans cuts off, joins whose tasks would have to know
+/// of one another.
 fn fits(node: &Arc<dyn ExecutionPlan>) -> Result<()> {
     let skipped = node.downcast_ref::<GlobalLimitExec>().map(GlobalLimitExec::skip);
+    if node.downcast_ref::<HashJoinExec>().is_some_and(|join| join.null_aware) {
+        return exec_err!("this NOT IN does not run on a cluster: use NOT EXISTS, or ask without --cluster");
+    }
     match [node.fetch(), skipped].into_iter().flatten().any(|n| u32::try_from(n).is_err()) {
         true => exec_err!("LIMIT and OFFSET of more than {} rows do not run on a cluster", u32::MAX),
         false => Ok(()),
@@ -394,5 +422,8 @@ fn whole_other_side(node: Arc<dyn ExecutionPlan>) -> Result<Transformed<Arc<dyn 
     }
     let right = Arc::new(CoalescePartitionsExec::new(Arc::clone(join.right())));
     let left = Arc::clone(join.left());
-    Ok(Transformed::yes(node.replace_children(vec![left, right], ReplaceChildrenOptions::new(ChildrenPropertiesMode::Recompute))?))
+    Ok(Transformed::yes(node.replace_children(
+        vec![left, right],
+        ReplaceChildrenOptions::new(ChildrenPropertiesMode::Recompute),
+    )?))
 }

@@ -78,7 +78,10 @@ impl PhysicalExtensionCodec for Codec {
             (WINDOW_OF, Ok(ns)) if i64::from_le_bytes(ns) > 0 => {
                 Ok(Arc::new(window_of(i64::from_le_bytes(ns))))
             }
-            _ => exec_err!("a plan names the function {}, which is not known here", bodycam_record::shown(name)),
+            _ => exec_err!(
+                "a plan names the function {}, which is not known here",
+                bodycam_record::shown(name)
+            ),
         }
     }
 

@@ -95,7 +95,10 @@ impl ClusterConfig {
             return refuse("partitions must be 1 to 1024".to_owned());
         }
         if self.host_and_port().is_none() {
-            return refuse(format!("scheduler: want host:port, not '{}'", bodycam_record::shown(&self.scheduler)));
+            return refuse(format!(
+                "scheduler: want host:port, not '{}'",
+                bodycam_record::shown(&self.scheduler)
+            ));
         }
         if self.tls.is_some() && self.trust_network {
             return refuse("trust_network would do nothing with [cluster.tls]".to_owned());
@@ -114,7 +117,9 @@ impl ClusterConfig {
             }
         }
         if self.executor_listen.ip().is_unspecified() && self.executor_host.is_none() {
-            return refuse("executor_host: others cannot reach an executor by the address 0.0.0.0; name it".to_owned());
+            return refuse(
+                "executor_host: others cannot reach an executor by the address 0.0.0.0; name it".to_owned(),
+            );
         }
         Ok(())
     }

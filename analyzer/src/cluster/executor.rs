@@ -13,8 +13,8 @@ use ballista_core::config::TaskSchedulingPolicy;
 use ballista_core::error::BallistaError;
 use ballista_core::extension::SessionConfigExt;
 use ballista_core::registry::BallistaFunctionRegistry;
-use ballista_core::{JobId, RuntimeProducer};
 use ballista_core::utils::{GrpcServerConfig, create_grpc_server};
+use ballista_core::{JobId, RuntimeProducer};
 use ballista_executor::ArrowFlightServerProvider;
 use ballista_executor::execution_engine::{DefaultExecutionEngine, ExecutionEngine, QueryStageExecutor};
 use ballista_executor::executor_process::{ExecutorProcessConfig, start_executor_process};
@@ -59,7 +59,8 @@ pub async fn run(executor: Executor) -> Result<(), AnalyzerError> {
         AnalyzerError::Cluster(format!("{what}: {}", shown(&err.to_string())))
     };
     let Executor { config, store, tenant, tls } = executor;
-    let (host, port) = config.host_and_port().ok_or_else(|| failed("[cluster] scheduler", &"want host:port"))?;
+    let (host, port) =
+        config.host_and_port().ok_or_else(|| failed("[cluster] scheduler", &"want host:port"))?;
     let listen = config.executor_listen;
     let rows = rows_dir(&config.work_dir, listen.port())
         .map_err(|err| failed(&format!("[cluster] work_dir {}", config.work_dir.display()), &err))?;
@@ -82,7 +83,9 @@ pub async fn run(executor: Executor) -> Result<(), AnalyzerError> {
     let session = move || {
         let config = SessionConfig::new_with_ballista().with_ballista_use_tls(with_tls);
         match &producer_endpoints {
-            Some(endpoints) => config.with_ballista_override_create_grpc_client_endpoint(Arc::clone(endpoints)),
+            Some(endpoints) => {
+                config.with_ballista_override_create_grpc_client_endpoint(Arc::clone(endpoints))
+            }
             None => config,
         }
     };
@@ -144,7 +147,8 @@ fn giving_rows(tls: Option<Tls>) -> Arc<ArrowFlightServerProvider> {
             if let Some(tls) = tls {
                 server = server.tls_config(tls.server())?;
             }
-            let incoming = TcpIncoming::bind(address).map_err(BallistaError::IoError)?.with_nodelay(Some(true));
+            let incoming =
+                TcpIncoming::bind(address).map_err(BallistaError::IoError)?.with_nodelay(Some(true));
             server.add_service(service).serve_with_incoming_shutdown(incoming, stop.recv()).await?;
             Ok(())
         })
