@@ -108,3 +108,46 @@ fn admit_rows(node: Arc<dyn ExecutionPlan>) -> Result<Transformed<Arc<dyn Execut
     }
     Ok(Transformed::no(node))
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use arrow::datatypes::{DataType, Field, Schema};
+    use datafusion::datasource::listing::PartitionedFile;
+    use datafusion::datasource::physical_plan::{CsvSource, FileSource};
+    use datafusion::physical_plan::analyze::AnalyzeExec;
+    use datafusion::physical_plan::coalesce_partitions::CoalescePartitionsExec;
+
+    fn reads(url: &str, path: &str, source: Arc<dyn FileSource>) -> Arc<dyn ExecutionPlan> {
+        let url = ObjectStoreUrl::parse(url).unwrap();
+        let file = PartitionedFile::new(path.to_owned(), 10);
+        let config = FileScanConfigBuilder::new(url, source).with_file(file).build();
+        DataSourceExec::from_data_source(config)
+    }
+
+    #[test]
+    fn only_what_reads_the_lakes_files_runs() {
+        let dir = tempfile::tempdir().unwrap();
+        let store = Store::create(dir.path().to_str().unwrap()).unwrap();
+        let runtime = RuntimeEnv::default();
+        let schema = Arc::new(Schema::new(vec![Field::new("a", DataType::Int64, true)]));
+        let parquet = || Arc::new(ParquetSource::new(schema.clone()));
+        let ours = || reads("file:///", "tables/sql/dt=2026-11-01/hh=00/a.parquet", parquet());
+        let above = |plan| Arc::new(CoalescePartitionsExec::new(plan)) as Arc<dyn ExecutionPlan>;
+        let run = |plan| admitted(plan, &store, &runtime);
+        let rebuilt = run(above(ours())).unwrap();
+        let (_, source) = scan(rebuilt.children()[0].as_ref()).unwrap();
+        assert!(source.parquet_file_reader_factory().is_some(), "it reads with the lake's readers");
+        let csv = Arc::new(CsvSource::new(schema.clone()));
+        let analyze = AnalyzeExec::new(false, false, ours(), schema.clone());
+        for (plan, expected) in [
+            (reads("file:///", "keys/019a3f2c", parquet()), "none of the lake's tables"),
+            (reads("s3://elsewhere", "tables/a.parquet", parquet()), "reads from s3://elsewhere"),
+            (reads("file:///", "tables/a.parquet", csv), "something else than Parquet"),
+            (Arc::new(analyze) as Arc<dyn ExecutionPlan>, "AnalyzeExec does not run"),
+        ] {
+            let said = run(above(plan)).unwrap_err().to_string();
+            assert!(said.contains(expected), "{said}");
+        }
+    }
+}

@@ -251,7 +251,10 @@ struct Job {
 #[async_trait]
 impl Elsewhere for Client {
     fn settings(&self, config: SessionConfig) -> SessionConfig {
-        config.upgrade_for_ballista().with_target_partitions(self.inner.partitions)
+        let mut config = config.upgrade_for_ballista().with_target_partitions(self.inner.partitions);
+        // As here. Ballista prefers joins of sorted rows, which could spill; nothing is spilled.
+        config.options_mut().optimizer.prefer_hash_join = true;
+        config
     }
 
     fn rules(&self, here: Vec<Rule>) -> Vec<Rule> {

@@ -101,3 +101,69 @@ impl PhysicalExtensionCodec for Codec {
         self.ballista.try_encode_udwf(node, buf)
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use bodycam_lake::Table;
+    use datafusion::physical_plan::empty::EmptyExec;
+    use datafusion_proto::physical_plan::{AsExecutionPlan, DefaultPhysicalProtoConverter};
+    use datafusion_proto::protobuf::PhysicalPlanNode;
+    use proptest::prelude::*;
+
+    fn sealed() -> Arc<dyn ExecutionPlan> {
+        Arc::new(EmptyExec::new(Table::Content.schema()))
+    }
+
+    fn decode(bytes: &[u8], inputs: &[Arc<dyn ExecutionPlan>]) -> Result<Arc<dyn ExecutionPlan>> {
+        let context = TaskContext::default();
+        Codec::default().try_decode(bytes, inputs, &context, &DefaultPhysicalProtoConverter {})
+    }
+
+    #[test]
+    fn what_opens_content_travels_without_what_opens_it() {
+        let columns = ["content_kind", "clear"].map(str::to_owned);
+        let plan = opened(sealed(), &columns, None).unwrap();
+        let node = PhysicalPlanNode::try_from_physical_plan(plan.clone(), &Codec::default()).unwrap();
+        let mut bytes = Vec::new();
+        node.try_encode(&mut bytes).unwrap();
+        let node = PhysicalPlanNode::try_decode(&bytes).unwrap();
+        let decoded = node.try_into_physical_plan(&TaskContext::default(), &Codec::default()).unwrap();
+        assert_eq!(decoded.schema(), plan.schema());
+        assert_eq!(opened_columns(decoded.as_ref()).unwrap(), columns);
+    }
+
+    #[test]
+    fn functions_that_are_not_known_are_refused() {
+        let codec = Codec::default();
+        let mut bytes = Vec::new();
+        codec.try_encode_udf(&window_of(3_600), &mut bytes).unwrap();
+        assert_eq!(window_ns(&codec.try_decode_udf("window_of", &bytes).unwrap()), Some(3_600));
+        for (name, bytes) in [
+            ("window_of", [0; 8].as_slice()),
+            ("window_of", &(-1i64).to_le_bytes()),
+            ("window_of", &[1]),
+            ("system", &1i64.to_le_bytes()),
+            ("system", &[]),
+        ] {
+            let said = codec.try_decode_udf(name, bytes).unwrap_err().to_string();
+            assert!(said.contains("not known here"), "{said}");
+        }
+    }
+
+    proptest! {
+        #[test]
+        fn whatever_bytes_come_there_is_an_end(bytes in prop::collection::vec(any::<u8>(), 0..200), ours: bool) {
+            let bytes = if ours { [OPEN_CONTENT, &bytes].concat() } else { bytes };
+            prop_assert!(decode(&bytes, &[sealed()]).is_err() || !ours);
+        }
+
+        #[test]
+        fn columns_that_are_not_there_are_an_error(name in "[a-z_]{1,12}") {
+            let bytes = [OPEN_CONTENT, format!("[\"{name}\"]").as_bytes()].concat();
+            let is_there = name == "clear" || Table::Content.schema().field_with_name(&name).is_ok();
+            prop_assert_eq!(decode(&bytes, &[sealed()]).is_ok(), is_there);
+            prop_assert!(decode(&bytes, &[]).is_err());
+        }
+    }
+}
