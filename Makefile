@@ -6,6 +6,9 @@ export CARGO_TERM_COLOR ?= auto
 VENV := $(CARGO_TARGET_DIR)/venv
 BODYCAM := $(CARGO_TARGET_DIR)/debug/bodycam
 export BODYCAM_TEST_PYTHON := $(VENV)/bin/python3
+# With everything, the cluster engine included (docs/adr/0011). The same in all of these and in .ci/run: with other
+# features DataFusion is built once more. `make demo`, and what is released, has no cluster.
+ALL := --workspace --features cluster
 
 .PHONY: help
 help: ## list the targets
@@ -17,7 +20,7 @@ prerequisites: ## install what is missing (as root), or print the line that does
 
 .PHONY: build
 build: prerequisites ## build everything with the profile that the tests use
-	cargo build --workspace --all-targets
+	cargo build $(ALL) --all-targets
 
 .PHONY: demo
 demo: prerequisites ## show the whole pipeline on a throw-away PostgreSQL and a small local internet
@@ -32,31 +35,31 @@ python: prerequisites
 .PHONY: test
 test: python ## unit, property and end-to-end tests against real servers
 	@deploy/prerequisites.sh java mvn
-	cargo build --workspace --all-targets
-	cargo test --workspace --no-fail-fast
+	cargo build $(ALL) --all-targets
+	cargo test $(ALL) --no-fail-fast
 	$(MAKE) --no-print-directory fuzz-smoke
 
 .PHONY: suite
 MODULE ?=
 suite: python ## the end-to-end tests alone, or one module of them: make suite MODULE=crash
 	@deploy/prerequisites.sh java mvn
-	cargo test --workspace --test suite -- $(MODULE)
+	cargo test $(ALL) --test suite -- $(MODULE)
 
 .PHONY: lint
 lint: prerequisites ## formatting, clippy with warnings denied, documentation
 	cargo fmt --all --check
-	cargo clippy --workspace --all-targets -- -D warnings
-	RUSTDOCFLAGS="-D warnings" cargo doc --workspace --no-deps
+	cargo clippy $(ALL) --all-targets -- -D warnings
+	RUSTDOCFLAGS="-D warnings" cargo doc $(ALL) --no-deps
 
 .PHONY: vectors
 vectors: ## regenerate the test vectors of every hashed thing
-	BODYCAM_UPDATE=1 cargo test --workspace --test format
-	BODYCAM_UPDATE=1 cargo test --workspace --lib vectors_of_the_lake
+	BODYCAM_UPDATE=1 cargo test $(ALL) --test format
+	BODYCAM_UPDATE=1 cargo test $(ALL) --lib vectors_of_the_lake
 
 .PHONY: docs
 docs: ## regenerate the generated parts of the documentation
-	BODYCAM_UPDATE=1 cargo test --workspace --test format
-	cargo build --workspace --bins
+	BODYCAM_UPDATE=1 cargo test $(ALL) --test format
+	cargo build $(ALL) --bins
 	$(BODYCAM) config reference > docs/configuration.md
 
 .PHONY: bench
@@ -69,13 +72,19 @@ bench: python ## the numbers of docs/benchmarks.md (BENCH="--only point --rounds
 	$(VENV)/bin/python3 -m pip install --quiet --disable-pip-version-check -r tests/bench/requirements.txt
 	$(VENV)/bin/python3 tests/bench/bench.py --bin $(CARGO_TARGET_DIR)/release $(BENCH)
 
+.PHONY: bench-cluster
+bench-cluster: prerequisites ## queries on one machine and on a cluster of two executors (docs/cluster.md); builds the engine once more
+	cargo build --release -p bodycam-recorder --examples
+	CARGO_TARGET_DIR=$(CARGO_TARGET_DIR)/cluster cargo build --release -p bodycam --bin bodycam --features cluster
+	python3 tests/bench/bench.py --bin $(CARGO_TARGET_DIR)/release --cluster-bin $(CARGO_TARGET_DIR)/cluster/release --only cluster $(BENCH)
+
 .PHONY: soak
 SOAK_KILLS ?= 60
 SOAK_OUTAGE_SECONDS ?= 600
 soak: python ## the crash tests for long: SOAK_KILLS kills each, the broker away for SOAK_OUTAGE_SECONDS
 	@deploy/prerequisites.sh java mvn
 	BODYCAM_CRASH_KILLS=$(SOAK_KILLS) BODYCAM_CRASH_OUTAGE_SECONDS=$(SOAK_OUTAGE_SECONDS) \
-	  cargo test --workspace --test suite -- crash:: kafka::gaps --test-threads=1 2>&1 | tee $(CARGO_TARGET_DIR)/soak.log; exit $${PIPESTATUS[0]}
+	  cargo test $(ALL) --test suite -- crash:: kafka::gaps --test-threads=1 2>&1 | tee $(CARGO_TARGET_DIR)/soak.log; exit $${PIPESTATUS[0]}
 	@printf '%s, %s\n\n' "$$(git describe --always --dirty --abbrev=12)" "$$(date -u +%F)" > docs/benchmarks/soak.txt
 	@grep -E '^(crash test|test )' $(CARGO_TARGET_DIR)/soak.log >> docs/benchmarks/soak.txt
 
@@ -124,11 +133,11 @@ fuzz: prerequisites ## run every fuzz target for FUZZ_SECONDS with cargo-fuzz (`
 
 .PHONY: fuzz-seeds
 fuzz-seeds: ## write the seeds of the fuzz targets anew, from the test vectors and our own encoders
-	BODYCAM_UPDATE=1 cargo test --workspace --test suite -- fuzz_seeds
+	BODYCAM_UPDATE=1 cargo test $(ALL) --test suite -- fuzz_seeds
 
 .PHONY: deploy-render
 deploy-render: ## render the Kubernetes overlays into deploy/kubernetes/rendered (needs Go for kustomize)
-	@for overlay in dev production; do \
+	@for overlay in dev production cluster; do \
 	  deploy/kubernetes/render.sh "$$(deploy/lint/kustomize.sh $(CARGO_TARGET_DIR))" $$overlay > deploy/kubernetes/rendered/$$overlay.yaml || exit 1; \
 	done
 

@@ -32,13 +32,13 @@ if missing ca.crt; then
     openssl req -new -x509 -key ca.key -days 3650 -subj "/CN=bodycam example authority" -out ca.crt \
         -addext basicConstraints=critical,CA:TRUE -addext keyUsage=critical,keyCertSign,cRLSign
 fi
-# certificate NAME DNS…: NAME.key and NAME.crt for these names
+# certificate NAME DNS…: NAME.key and NAME.crt for these names, by the authority $ca
 certificate() {
     local name=$1; shift
     local names; names=$(printf ',DNS:%s' "$@")
     key "$name.key"
     openssl req -new -key "$name.key" -subj "/CN=$name" |
-        openssl x509 -req -CA ca.crt -CAkey ca.key -CAserial ca.srl -CAcreateserial -days 825 -out "$name.crt" -extfile <(
+        openssl x509 -req -CA "${ca:-ca}.crt" -CAkey "${ca:-ca}.key" -CAserial "${ca:-ca}.srl" -CAcreateserial -days 825 -out "$name.crt" -extfile <(
             echo "basicConstraints=critical,CA:FALSE"
             echo "extendedKeyUsage=serverAuth,clientAuth"
             echo "subjectAltName=${names#,}"
@@ -53,5 +53,13 @@ if missing kafka.pem; then
     cat kafka.key kafka.crt > kafka.pem
     rm kafka.key kafka.crt
 fi
+# The cluster for queries has an authority of its own: whoever has one of its certificates belongs to it.
+if missing cluster-ca.crt; then
+    key cluster-ca.key
+    openssl req -new -x509 -key cluster-ca.key -days 3650 -subj "/CN=bodycam example cluster" -out cluster-ca.crt \
+        -addext basicConstraints=critical,CA:TRUE -addext keyUsage=critical,keyCertSign,cRLSign
+fi
+missing cluster.crt && ca=cluster-ca certificate cluster bodycam-cluster
+kept cluster-ca.crt cluster.crt cluster.key
 kept tenant.key ./*.password s3.access s3.secret store.json store.crt store.key ca.crt gateway.crt gateway.key target.crt target.key kafka.pem
 echo "$dir: ready"

@@ -102,9 +102,16 @@ pub enum Command {
         /// Memory that the query may use, MiB.
         #[arg(long, default_value_t = 1024, value_parser = clap::value_parser!(u64).range(1..=1 << 24))]
         memory: u64,
+        /// Run it on the cluster whose scheduler is here: `http://HOST:PORT`, or `https://` with `[cluster.tls]`.
+        #[arg(long, value_name = "URL")]
+        cluster: Option<String>,
         #[command(flatten)]
         lake: LakeArg,
     },
+    #[cfg(feature = "analyzer")]
+    /// Run a process of a cluster that `query --cluster` and `detect --cluster` ask
+    #[command(subcommand, after_help = "Example:\n  bodycam cluster scheduler --config bodycam.toml")]
+    Cluster(Cluster),
     #[cfg(feature = "reader")]
     /// Replay recorded sessions: in the terminal, or as text with `--format`
     #[command(
@@ -246,6 +253,9 @@ pub enum Detect {
         /// Print findings as JSON lines.
         #[arg(long)]
         json: bool,
+        /// Run its queries on the cluster whose scheduler is here: `http://HOST:PORT`, or `https://` with `[cluster.tls]`.
+        #[arg(long, value_name = "URL")]
+        cluster: Option<String>,
         #[command(flatten)]
         lake: LakeArg,
     },
@@ -255,6 +265,9 @@ pub enum Detect {
         /// Print findings as JSON lines.
         #[arg(long)]
         json: bool,
+        /// Run its queries on the cluster whose scheduler is here: `http://HOST:PORT`, or `https://` with `[cluster.tls]`.
+        #[arg(long, value_name = "URL")]
+        cluster: Option<String>,
         #[command(flatten)]
         lake: LakeArg,
     },
@@ -270,6 +283,24 @@ pub enum Detect {
         /// A directory of further rules.
         #[arg(long)]
         rules: Option<PathBuf>,
+    },
+}
+
+#[cfg(feature = "analyzer")]
+/// `cluster …`
+#[derive(Debug, Subcommand)]
+pub enum Cluster {
+    /// Take queries, and hand out their parts
+    #[command(after_help = "Example:\n  bodycam cluster scheduler --config bodycam.toml")]
+    Scheduler(ConfigArg),
+    /// Run parts of queries over the lake
+    #[command(after_help = "Example:\n  bodycam cluster executor --config bodycam.toml")]
+    Executor {
+        /// Tenant key that opens content: `file:PATH` or `env:NAME`. Without it, `[gateway]` of the configuration file; `none` opens nothing.
+        #[arg(long, env = "BODYCAM_TENANT_KEY_REF")]
+        tenant_key: Option<String>,
+        #[command(flatten)]
+        config: ConfigArg,
     },
 }
 

@@ -18,6 +18,8 @@ use crate::config::LakeConfig;
 use service::{AdminAt, Parts};
 
 #[cfg(feature = "analyzer")]
+mod cluster;
+#[cfg(feature = "analyzer")]
 mod demo;
 #[cfg(feature = "analyzer")]
 pub mod detect;
@@ -56,9 +58,11 @@ pub fn run(cli: Cli) -> Result<ExitCode> {
         #[cfg(feature = "analyzer")]
         Command::Detect(command) => detect::run(command),
         #[cfg(feature = "analyzer")]
-        Command::Query { sql, format, output, timeout, memory, lake } => {
-            query::run(&sql, format, output, timeout, memory, &lake)
+        Command::Query { sql, format, output, timeout, memory, cluster, lake } => {
+            query::run(&sql, format, output, timeout, memory, cluster.as_deref(), &lake)
         }
+        #[cfg(feature = "analyzer")]
+        Command::Cluster(command) => cluster::run(command),
         #[cfg(feature = "reader")]
         Command::Replay { session, format, at, to, rows, lake } => {
             replay::replay(session, format, replay::Part { at, to, rows }, &lake)

@@ -21,7 +21,7 @@ mod place;
 use place::Place;
 
 /// What overlays there are.
-const OVERLAYS: [&str; 2] = ["dev", "production"];
+const OVERLAYS: [&str; 3] = ["dev", "production", "cluster"];
 /// The parts that agents depend on, and their images.
 const ROLES: [(&str, &str, &[&str]); 3] = [
     ("bodycam-gateway", "bodycam-gateway", &["gateway"]),
@@ -105,7 +105,7 @@ fn every_service_of_the_compose_file_has_a_usable_configuration() {
         place.check(name, texts(&service["command"])[0], settings(environment));
         checked += 1;
     }
-    assert_eq!(checked, 6, "two gateways, three recorders, detection");
+    assert_eq!(checked, 10, "two gateways, three recorders, detection; scheduler, two executors, analyst");
 }
 
 #[test]
@@ -147,7 +147,7 @@ fn every_service_of_the_compose_file_is_confined() {
     }
     assert_eq!(object(&compose["services"]["agent"]["networks"]).count(), 0);
     assert_eq!(texts(&compose["services"]["agent"]["networks"]), ["agents"], "an agent reaches nothing else");
-    for network in ["agents", "targets", "bus", "lake"] {
+    for network in ["agents", "targets", "bus", "lake", "cluster"] {
         assert_eq!(compose["networks"][network]["internal"], true, "{network} leads nowhere else");
     }
     for gateway in gateways {
@@ -334,7 +334,15 @@ fn rendered_manifests_are_made_of_these_sources() {
     for overlay in OVERLAYS {
         let overlay_dir = format!("deploy/kubernetes/overlays/{overlay}");
         let mut files = Vec::new();
-        for dir in ["deploy/kubernetes/base", overlay_dir.as_str(), "deploy/kafka", "deploy/target"] {
+        let dirs = BTreeSet::from([
+            "deploy/kubernetes/base",
+            "deploy/kubernetes/cluster",
+            "deploy/kubernetes/overlays/production",
+            overlay_dir.as_str(),
+            "deploy/kafka",
+            "deploy/target",
+        ]);
+        for dir in dirs {
             files.extend(
                 fs::read_dir(root().join(dir))
                     .unwrap()

@@ -11,6 +11,8 @@
 
 mod analyzer;
 mod architecture;
+#[cfg(feature = "cluster")]
+mod cluster;
 mod crash;
 mod demo;
 mod dependencies;

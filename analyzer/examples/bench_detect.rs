@@ -122,6 +122,7 @@ fn options(store: Store, dir: &Path, rules: u64) -> Result<DetectOptions, Error>
         sensitive: Vec::new(),
         tenant: Some(TenantKey::new([1; 32])),
         metrics: Arc::new(Metrics::default()),
+        elsewhere: None,
     })
 }
 

@@ -22,7 +22,7 @@ use bodycam_record::{Id16, TenantKey};
 use futures::TryStreamExt;
 
 use crate::config::DetectConfig;
-use crate::engine::{Engine, Scope, spawn};
+use crate::engine::{Elsewhere, Engine, Scope, spawn};
 use crate::error::AnalyzerError;
 use crate::findings::{News, mark};
 use crate::rules::{self, Batch, Fixture, Hit, LoadedRule, RuleSource, Sensitive, SharedSteps, evaluate};
@@ -61,6 +61,8 @@ pub struct DetectOptions {
     pub tenant: Option<TenantKey>,
     /// What is counted.
     pub metrics: Arc<Metrics>,
+    /// Where queries run; here without one.
+    pub elsewhere: Option<Arc<dyn Elsewhere>>,
 }
 
 /// What came of one or more looks at the lake.
@@ -225,7 +227,7 @@ impl Detector {
         for rule in &rules {
             windows.load(rule.rule.id.as_str(), i64::MIN).await?;
         }
-        let engine = Engine::new(&store)?;
+        let engine = Engine::new(&store)?.running(options.elsewhere.clone());
         let memory = options.config.memory_bytes();
         let (tenant, metrics) = (options.tenant.clone(), Arc::clone(&options.metrics));
         let rollups = Rollups::new(store, engine.clone(), memory, tenant, metrics);

@@ -8,30 +8,33 @@ use std::collections::BTreeMap;
 use std::sync::{Arc, PoisonError};
 
 use arrow::array::RecordBatch;
+use async_trait::async_trait;
 use bodycam_lake::{FileEntry, Store, Table, View};
 use bodycam_record::TenantKey;
 use datafusion::catalog::{CatalogProvider, MemoryCatalogProvider};
 use datafusion::datasource::TableProvider;
 use datafusion::error::DataFusionError;
-use datafusion::execution::FunctionRegistry;
 use datafusion::execution::context::SessionContext;
 use datafusion::execution::disk_manager::{DiskManagerBuilder, DiskManagerMode};
 use datafusion::execution::memory_pool::GreedyMemoryPool;
 use datafusion::execution::object_store::ObjectStoreUrl;
 use datafusion::execution::runtime_env::{RuntimeEnv, RuntimeEnvBuilder};
 use datafusion::execution::session_state::SessionStateBuilder;
+use datafusion::execution::{FunctionRegistry, SendableRecordBatchStream};
 use datafusion::logical_expr::LogicalPlan;
+use datafusion::optimizer::{Optimizer, OptimizerRule};
 use datafusion::physical_optimizer::optimizer::PhysicalOptimizer;
-use datafusion::physical_plan::ExecutionPlan;
+use datafusion::physical_plan::{ExecutionPlan, execute_stream};
 use datafusion::prelude::SessionConfig;
+use futures::TryStreamExt;
 
 use crate::error::AnalyzerError;
 
 mod bounded;
 mod catalog;
-mod content;
-mod files;
-mod functions;
+pub(crate) mod content;
+pub(crate) mod files;
+pub(crate) mod functions;
 mod parts;
 mod pool;
 mod principals;
@@ -54,10 +57,34 @@ const BATCH_ROWS: usize = 8192;
 const NEEDED_RULES: [&str; 4] =
     ["OutputRequirements", "EnsureRequirements", "OptimizeAggregateOrder", "SanityCheckPlan"];
 
+/// What makes a plan better.
+pub type Rule = Arc<dyn OptimizerRule + Send + Sync>;
+
+/// Where plans run that the engine makes but does not run itself.
+#[async_trait]
+pub trait Elsewhere: std::fmt::Debug + Send + Sync {
+    /// The settings with which plans for it are made.
+    fn settings(&self, config: SessionConfig) -> SessionConfig;
+
+    /// The rules by which plans for it are made better, of those that are used here.
+    fn rules(&self, here: Vec<Rule>) -> Vec<Rule>;
+
+    /// Runs `plan` and gives its rows. `context` is for those parts that run here.
+    async fn run(
+        &self,
+        plan: Arc<dyn ExecutionPlan>,
+        context: &SessionContext,
+    ) -> Result<SendableRecordBatchStream, DataFusionError>;
+
+    /// Stops what nobody waits for any more.
+    async fn settle(&self);
+}
+
 /// Queries over one store.
 #[derive(Clone)]
 pub struct Engine {
     runtime: Arc<RuntimeEnv>,
+    elsewhere: Option<Arc<dyn Elsewhere>>,
     threads: usize,
     /// How often the optimizer goes over a plan.
     passes: usize,
@@ -93,7 +120,39 @@ impl Engine {
             .deregister_object_store(ObjectStoreUrl::local_filesystem().as_ref())
             .map_err(|err| AnalyzerError::sql("setting up the query engine", err))?;
         // Planning takes longer than a few rows do.
-        Ok(Self { runtime, threads: 1, passes: 1 })
+        Ok(Self { runtime, elsewhere: None, threads: 1, passes: 1 })
+    }
+
+    /// The same, whose plans run `elsewhere`; here without one.
+    pub fn running(self, elsewhere: Option<Arc<dyn Elsewhere>>) -> Self {
+        Self { elsewhere, ..self }
+    }
+
+    /// What plans run in.
+    #[cfg(feature = "cluster")]
+    pub(crate) fn runtime(&self) -> &Arc<RuntimeEnv> {
+        &self.runtime
+    }
+
+    /// Runs a plan of `context`.
+    pub(crate) async fn run(
+        &self,
+        plan: Arc<dyn ExecutionPlan>,
+        context: &SessionContext,
+    ) -> Result<SendableRecordBatchStream, DataFusionError> {
+        match &self.elsewhere {
+            Some(elsewhere) => elsewhere.run(plan, context).await,
+            None => execute_stream(plan, context.task_ctx()),
+        }
+    }
+
+    /// Runs a plan of `context` to its end.
+    pub(crate) async fn collect(
+        &self,
+        plan: Arc<dyn ExecutionPlan>,
+        context: &SessionContext,
+    ) -> Result<Vec<RecordBatch>, DataFusionError> {
+        self.run(plan, context).await?.try_collect().await
     }
 
     /// A context over `scope`, with a memory pool of its own.
@@ -117,6 +176,9 @@ impl Engine {
         parquet.bloom_filter_on_read = true;
         parquet.pruning = true;
         config.options_mut().sql_parser.map_string_types_to_utf8view = false;
+        if let Some(elsewhere) = &self.elsewhere {
+            config = elsewhere.settings(config);
+        }
         let mut builder = SessionStateBuilder::new_with_default_features()
             .with_config(config)
             .with_runtime_env(Arc::new(runtime));
@@ -124,6 +186,9 @@ impl Engine {
             let needed = |name: &str| NEEDED_RULES.contains(&name);
             let rules = PhysicalOptimizer::new().rules.into_iter().filter(|rule| needed(rule.name()));
             builder = builder.with_physical_optimizer_rules(rules.collect());
+        }
+        if let Some(elsewhere) = &self.elsewhere {
+            builder = builder.with_optimizer_rules(elsewhere.rules(Optimizer::new().rules));
         }
         let failed = |err| AnalyzerError::sql("setting up the query engine", err);
         let mut state = builder.build();
@@ -141,7 +206,7 @@ impl Engine {
             context.register_udf(functions::id_text(form));
         }
         if let Some(tenant) = &scope.schema.tenant {
-            functions::pseudonyms(tenant).into_iter().for_each(|f| context.register_udf(f));
+            functions::pseudonyms(Some(tenant)).into_iter().for_each(|f| context.register_udf(f));
         }
         if let Some(window_ns) = scope.window_ns {
             context.register_udf(functions::window_of(window_ns));
@@ -201,6 +266,21 @@ impl Scope {
         self.schema.extra.insert(name.to_owned(), table);
         self
     }
+}
+
+/// Every scalar function that a plan of an engine may name, held to `memory_bytes`. Those that need the tenant key fail
+/// without it when they are called.
+#[cfg(feature = "cluster")]
+pub(crate) fn functions_of_plans(
+    memory_bytes: usize,
+    tenant: Option<&TenantKey>,
+) -> Vec<Arc<datafusion::logical_expr::ScalarUDF>> {
+    let budget = Arc::new(Budget::new(memory_bytes, BATCH_ROWS));
+    // A plan that has come over the wire is made.
+    budget.plans(false);
+    let state = SessionStateBuilder::new_with_default_features().build();
+    let default = state.scalar_functions().values().cloned();
+    default.chain(functions::of_plans(tenant)).map(|function| bounded(function, &budget)).collect()
 }
 
 /// What runs `plan`. While it is made, values that are written into it are held to a batch's share of the memory.

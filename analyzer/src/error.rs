@@ -30,6 +30,9 @@ pub enum AnalyzerError {
     /// The statement needed too much memory.
     #[error("stopped at the memory limit of {limit} MiB: raise --memory, or narrow the query ({reason})")]
     OutOfMemory { limit: u64, reason: String },
+    /// A cluster is not there, or not as it should be.
+    #[error("cluster: {0}")]
+    Cluster(String),
     /// The caller stopped it.
     #[error("cancelled")]
     Cancelled,

@@ -6,17 +6,17 @@
 //! error says so.
 
 use std::io::Write;
+use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use arrow::array::RecordBatch;
 use arrow::datatypes::SchemaRef;
 use bodycam_lake::{Lake, LakeError, Store, View, file};
 use bodycam_record::TenantKey;
-use datafusion::physical_plan::execute_stream;
 use futures::StreamExt;
 use tokio::sync::mpsc;
 
-use crate::engine::{Engine, Scope, physical, spawn};
+use crate::engine::{Elsewhere, Engine, Scope, physical, spawn};
 use crate::error::{AnalyzerError, plain};
 use crate::guard;
 use bodycam_lake::Windows;
@@ -45,6 +45,8 @@ pub struct QueryOptions {
     pub memory_bytes: usize,
     /// The key that opens content; without it the columns that need it are refused.
     pub tenant: Option<TenantKey>,
+    /// Where it runs; here without one.
+    pub elsewhere: Option<Arc<dyn Elsewhere>>,
 }
 
 /// What came of a query.
@@ -64,6 +66,7 @@ impl Default for QueryOptions {
             timeout: Duration::from_secs(300),
             memory_bytes: 512 << 20,
             tenant: None,
+            elsewhere: None,
         }
     }
 }
@@ -95,7 +98,11 @@ pub async fn run(
         }
         job.await
     };
-    match tokio::time::timeout(options.timeout, drain).await {
+    let outcome = tokio::time::timeout(options.timeout, drain).await;
+    if let Some(elsewhere) = options.elsewhere.as_ref().filter(|_| !matches!(outcome, Ok(Ok(())))) {
+        elsewhere.settle().await;
+    }
+    match outcome {
         Err(_) => Err(AnalyzerError::TimedOut(options.timeout)),
         Ok(Err(err)) => Err(err),
         Ok(Ok(())) => {
@@ -148,7 +155,8 @@ async fn produce(
     let findings = Windows::open(store.clone()).await?.finding_files().await?;
     let view = lake.view();
     let scope = Scope::lake(view.clone(), findings, options.memory_bytes).with_tenant(options.tenant);
-    let context = Engine::new(&store)?.context(&scope)?;
+    let engine = Engine::new(&store)?.running(options.elsewhere);
+    let context = engine.context(&scope)?;
     let limit = options.memory_bytes as u64 >> 20;
     let failed = |err| AnalyzerError::ran(limit, "the query", err);
     let plan = guard::plan(&context, statement, "the query").await?;
@@ -156,7 +164,7 @@ async fn produce(
     if send.send(Message::Schema(plan.schema())).await.is_err() {
         return Ok(());
     }
-    let mut batches = execute_stream(plan.clone(), context.task_ctx()).map_err(failed)?;
+    let mut batches = engine.run(plan.clone(), &context).await.map_err(failed)?;
     let mut tick = tokio::time::interval(PROGRESS_EVERY);
     loop {
         let message = tokio::select! {

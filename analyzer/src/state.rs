@@ -288,7 +288,8 @@ impl Rollups {
             let context = engine.context(&scope)?;
             let frame = context.sql(&sql).await.map_err(failed)?;
             let schema: SchemaRef = Arc::new(frame.schema().as_arrow().clone());
-            let batches = frame.collect().await.map_err(failed)?;
+            let plan = frame.create_physical_plan().await.map_err(failed)?;
+            let batches = engine.collect(plan, &context).await.map_err(failed)?;
             concat_batches(&schema, &batches).map_err(|err| columns(table, err).into())
         })?
         .await

@@ -24,6 +24,7 @@ secret bodycam-kafka-recorders password=kafka-bodycam-recorder.password
 secret bodycam-kafka-detection password=kafka-bodycam-detection.password
 secret bodycam-lake-recorders ca.crt=ca.crt access-key=s3.access secret-key=s3.secret
 secret bodycam-lake-detection ca.crt=ca.crt access-key=s3.access secret-key=s3.secret
+secret bodycam-cluster-tls ca.crt=cluster-ca.crt tls.crt=cluster.crt tls.key=cluster.key
 [ "$overlay" = dev ] || exit 0
 # What the dev overlay runs besides.
 secret kafka-broker ca.crt=ca.crt kafka.pem=kafka.pem kafka-bodycam-gateway-0.password=kafka-bodycam-gateway-0.password kafka-bodycam-gateway-1.password=kafka-bodycam-gateway-1.password kafka-bodycam-recorder.password=kafka-bodycam-recorder.password kafka-bodycam-detection.password=kafka-bodycam-detection.password kafka-admin.password=kafka-admin.password

@@ -45,7 +45,7 @@ compose-spec deploy/compose/compose.yaml >/dev/null
 compose-lint check --config deploy/lint/compose-lint.yaml deploy/compose/compose.yaml
 
 step "kubernetes: rendered manifests are those of the sources"
-for overlay in dev production; do
+for overlay in dev production cluster; do
     deploy/kubernetes/render.sh "$kustomize" $overlay > "$work/$overlay.yaml"
     cmp "$work/$overlay.yaml" deploy/kubernetes/rendered/$overlay.yaml || { echo "run: make deploy-render" >&2; exit 1; }
 done
@@ -61,7 +61,7 @@ done
 #   digests), host anti-affinity (topology spread does it), the user id of images of others, probes of readiness and liveness
 #   alike where a port is all that there is to ask, headless names of single pods.
 step "kubernetes: kube-score"
-for overlay in dev production; do
+for overlay in dev production cluster; do
     kube-score score --kubernetes-version v1.31 \
         --ignore-test container-image-pull-policy --ignore-test statefulset-has-host-podantiaffinity \
         --ignore-test container-security-context-user-group-id --ignore-test pod-probes-identical \
@@ -70,7 +70,7 @@ done
 
 # CKV_K8S_43, CKV_K8S_15: digests and pulls, as above. CKV_K8S_40: users of images of others.
 step "kubernetes: checkov"
-for overlay in dev production; do
+for overlay in dev production cluster; do
     checkov --quiet --compact --skip-download --framework kubernetes --skip-check CKV_K8S_43,CKV_K8S_15,CKV_K8S_40 \
         --file "$work/$overlay.yaml"
 done

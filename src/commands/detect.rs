@@ -24,15 +24,15 @@ pub use watch::Watching;
 /// Runs, watches, tests, lists.
 pub fn run(command: Detect) -> Result<ExitCode> {
     match command {
-        Detect::Run { json, lake } => {
-            let options = lake_at(&lake)?.detect_options()?;
+        Detect::Run { json, cluster, lake } => {
+            let options = lake_at(&lake)?.detect_options(cluster.as_deref())?;
             let runtime = runtime()?;
             runtime.block_on(options.store.reach())?;
             let summary = runtime.block_on(detect::run(options, &mut |news| tell(news, json)))?;
             conclude(&summary, json);
             Ok(if summary.failures.is_empty() { ExitCode::SUCCESS } else { ExitCode::from(2) })
         }
-        Detect::Watch { json, lake } => watch::run(json, &lake),
+        Detect::Watch { json, cluster, lake } => watch::run(json, cluster.as_deref(), &lake),
         Detect::Test { dir } => test(dir.as_deref()),
         Detect::Ls { rules } => list(&DetectConfig { rules_dir: rules, ..DetectConfig::default() }),
     }
@@ -49,6 +49,7 @@ pub fn options(config: &Config, lake: &LakeConfig, tenant: Option<TenantKey>) ->
         sensitive: sensitive.collect(),
         tenant,
         metrics: Arc::default(),
+        elsewhere: None,
     })
 }
 

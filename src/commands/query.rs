@@ -25,9 +25,11 @@ pub fn run(
     output: Option<PathBuf>,
     timeout: u64,
     memory: u64,
+    cluster: Option<&str>,
     lake: &LakeArg,
 ) -> Result<ExitCode> {
     let at = super::lake_at(lake)?;
+    let elsewhere = super::cluster::elsewhere(cluster, at.config.as_ref())?;
     let format = match format {
         QueryFormat::Table => Format::Table,
         QueryFormat::Csv => Format::Csv,
@@ -43,6 +45,7 @@ pub fn run(
         timeout: Duration::from_secs(timeout),
         memory_bytes: usize::try_from(memory.saturating_mul(1 << 20)).unwrap_or(usize::MAX),
         tenant: at.tenant_key,
+        elsewhere,
     };
     let store = at.lake.reach()?;
     if let (Some(path), Some(lake)) = (&output, store.directory()) {

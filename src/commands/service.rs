@@ -622,11 +622,15 @@ impl admin::Probe for Probe {
     }
 }
 
+/// Without `BODYCAM_LOG`. What the cluster engine says of plans repeats the values in them.
+const LOG_FILTER: &str =
+    "info,tokio_postgres=warn,ballista_core=warn,ballista_executor=warn,ballista_scheduler=warn";
+
 /// JSON lines on standard error unless it is a terminal; `BODYCAM_LOG` filters (default `info`).
 pub fn init_logging() {
     use std::io::IsTerminal;
     let filter = tracing_subscriber::EnvFilter::try_from_env("BODYCAM_LOG")
-        .unwrap_or_else(|_| tracing_subscriber::EnvFilter::new("info,tokio_postgres=warn"));
+        .unwrap_or_else(|_| tracing_subscriber::EnvFilter::new(LOG_FILTER));
     // A log that cannot be written (a full disk) is no reason to write, and to fail, once more.
     let builder = tracing_subscriber::fmt()
         .with_env_filter(filter)

@@ -4,7 +4,7 @@ use std::path::{Path, PathBuf};
 
 use anyhow::{Context, Result, bail};
 #[cfg(feature = "analyzer")]
-use bodycam_analyzer::DetectConfig;
+use bodycam_analyzer::{ClusterConfig, DetectConfig};
 use bodycam_bus::SpoolConfig;
 use bodycam_bus::kafka::{Kafka, KafkaConfig};
 use bodycam_proxy::admin::AdminConfig;
@@ -67,6 +67,12 @@ pub struct Config {
     /// Scheduled detection: another binary reads it.
     #[cfg(not(feature = "analyzer"))]
     detect: Elsewhere,
+    /// Queries on many machines, with a binary that was built for it (`--features cluster`).
+    #[cfg(feature = "analyzer")]
+    pub cluster: ClusterConfig,
+    /// Queries on many machines: another binary reads it.
+    #[cfg(not(feature = "analyzer"))]
+    cluster: Elsewhere,
     /// How recordings are shown.
     #[cfg(feature = "reader")]
     pub replay: ReplayConfig,
@@ -159,7 +165,10 @@ impl Config {
         #[cfg(feature = "recorder")]
         self.recorder.check()?;
         #[cfg(feature = "analyzer")]
-        self.detect.check()?;
+        {
+            self.detect.check()?;
+            self.cluster.check()?;
+        }
         Ok(())
     }
 
@@ -269,6 +278,7 @@ impl Config {
         #[cfg(feature = "analyzer")]
         {
             self.detect.rules_dir = self.detect.rules_dir.take().map(|dir| join(&dir));
+            self.cluster.rebase(base, |reference| rebased_reference(reference, base));
         }
         self.gateway.tenant_key = rebased_reference(&self.gateway.tenant_key, base);
         if let Some(kafka) = &mut self.kafka {

@@ -521,8 +521,69 @@ recorder_listen = "127.0.0.1:{recorder}"
         shutil.rmtree(place)
 
 
+    def cluster(self):
+        """The same queries on one machine and on a scheduler with two executors on it: what sharing out costs."""
+        program = str(pathlib.Path(self.options.cluster_bin or self.bin).resolve() / "bodycam")
+        home = self.dir / "cluster"
+        recorder = [self.bin / "examples/bench_recorder", str(self.options.events), home]
+        subprocess.run(recorder, check=True, stdout=subprocess.DEVNULL)
+        (home / "tenant.key").write_text("07" * 32)
+        (home / "tenant.key").chmod(0o600)
+        scheduler, ports = free_port(), [free_port(), free_port()]
+        config = home / "bodycam.toml"
+        config.write_text(f"""
+[http]
+listen = "127.0.0.1:{free_port()}"
+[[principals]]
+name = "bench"
+kind = "person"
+egress = ["example.com"]
+[cluster]
+listen = "127.0.0.1:{scheduler}"
+scheduler = "127.0.0.1:{scheduler}"
+slots = 1
+partitions = 2
+""")
+        quiet = {"BODYCAM_LOG": "error"}
+        self.serve("scheduler", [program, "cluster", "scheduler", "-c", str(config)], port=scheduler, env=quiet)
+        for n, port in enumerate(ports):
+            listen = {**quiet, "BODYCAM__CLUSTER__EXECUTOR_LISTEN": f"127.0.0.1:{port}"}
+            self.serve(f"executor-{n}", [program, "cluster", "executor", "-c", str(config)], port=port, env=listen)
+        lake = sum(f.stat().st_size for f in (home / "lake").rglob("*.parquet"))
+        print(f"\ncluster  (two executors with one slot each; {self.options.events} events, {lake >> 20} MiB; "
+              f"median of {self.options.rounds})\n  {'query':<10} {'alone, s':>9} {'cluster, s':>11}")
+        table = {"events": self.options.events, "bytes": lake}
+        for name, sql in CLUSTER_QUERIES.items():
+            times = {"alone": [], "cluster": []}
+            for _ in range(self.options.rounds):
+                answers = set()
+                for place, args in [("alone", []), ("cluster", ["--cluster", f"http://127.0.0.1:{scheduler}"])]:
+                    begun = time.monotonic()
+                    done = subprocess.run([program, "query", "-c", config, "--format", "csv", *args, sql],
+                                          capture_output=True, text=True, env={**os.environ, **quiet})
+                    times[place].append(time.monotonic() - begun)
+                    if done.returncode:
+                        sys.exit(f"{name} {place}: {done.stderr}")
+                    answers.add("\n".join(sorted(done.stdout.splitlines())))
+                if len(answers) != 1:
+                    sys.exit(f"{name}: the cluster gives other rows")
+            table[name] = {place: statistics.median(taken) for place, taken in times.items()}
+            print(f"  {name:<10} {table[name]['alone']:>9.2f} {table[name]['cluster']:>11.2f}", flush=True)
+        self.results["cluster"] = table
+
+
+# One stage and two; few rows through a shuffle, and as many as were read.
+CLUSTER_QUERIES = {
+    "needle": "SELECT * FROM events WHERE session_id = '01934f00-0000-7000-8000-000000000001'",
+    "scan": "SELECT count(*), sum(seq), max(ts) FROM statements WHERE fingerprint <> ''",
+    "group": "SELECT principal_ref, target, count(*), count(DISTINCT session_id) FROM statements GROUP BY 1, 2",
+    "shuffle": "SELECT count(*) FROM (SELECT session_id, seq, hash, count(*) FROM events GROUP BY 1, 2, 3)",
+}
+
 WIRE = ["point", "recorder_beside", "bulk", "memory", "latency"]
 STORE = ["spool", "recorder", "recorder_kafka", "compact", "verify", "replay", "detect", "query"]
+# With a program that was built with the feature `cluster`: make bench-cluster.
+APART = ["cluster"]
 
 
 def main():
@@ -535,12 +596,13 @@ def main():
     parser.add_argument("--detect-events", type=int, default=10_000_000, help="a day, of two; needs 4 GB of disk")
     parser.add_argument("--latency-events", type=int, default=20_000, help="events a second of `latency`")
     parser.add_argument("--only", default=",".join(WIRE + STORE))
+    parser.add_argument("--cluster-bin", help="directory of a bodycam with the feature `cluster`, for --only cluster")
     parser.add_argument("--json", help="write the raw results here, too")
     options = parser.parse_args()
     wanted = options.only.split(",")
-    unknown = set(wanted) - set(WIRE + STORE)
+    unknown = set(wanted) - set(WIRE + STORE + APART)
     if unknown:
-        sys.exit(f"unknown: {', '.join(sorted(unknown))}; there are {', '.join(WIRE + STORE)}")
+        sys.exit(f"unknown: {', '.join(sorted(unknown))}; there are {', '.join(WIRE + STORE + APART)}")
     bench = Bench(options)
     try:
         if set(wanted) & set(WIRE):

@@ -36,6 +36,7 @@ fn options(scene: &Scene, only: &[&str]) -> DetectOptions {
         sensitive: vec![],
         tenant: Some(TenantKey::new([3; 32])),
         metrics: Arc::default(),
+        elsewhere: None,
     }
 }
 

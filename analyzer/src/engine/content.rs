@@ -15,7 +15,7 @@ use bodycam_lake::{LakeError, Store, Table, layout};
 use bodycam_record::{SealedChunk, SessionId, SessionKey, TenantKey};
 use datafusion::catalog::Session;
 use datafusion::common::tree_node::TreeNodeRecursion;
-use datafusion::common::{DataFusionError, Result, internal_err, plan_err};
+use datafusion::common::{DataFusionError, Result, exec_err, internal_err, plan_err};
 use datafusion::datasource::{TableProvider, TableType};
 use datafusion::execution::{SendableRecordBatchStream, TaskContext};
 use datafusion::logical_expr::{Expr, TableProviderFilterPushDown};
@@ -92,9 +92,40 @@ impl TableProvider for ContentTable {
         };
         let schema = Arc::new(self.schema.project(&projection)?);
         let sealed = self.sealed.scan(state, None, filters, limit).await?;
-        let opener = Opener { store: store.clone(), tenant: tenant.clone(), schema };
-        Ok(Arc::new(OpenContent::new(sealed, opener)))
+        let keys = WrappedKeys { store: store.clone(), tenant: tenant.clone() };
+        Ok(Arc::new(OpenContent::new(sealed, Opener { keys: Some(keys), schema })))
     }
+}
+
+/// Where the keys of sessions lie, and what opens them.
+#[derive(Debug, Clone)]
+pub(crate) struct WrappedKeys {
+    pub store: Store,
+    pub tenant: TenantKey,
+}
+
+/// The columns that `plan` gives, when it is what opens content.
+#[cfg(feature = "cluster")]
+pub(crate) fn opened_columns(plan: &dyn ExecutionPlan) -> Option<Vec<String>> {
+    let open = (plan as &dyn std::any::Any).downcast_ref::<OpenContent>()?;
+    Some(open.opener.schema.fields().iter().map(|field| field.name().clone()).collect())
+}
+
+/// What opens the content that `sealed` reads, and gives these columns. Without keys it can be planned and not run.
+#[cfg(feature = "cluster")]
+pub(crate) fn opened(
+    sealed: Arc<dyn ExecutionPlan>,
+    columns: &[String],
+    keys: Option<WrappedKeys>,
+) -> Result<Arc<dyn ExecutionPlan>> {
+    let clear = Arc::new(Field::new(CLEAR, DataType::Binary, true));
+    let input = sealed.schema();
+    let fields = columns.iter().map(|name| match name.as_str() {
+        CLEAR => Ok(clear.clone()),
+        name => Ok(Arc::new(input.field_with_name(name)?.clone())),
+    });
+    let schema = Arc::new(Schema::new(fields.collect::<Result<Vec<_>>>()?));
+    Ok(Arc::new(OpenContent::new(sealed, Opener { keys, schema })))
 }
 
 /// Opens the chunks that its input reads.
@@ -106,7 +137,8 @@ struct OpenContent {
 }
 
 impl OpenContent {
-    /// Has as many partitions as its input, which the optimizer may replace by one that has more.
+    /// Has as many partitions as its input, which the optimizer may replace by one that has more; by which columns they are
+    /// made is not said, for those may not be among the ones that are given.
     fn new(sealed: Arc<dyn ExecutionPlan>, opener: Opener) -> Self {
         let properties = PlanProperties::new(
             EquivalenceProperties::new(opener.schema.clone()),
@@ -176,8 +208,7 @@ type Keys = HashMap<SessionId, Option<SessionKey>>;
 
 #[derive(Debug, Clone)]
 struct Opener {
-    store: Store,
-    tenant: TenantKey,
+    keys: Option<WrappedKeys>,
     schema: SchemaRef,
 }
 
@@ -187,11 +218,14 @@ impl Opener {
         let chunks = Sealed::of(batch).ok_or_else(|| {
             failed(LakeError::Columns { table: "content", reason: format!("a file lacks one of {SEALED:?}") })
         })?;
+        let Some(wrapped) = &self.keys else {
+            return exec_err!("content is encrypted and no tenant key is configured here");
+        };
         let mut clear = BinaryBuilder::new();
         for row in 0..batch.num_rows() {
             let chunk = chunks.row(row).map_err(failed)?;
             if let Entry::Vacant(slot) = keys.entry(chunk.session) {
-                slot.insert(self.key(chunk.session).await.map_err(failed)?);
+                slot.insert(Self::key(wrapped, chunk.session).await.map_err(failed)?);
             }
             let Some(key) = keys.get(&chunk.session).and_then(Option::as_ref) else {
                 clear.append_null();
@@ -220,10 +254,13 @@ impl Opener {
         }
     }
 
-    async fn key(&self, session: SessionId) -> std::result::Result<Option<SessionKey>, LakeError> {
+    async fn key(
+        keys: &WrappedKeys,
+        session: SessionId,
+    ) -> std::result::Result<Option<SessionKey>, LakeError> {
         let path = layout::session_key(session);
-        let Some(wrapped) = self.store.get(&path).await? else { return Ok(None) };
-        match self.tenant.unwrap(session, &wrapped) {
+        let Some(wrapped) = keys.store.get(&path).await? else { return Ok(None) };
+        match keys.tenant.unwrap(session, &wrapped) {
             Ok(key) => Ok(Some(key)),
             Err(source) => Err(LakeError::Unopenable { path, source }),
         }

@@ -25,6 +25,7 @@ use datafusion::datasource::physical_plan::{FileGroup, FileScanConfigBuilder, Pa
 use datafusion::datasource::source::DataSourceExec;
 use datafusion::datasource::{TableProvider, TableType};
 use datafusion::execution::object_store::ObjectStoreUrl;
+use datafusion::execution::runtime_env::RuntimeEnv;
 use datafusion::logical_expr::{Expr, TableProviderFilterPushDown, utils::conjunction};
 use datafusion::physical_expr::PhysicalExpr;
 use datafusion::physical_optimizer::pruning::PruningPredicateBuilder;
@@ -105,14 +106,8 @@ impl TableProvider for FilesTable {
         let mut options = state.default_table_options().parquet;
         options.global.pushdown_filters = needle;
         options.global.reorder_filters = needle;
-        let reader = NamedFiles(CachedParquetFileReaderFactory::new(
-            self.store.object_store(),
-            state.runtime_env().cache_manager.get_file_metadata_cache(),
-        ));
-        let mut source = ParquetSource::new(self.schema.clone())
-            .with_table_parquet_options(options)
-            .with_metadata_size_hint(FOOTER_BYTES)
-            .with_parquet_file_reader_factory(Arc::new(reader));
+        let source = ParquetSource::new(self.schema.clone()).with_table_parquet_options(options);
+        let mut source = reading(source, &self.store, state.runtime_env());
         if let Some(predicate) = predicate {
             source = source.with_predicate(predicate);
         }
@@ -129,6 +124,15 @@ impl TableProvider for FilesTable {
         let files = files.into_iter().zip(sizes).map(partitioned).collect();
         scan_of(state, source, files, statistics, projection, limit)
     }
+}
+
+/// `source`, which reads the lake's files and caches their footers in `runtime`.
+pub(crate) fn reading(source: ParquetSource, store: &Store, runtime: &RuntimeEnv) -> ParquetSource {
+    let reader = NamedFiles(CachedParquetFileReaderFactory::new(
+        store.object_store(),
+        runtime.cache_manager.get_file_metadata_cache(),
+    ));
+    source.with_metadata_size_hint(FOOTER_BYTES).with_parquet_file_reader_factory(Arc::new(reader))
 }
 
 /// A scan of Parquet files, shared among the threads of the query.

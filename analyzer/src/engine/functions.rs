@@ -105,9 +105,24 @@ struct WindowOf {
 }
 
 /// The function for windows of this length.
-pub(super) fn window_of(window_ns: i64) -> ScalarUDF {
+pub(crate) fn window_of(window_ns: i64) -> ScalarUDF {
     let signature = Signature::exact(vec![timestamp()], Volatility::Immutable);
     ScalarUDF::new_from_impl(WindowOf { window_ns: window_ns.max(1), signature })
+}
+
+/// The length of the windows of a `window_of`.
+#[cfg(feature = "cluster")]
+pub(crate) fn window_ns(function: &ScalarUDF) -> Option<i64> {
+    (function.inner().as_ref() as &dyn std::any::Any).downcast_ref::<WindowOf>().map(|f| f.window_ns)
+}
+
+/// The functions of this file that a name says all of.
+#[cfg(feature = "cluster")]
+pub(super) fn of_plans(tenant: Option<&TenantKey>) -> Vec<Arc<ScalarUDF>> {
+    let ids = [IdForm::Hex, IdForm::Uuid].map(id_text);
+    let content = [true, false].map(content_function);
+    let functions = ids.into_iter().chain(content).chain(pseudonyms(tenant)).chain([text_join()]);
+    functions.map(Arc::new).collect()
 }
 
 impl ScalarUDFImpl for WindowOf {
@@ -201,16 +216,16 @@ impl ScalarUDFImpl for TextJoin {
 /// `principal_ref(name)` and `correlation_ref(id)`: what stands for a text under the tenant key.
 pub(super) struct Pseudonym {
     name: &'static str,
-    tenant: TenantKey,
+    tenant: Option<TenantKey>,
     of: fn(&TenantKey, &str) -> String,
     signature: Signature,
 }
 
-/// The functions that need the tenant key.
-pub(super) fn pseudonyms(tenant: &TenantKey) -> [ScalarUDF; 2] {
+/// The functions that need the tenant key. Without it they have their names only.
+pub(super) fn pseudonyms(tenant: Option<&TenantKey>) -> [ScalarUDF; 2] {
     let function = |name, of| {
         let signature = Signature::exact(vec![DataType::Utf8], Volatility::Immutable);
-        ScalarUDF::new_from_impl(Pseudonym { name, tenant: tenant.clone(), of, signature })
+        ScalarUDF::new_from_impl(Pseudonym { name, tenant: tenant.cloned(), of, signature })
     };
     [
         function("principal_ref", |key, name| key.principal_ref(name).to_hex()),
@@ -258,8 +273,11 @@ impl ScalarUDFImpl for Pseudonym {
         let Some(names) = arrays.first().and_then(|a| a.as_string_opt::<i32>()) else {
             return exec_err!("{} takes a text", self.name);
         };
+        let Some(tenant) = &self.tenant else {
+            return exec_err!("{} needs the tenant key, and none is configured here", self.name);
+        };
         let refs: arrow::array::StringArray =
-            names.iter().map(|name| name.map(|name| (self.of)(&self.tenant, name))).collect();
+            names.iter().map(|name| name.map(|name| (self.of)(tenant, name))).collect();
         match constant {
             true => Ok(ColumnarValue::Scalar(ScalarValue::try_from_array(&refs, 0)?)),
             false => Ok(ColumnarValue::Array(Arc::new(refs))),

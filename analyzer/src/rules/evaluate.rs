@@ -17,7 +17,6 @@ use bodycam_record::{Id16, SessionId};
 use datafusion::common::DFSchema;
 use datafusion::datasource::{MemTable, TableProvider, ViewTable};
 use datafusion::logical_expr::{EmptyRelation, LogicalPlan};
-use datafusion::physical_plan::collect;
 use datafusion::sql::parser::Statement;
 use datafusion::sql::sqlparser::ast::{Statement as SqlStatement, With};
 
@@ -147,7 +146,7 @@ pub(crate) async fn evaluate(
         let plan = guard::plan(&context, statement, &what).await?;
         let schema = plan.schema().as_ref().clone();
         let physical = physical(&context, &plan).await.map_err(failed)?;
-        let batches = collect(physical, context.task_ctx()).await.map_err(failed)?;
+        let batches = engine.collect(physical, &context).await.map_err(failed)?;
         let bytes = batches.iter().map(RecordBatch::get_array_memory_size).sum::<usize>();
         left = left.checked_sub(bytes).ok_or_else(|| AnalyzerError::OutOfMemory {
             limit,
@@ -162,7 +161,7 @@ pub(crate) async fn evaluate(
     let plan = guard::plan(&context, last, &what).await?;
     let physical = physical(&context, &plan).await.map_err(failed)?;
     let mut hits = Vec::new();
-    for batch in collect(physical, context.task_ctx()).await.map_err(failed)? {
+    for batch in engine.collect(physical, &context).await.map_err(failed)? {
         hits.extend(
             decode(&rule.rule, &batch)
                 .map_err(|reason| RuleError { id: rule.rule.id.to_string(), reason })?,

@@ -75,11 +75,11 @@ impl Watching {
 }
 
 /// `bodycam detect watch`: until SIGTERM, SIGINT or SIGHUP.
-pub fn run(json: bool, lake: &LakeArg) -> Result<ExitCode> {
+pub fn run(json: bool, cluster: Option<&str>, lake: &LakeArg) -> Result<ExitCode> {
     let at = lake_at(lake)?;
     let listen = at.config.as_ref().and_then(|config| config.admin.detect_listen);
     let kafka = at.config.as_ref().map(|config| config.kafka()).transpose()?.flatten();
-    let options = at.detect_options()?;
+    let options = at.detect_options(cluster)?;
     init_logging();
     let runtime = runtime()?;
     // Before anything is opened: a signal during the start stops in order, too.
@@ -111,10 +111,11 @@ pub fn run(json: bool, lake: &LakeArg) -> Result<ExitCode> {
 }
 
 impl LakeAt {
-    /// What detection needs, with the settings of the configuration where there is one.
-    pub(super) fn detect_options(self) -> Result<DetectOptions> {
+    /// What detection needs, with the settings of the configuration where there is one; on the cluster that is named.
+    pub(super) fn detect_options(self, cluster: Option<&str>) -> Result<DetectOptions> {
         let LakeAt { lake, config, tenant_key } = self;
-        super::options(&config.unwrap_or_default(), &lake, tenant_key)
+        let elsewhere = super::super::cluster::elsewhere(cluster, config.as_ref())?;
+        Ok(DetectOptions { elsewhere, ..super::options(&config.unwrap_or_default(), &lake, tenant_key)? })
     }
 }
 
