@@ -377,7 +377,7 @@ fn the_bucket_stands_in_front_of_the_endpoints_host_when_it_does_not_stand_in_th
 
 #[test]
 fn commands_say_within_seconds_that_nobody_takes_connections_where_the_bucket_should_be() {
-    let free = crate::support::cluster::free_port().unwrap();
+    let free = crate::support::ports::free_port().unwrap();
     let endpoint = format!("http://127.0.0.1:{free}");
     for command in [&["sessions", "ls"][..], &["query", "SELECT 1"], &["verify"], &["detect", "run"]] {
         let mut command_line = crate::support::stack::bodycam();

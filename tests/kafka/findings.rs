@@ -11,7 +11,7 @@ use rdkafka::consumer::{BaseConsumer, Consumer};
 
 use super::section;
 use crate::support::broker::Broker;
-use crate::support::cluster::free_port;
+use crate::support::ports::free_port;
 use crate::support::stack::{Process, Stack, bodycam, get};
 
 const LIMIT: Duration = Duration::from_secs(90);
