@@ -83,7 +83,7 @@ impl Default for S3Config {
 
 impl LakeConfig {
     /// The lake at `url`, as the environment describes it.
-    #[cfg(feature = "reader")]
+    #[cfg(any(feature = "recorder", feature = "reader"))]
     pub fn at(url: &str) -> Self {
         Self { url: url.to_owned(), s3: None }
     }
@@ -119,13 +119,13 @@ impl LakeConfig {
     }
 
     /// Opens the store. A directory must exist.
-    #[cfg(feature = "reader")]
+    #[cfg(any(feature = "recorder", feature = "reader"))]
     pub fn open(&self) -> Result<Store> {
         Ok(Store::open_at(&self.url, &self.options()?)?)
     }
 
     /// As [`LakeConfig::open`], for people who wait: a service that takes no connections is an error within seconds.
-    #[cfg(feature = "reader")]
+    #[cfg(any(feature = "recorder", feature = "reader"))]
     pub fn reach(&self) -> Result<Store> {
         let store = self.open()?;
         let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;

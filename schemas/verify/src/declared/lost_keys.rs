@@ -236,8 +236,16 @@ mod tests {
         Generation { stream, generation: from, from, end, stated, first, ledger: None }
     }
 
-    /// Sessions of some cores: where each key and name lies, and what the ledger says.
-    fn recorded(seed: u64, cores: u64) -> (Vec<(SessionId, i64)>, Vec<(Id16, i64)>, Walk, Ledgers) {
+    /// Where each key and name lies, and what commits and ledger say.
+    struct Recorded {
+        keys: Vec<(SessionId, i64)>,
+        names: Vec<(Id16, i64)>,
+        walk: Walk,
+        ledgers: Ledgers,
+    }
+
+    /// Sessions of some cores.
+    fn recorded(seed: u64, cores: u64) -> Recorded {
         let mut state = seed;
         let mut sessions = Vec::new();
         for core in 0..cores {
@@ -278,7 +286,7 @@ mod tests {
         let (mut keys, mut names, mut named, mut position) = (Vec::new(), Vec::new(), HashSet::new(), 0);
         for (id, _, _, principal) in &sessions {
             // What was written for one whose OPEN was not.
-            position += i64::from(chance(&mut state) % 20 == 0);
+            position += i64::from(chance(&mut state).is_multiple_of(20));
             keys.push((*id, position));
             position += 1;
             if named.insert((ledgers.sessions[id].epoch, *principal)) {
@@ -289,13 +297,13 @@ mod tests {
         let mut walk = Walk::default();
         walk.generations = (0..cores).map(|core| generation(&core.to_string(), 0, 9)).collect();
         walk.generations.push(generation(KEYS, 0, position as u64));
-        (keys, names, walk, ledgers)
+        Recorded { keys, names, walk, ledgers }
     }
 
     #[test]
     fn a_key_and_a_name_lie_within_the_positions_that_are_said_and_these_are_few() {
         for (seed, cores) in (0..60).map(|seed| (seed, 1 + seed % 4)) {
-            let (keys, names, walk, ledgers) = recorded(seed, cores);
+            let Recorded { keys, names, walk, ledgers } = recorded(seed, cores);
             let lane = Lane::of("gw", &walk, &ledgers);
             for (id, position) in keys {
                 let at = lane.key_of(id).unwrap();
@@ -316,7 +324,7 @@ mod tests {
 
     #[test]
     fn positions_that_began_anew_say_nothing() {
-        let (keys, _, mut walk, ledgers) = recorded(7, 1);
+        let Recorded { keys, mut walk, ledgers, .. } = recorded(7, 1);
         walk.generations.push(Generation { generation: 5, ..generation(KEYS, 1, 400) });
         let at = Lane::of("gw", &walk, &ledgers).key_of(keys[3].0).unwrap();
         assert_eq!((at.first, at.last), (0, i64::MAX));
