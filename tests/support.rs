@@ -5,6 +5,8 @@ pub mod broker;
 pub mod cluster;
 pub mod egress;
 pub mod gateway;
+#[path = "bench/history.rs"]
+pub mod history;
 pub mod postgres;
 pub mod s3;
 pub mod spool;
