@@ -10,14 +10,15 @@ use std::time::{Duration, Instant};
 use bodycam_lake::{Hour, Store, Table};
 use bodycam_record::Family;
 
+<<<<<<< HEAD
 use crate::support::ports::free_port;
+=======
+use crate::support::cluster::free_port;
+use crate::support::history::{Row, Writer, batch, session};
+>>>>>>> ballista
 use crate::support::s3::S3;
 use crate::support::stack::{Process, Stack, bodycam};
 use crate::support::web::Certificates;
-use history::{Row, Writer, batch, session};
-
-#[path = "bench/history.rs"]
-mod history;
 
 const WAIT: Duration = Duration::from_secs(60);
 /// 2026-11-01T00Z.
@@ -308,7 +309,7 @@ fn what_one_machine_refuses_is_refused(place: &Place) {
     assert_eq!((place.tasks(0), place.tasks(1)), before);
     let failing = place.query("SELECT rows / (rows - rows) FROM results", Some(&place.url()));
     assert!(!failing.status.success());
-    assert!(text(&failing.stderr).contains("ivide by zero"), "{}", text(&failing.stderr));
+    assert!(text(&failing.stderr).contains("DivideByZero"), "{}", text(&failing.stderr));
     let nobody = place.query("SELECT count(rows) FROM results", Some("http://localhost:1"));
     assert!(
         text(&nobody.stderr).contains("no scheduler answers at http://localhost:1"),

@@ -6,6 +6,8 @@ pub mod cluster;
 pub mod disk;
 pub mod egress;
 pub mod gateway;
+#[path = "bench/history.rs"]
+pub mod history;
 #[path = "../src/demo/ports.rs"]
 pub mod ports;
 pub mod postgres;

@@ -11,11 +11,8 @@ use bodycam_lake::{Hour, Store, Table};
 use bodycam_record::Family;
 
 use super::{detect, findings, records, text};
+use crate::support::history::{Row, Writer, batch, session};
 use crate::support::stack::{Stack, signal};
-use history::{Row, Writer, batch, session};
-
-#[path = "../bench/history.rs"]
-mod history;
 
 /// 2026-11-01T00Z.
 const FIRST: i64 = 498_192;

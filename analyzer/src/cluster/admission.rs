@@ -139,7 +139,7 @@ mod tests {
         let (_, source) = scan(rebuilt.children()[0].as_ref()).unwrap();
         assert!(source.parquet_file_reader_factory().is_some(), "it reads with the lake's readers");
         let csv = Arc::new(CsvSource::new(schema.clone()));
-        let analyze = AnalyzeExec::new(false, false, ours(), schema.clone());
+        let analyze = AnalyzeExec::builder(false, false, ours(), schema.clone()).build();
         for (plan, expected) in [
             (reads("file:///", "keys/019a3f2c", parquet()), "none of the lake's tables"),
             (reads("s3://elsewhere", "tables/a.parquet", parquet()), "reads from s3://elsewhere"),

@@ -97,7 +97,8 @@ kind! {
         stream: String,
         /// First position missing.
         from_position: i64,
-        /// First position after the gap.
+        /// First position after the gap; equal to `from_position` when nobody knows where it ends, because the stream began
+        /// anew.
         to_position: i64,
         /// Why.
         reason: String,
