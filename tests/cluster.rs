@@ -10,12 +10,8 @@ use std::time::{Duration, Instant};
 use bodycam_lake::{Hour, Store, Table};
 use bodycam_record::Family;
 
-<<<<<<< HEAD
-use crate::support::ports::free_port;
-=======
-use crate::support::cluster::free_port;
 use crate::support::history::{Row, Writer, batch, session};
->>>>>>> ballista
+use crate::support::ports::free_port;
 use crate::support::s3::S3;
 use crate::support::stack::{Process, Stack, bodycam};
 use crate::support::web::Certificates;
