@@ -572,9 +572,9 @@ partitions = 2
         self.results["cluster"] = table
 
 
-# One stage and two; few rows through a shuffle, and as many as were read.
+# Next to nothing; one stage; few rows through a shuffle, and as many as were read.
 CLUSTER_QUERIES = {
-    "needle": "SELECT * FROM events WHERE session_id = '01934f00-0000-7000-8000-000000000001'",
+    "first": "SELECT event_id, ts, fingerprint FROM statements LIMIT 20",
     "scan": "SELECT count(*), sum(seq), max(ts) FROM statements WHERE fingerprint <> ''",
     "group": "SELECT principal_ref, target, count(*), count(DISTINCT session_id) FROM statements GROUP BY 1, 2",
     "shuffle": "SELECT count(*) FROM (SELECT session_id, seq, hash, count(*) FROM events GROUP BY 1, 2, 3)",
