@@ -2,7 +2,7 @@
 //! data file of statements and results as soon as a commit names it. The latency of an event is the time at which its
 //! row was read, less the time that the event carries.
 //!
-//! `cargo run --release -p bodycam-analyzer --example bench_latency -- LAKE SECONDS`
+//! `cargo run --release -p bodycam-recorder --example bench_latency -- LAKE SECONDS`
 
 use std::collections::HashSet;
 use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
