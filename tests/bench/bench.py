@@ -495,7 +495,8 @@ recorder_listen = "127.0.0.1:{recorder}"
     def latency(self):
         """From a statement to its row, at a steady rate: pgbench through the gateway, a recorder, and a reader beside it."""
         args, port = self.recorder_args
-        recorder = Server("recorder", args, port, self.dir, env={"BODYCAM_LOG": "warn"})
+        # As deploy/ starts it.
+        recorder = Server("recorder", args, port, self.dir, env={"BODYCAM_LOG": "warn", "MALLOC_ARENA_MAX": "2"})
         seconds, rate = 60, self.options.latency_events
         load = subprocess.Popen(
             [self.pgbench, "-n", "-S", "-M", "prepared", "-c", "8", "-j", "2", "-T", str(seconds + 15), "-R", str(rate // 2),
