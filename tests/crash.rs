@@ -7,8 +7,6 @@
 use std::collections::{BTreeMap, BTreeSet};
 use std::io::Write;
 use std::process::{Command, Stdio};
-use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::time::Duration;
 
 use bodycam_bus::kafka::{Kafka, KafkaBus, KafkaConfig};
@@ -22,10 +20,12 @@ use crate::support::broker::Broker;
 use crate::support::s3::S3;
 use crate::support::stack::{Process, Stack, bodycam, get};
 
+mod clients;
 mod clock;
 mod disk;
 
-const CLIENTS: u64 = 8;
+use clients::Clients;
+
 /// Kills of a run in CI; half as many where a broker is killed, too.
 const FEWEST_KILLS: u64 = 20;
 
@@ -44,46 +44,6 @@ impl Random {
 
 fn setting(name: &str, default: u64) -> u64 {
     std::env::var(name).ok().map_or(default, |v| v.parse().unwrap())
-}
-
-/// What clients are told, and what they tell while they run.
-#[derive(Default)]
-struct Shared {
-    stop: AtomicBool,
-    acknowledged: AtomicU64,
-}
-
-/// Inserts nonces until told to stop, with a pause after each, reconnecting whenever the gateway is gone; gives those
-/// acknowledged.
-async fn client(client: u64, port: u16, token: String, pause: Duration, shared: Arc<Shared>) -> Vec<i64> {
-    let (mut acknowledged, mut n) = (Vec::new(), 0);
-    while !shared.stop.load(Ordering::SeqCst) {
-        let mut config = tokio_postgres::Config::new();
-        config.host("127.0.0.1").port(port).user("robot").password(&token).dbname("app");
-        config.connect_timeout(Duration::from_secs(2));
-        let Ok((session, connection)) = config.connect(tokio_postgres::NoTls).await else {
-            tokio::time::sleep(Duration::from_millis(50)).await;
-            continue;
-        };
-        let driver = tokio::spawn(connection);
-        while !shared.stop.load(Ordering::SeqCst) {
-            n += 1;
-            let nonce = i64::try_from(client * 1_000_000_000 + n).unwrap();
-            let sent = session.batch_execute(&format!("INSERT INTO nonces VALUES ({nonce})")).await;
-            match sent {
-                Ok(()) => {
-                    acknowledged.push(nonce);
-                    shared.acknowledged.fetch_add(1, Ordering::SeqCst);
-                }
-                Err(_) => break,
-            }
-            if !pause.is_zero() {
-                tokio::time::sleep(pause).await;
-            }
-        }
-        driver.abort();
-    }
-    acknowledged
 }
 
 #[test]
@@ -152,19 +112,13 @@ fn crash(kills: u64, stack: &Stack, mut broker: Option<&mut Broker>, s3: Option<
     let busy = "flush_seconds = 1\ncompact_seconds = 1\ncompact_grace_seconds = 2\nsnapshot_commits = 3";
     assert!(config.contains("flush_seconds = 1"));
     std::fs::write(stack.path("bodycam.toml"), config.replace("flush_seconds = 1", busy)).unwrap();
-    stack.cluster.run("app", "CREATE TABLE nonces (nonce bigint); GRANT ALL ON nonces TO app").unwrap();
-    let token = stack.token("robot");
     let mut running: BTreeMap<&str, Process> =
         ["gateway", "recorder"].into_iter().map(|part| (part, stack.start(part))).collect();
 
-    let runtime = tokio::runtime::Builder::new_multi_thread().worker_threads(2).enable_all().build().unwrap();
-    let shared = Arc::new(Shared::default());
     let outage = broker.as_ref().map_or(0, |_| setting("BODYCAM_CRASH_OUTAGE_SECONDS", 5));
     // In a long run what is compared at the end must stay in proportion.
-    let pause = Duration::from_millis(if outage > 60 || kills > 50 { 10 } else { 0 });
-    let clients: Vec<_> = (0..CLIENTS)
-        .map(|n| runtime.spawn(client(n, stack.postgres.port(), token.clone(), pause, Arc::clone(&shared))))
-        .collect();
+    let clients =
+        Clients::start(stack, Duration::from_millis(if outage > 60 || kills > 50 { 10 } else { 0 }));
     // Merges everything at once beside the recorder's own compaction; killed when it is dropped, wherever it is.
     let compact = || {
         let mut command = bodycam();
@@ -191,15 +145,13 @@ fn crash(kills: u64, stack: &Stack, mut broker: Option<&mut Broker>, s3: Option<
         // The first of all kills is one that interrupts sessions: that has to be declared.
         let part = if kill == 0 || random.below(2) == 0 { "gateway" } else { "recorder" };
         if part == "gateway" {
-            stack.wait_for("statements since the gateway started", Duration::from_secs(60), || {
-                shared.acknowledged.load(Ordering::SeqCst) > since_start
-            });
+            clients.reach(stack, since_start + 1);
         }
         running.remove(part).unwrap().kill();
         std::thread::sleep(Duration::from_millis(random.below(300)));
         running.insert(part, stack.start(part));
         if part == "gateway" {
-            since_start = shared.acknowledged.load(Ordering::SeqCst);
+            since_start = clients.acknowledged();
         }
     }
     drop(compactor);
@@ -209,14 +161,7 @@ fn crash(kills: u64, stack: &Stack, mut broker: Option<&mut Broker>, s3: Option<
         broker.resume();
     }
     // What was recorded until now has to be stored, however slow the machine is: nothing is added to it.
-    shared.stop.store(true, Ordering::SeqCst);
-    let acknowledged: BTreeSet<i64> = runtime.block_on(async {
-        let mut all = BTreeSet::new();
-        for c in clients {
-            all.extend(c.await.unwrap());
-        }
-        all
-    });
+    let acknowledged = clients.stop();
     let store = match s3 {
         None => Store::open(stack.path("lake").to_str().unwrap()).unwrap(),
         Some(s3) => s3.store("lake", Duration::from_secs(30)),
@@ -239,10 +184,7 @@ fn crash(kills: u64, stack: &Stack, mut broker: Option<&mut Broker>, s3: Option<
     }
     let recorded = recorded(stack, bodycam());
     assert!(acknowledged.len() > 100, "only {} statements were acknowledged", acknowledged.len());
-    let lost: Vec<_> = acknowledged.difference(&table).take(5).collect();
-    assert!(lost.is_empty(), "seed {seed}: acknowledged but not in the table: {lost:?}");
-    let unrecorded: Vec<_> = table.difference(&recorded).take(5).collect();
-    assert!(unrecorded.is_empty(), "seed {seed}: in the table but not in the lake: {unrecorded:?}");
+    agree(&acknowledged, &table, &recorded, &format!("seed {seed}: "));
 
     writeln!(
         std::io::stderr(),
@@ -254,6 +196,7 @@ fn crash(kills: u64, stack: &Stack, mut broker: Option<&mut Broker>, s3: Option<
     )
     .unwrap();
     let (code, report) = stack.verify();
+    let runtime = tokio::runtime::Runtime::new().unwrap();
     assert_eq!(code, 3, "seed {seed}: crashes are declared, nothing is tampered: {report:#}");
     runtime.block_on(async {
         let lake = Lake::open(store.clone()).await.unwrap();
@@ -337,6 +280,14 @@ async fn repeated(lake: &Lake, table: Table, key: &[&str]) -> (usize, usize) {
         }
     }
     (rows, rows - seen.len())
+}
+
+/// Clients, table and lake agree.
+fn agree(acknowledged: &BTreeSet<i64>, table: &BTreeSet<i64>, recorded: &BTreeSet<i64>, run: &str) {
+    let lost: Vec<_> = acknowledged.difference(table).take(5).collect();
+    assert!(lost.is_empty(), "{run}acknowledged but not in the table: {lost:?}");
+    let unrecorded: Vec<_> = table.difference(recorded).take(5).collect();
+    assert!(unrecorded.is_empty(), "{run}in the table but not in the lake: {unrecorded:?}");
 }
 
 /// The nonces in the target's table.

@@ -1,6 +1,7 @@
 //! The whole pipeline with its lake in an object store: psql → gateway → spool → recorder → S3 → query, detect, replay,
 //! verify, while the service fails in the ways in which such services fail.
 
+use std::path::Path;
 use std::time::Duration;
 
 use bodycam_lake::store::{Put, S3Options, Store};
@@ -10,7 +11,7 @@ use bytes::Bytes;
 use serde_json::json;
 
 use crate::support::s3::{ACCESS_KEY, BUCKET, S3, SECRET_KEY};
-use crate::support::stack::Stack;
+use crate::support::stack::{Process, Stack};
 
 const LONG: Duration = Duration::from_secs(90);
 
@@ -199,14 +200,20 @@ fn a_service_that_fails_in_every_way_loses_and_doubles_nothing() {
     assert_eq!(count(&stack, "SELECT count(*) - count(DISTINCT session_id || '/' || seq) FROM events"), 0);
 }
 
-#[test]
-fn a_service_that_is_away_or_slow_holds_the_recorder_up_and_no_longer() {
-    let s3 = S3::start(None);
-    let stack =
-        Stack::on(|dir| s3.section(dir, "lake").replace("retry_seconds = 20", "retry_seconds = 1"), "");
+/// A stack on the bucket that is not patient with it, at work, with its first session and a token.
+fn impatient(s3: &S3) -> (Stack, Process, String) {
+    let lake = |dir: &Path| s3.section(dir, "lake").replace("retry_seconds = 20", "retry_seconds = 1");
+    let stack = Stack::on(lake, "");
     let up = stack.start("up");
     let token = stack.token("robot");
     assert!(stack.psql("robot", &token, "CREATE TABLE notes (n int)").status.success());
+    (stack, up, token)
+}
+
+#[test]
+fn a_service_that_is_away_or_slow_holds_the_recorder_up_and_no_longer() {
+    let s3 = S3::start(None);
+    let (stack, up, token) = impatient(&s3);
     stack.wait_for("the first session", LONG, || sealed(&stack) == 1);
     s3.faults(&json!([{ "do": "503" }]));
     assert!(stack.psql("robot", &token, "INSERT INTO notes VALUES (1)").status.success());
@@ -398,11 +405,7 @@ fn commands_say_within_seconds_that_nobody_takes_connections_where_the_bucket_sh
 #[test]
 fn a_collection_that_fails_midway_says_what_is_gone_and_what_failed() {
     let s3 = S3::start(None);
-    let stack =
-        Stack::on(|dir| s3.section(dir, "lake").replace("retry_seconds = 20", "retry_seconds = 1"), "");
-    let up = stack.start("up");
-    let token = stack.token("robot");
-    assert!(stack.psql("robot", &token, "CREATE TABLE notes (n int)").status.success());
+    let (stack, up, _) = impatient(&s3);
     stack.wait_for("the session", LONG, || sealed(&stack) == 1);
     assert!(up.terminate().success(), "{}", stack.log("up"));
     // Two that no commit names, nor can: the streams stand behind their position.

@@ -113,7 +113,9 @@ impl Committer {
         name: impl Fn(usize) -> FileName<'a>,
         written: &mut Vec<String>,
     ) -> Result<Vec<FileEntry>, RecorderError> {
-        let (mut files, mut puts, mut result) = (Vec::new(), JoinSet::new(), Ok(()));
+        let (mut files, mut puts) = (Vec::new(), JoinSet::new());
+        // The first failure is the one that is told.
+        let mut result: Result<(), RecorderError> = Ok(());
         loop {
             let next = match &result {
                 Ok(()) => encoded.next().await,
@@ -144,9 +146,9 @@ impl Committer {
                     }
                     Ok(Put::Exists) => {
                         written.retain(|other| *other != path);
-                        result = Err(LakeError::Exists { path }.into());
+                        result = result.and(Err(LakeError::Exists { path }.into()));
                     }
-                    Err(err) => result = Err(err.into()),
+                    Err(err) => result = result.and(Err(err.into())),
                 }
             }
             if last {

@@ -1,9 +1,9 @@
 //! From the bus to the lake: verified, ordered, exactly once.
 //!
-//! `supervise` keeps a recorder going. `ingest` takes records and checks every chain, `tables` makes files of what it took, `commit` puts files,
-//! keys and the commit in their order and releases the bus, `compact` merges small files, `garbage` removes files that
-//! nobody needs. Invariant: a record
-//! is released only after the commit that holds it is durable, and a commit exists only after its files are.
+//! `supervise` keeps a recorder going. `ingest` takes records and checks every chain, `tables` makes files of what it
+//! took, `commit` puts files, keys and the commit in their order and releases the bus, `compact` merges small files,
+//! `garbage` removes files that nobody needs. Invariant: a record is released only after the commit that holds it is
+//! durable, and a commit exists only after its files are.
 
 #![deny(clippy::print_stdout, clippy::print_stderr)]
 

@@ -59,6 +59,16 @@ impl Scene {
         });
     }
 
+    /// Gateway and recorder at work, and a session that stays open, with so many statements in the lake.
+    fn recorded(&self, statements: usize) -> (Process, Process, tokio_postgres::Client) {
+        let gateway = self.stack.start("gateway");
+        let recorder = self.stack.start("recorder");
+        let session = self.session();
+        self.insert(&session, statements);
+        self.wait_for_statements(i64::try_from(statements).unwrap());
+        (gateway, recorder, session)
+    }
+
     fn statements(&self) -> i64 {
         count(&self.stack, "SELECT count(*) FROM statements")
     }
@@ -144,11 +154,7 @@ impl Scene {
 #[test]
 fn records_that_the_broker_removed_before_they_were_read_are_a_declared_gap() {
     let Some(scene) = Scene::new() else { return };
-    let gateway = scene.stack.start("gateway");
-    let recorder = scene.stack.start("recorder");
-    let session = scene.session();
-    scene.insert(&session, 20);
-    scene.wait_for_statements(20);
+    let (gateway, recorder, session) = scene.recorded(20);
     assert!(recorder.terminate().success(), "{}", scene.stack.log("recorder"));
     // What the log is cut of, up to its end: the middle of one session, and the whole of another.
     scene.insert(&session, 20);
@@ -217,11 +223,7 @@ fn power_cut(broker: &mut Broker, before: &BTreeMap<PathBuf, u64>) {
 #[test]
 fn what_a_broker_acknowledged_and_lost_in_a_power_cut_is_a_declared_gap() {
     let Some(mut scene) = Scene::new() else { return };
-    let gateway = scene.stack.start("gateway");
-    let recorder = scene.stack.start("recorder");
-    let session = scene.session();
-    scene.insert(&session, 20);
-    scene.wait_for_statements(20);
+    let (gateway, recorder, session) = scene.recorded(20);
     assert!(recorder.terminate().success(), "{}", scene.stack.log("recorder"));
     let before = logs(&scene.broker);
     for _ in 0..10 {
@@ -241,11 +243,7 @@ fn what_a_broker_acknowledged_and_lost_in_a_power_cut_is_a_declared_gap() {
 #[test]
 fn what_a_recorder_had_read_before_a_broker_lost_it_is_not_missed() {
     let Some(mut scene) = Scene::new() else { return };
-    let gateway = scene.stack.start("gateway");
-    let recorder = scene.stack.start("recorder");
-    let session = scene.session();
-    scene.insert(&session, 20);
-    scene.wait_for_statements(20);
+    let (gateway, recorder, session) = scene.recorded(20);
     let before = logs(&scene.broker);
     scene.insert(&session, 50);
     scene.wait_for_statements(70);

@@ -22,6 +22,7 @@ use crate::error::LakeError;
 mod about;
 mod writer;
 
+#[cfg(feature = "io")]
 pub(crate) use about::seq_column;
 pub use writer::FileWriter;
 

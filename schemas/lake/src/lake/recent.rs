@@ -56,15 +56,17 @@ impl Moved {
 
 impl Lake {
     /// Leaves a hint of what this writer has committed lately, in a lake of so many streams that it spares requests.
-    /// `writer` names the hint: each writer has its own. One that cannot be written is none.
+    /// `writer` names the hint: each writer has its own. One that cannot be written is left to the next time.
     pub async fn tell(&mut self, writer: &str) -> Result<(), LakeError> {
-        if !std::mem::take(&mut self.moved.untold) || self.state.streams.len() <= FEW {
+        if !self.moved.untold || self.state.streams.len() <= FEW {
             return Ok(());
         }
         self.moved.streams.retain(|_, (_, at)| at.elapsed() < TOLD);
         let streams = self.moved.streams.iter().map(|(index, (position, _))| (*index, *position)).collect();
         let hint = serde_json::to_vec(&Recent { version: VERSION, streams }).unwrap_or_default();
-        self.store.put(&layout::recent(writer)?, hint.into()).await
+        self.store.put(&layout::recent(writer)?, hint.into()).await?;
+        self.moved.untold = false;
+        Ok(())
     }
 
     /// Folds what was committed since, as far as hints tell, and everything now and then; gives the number of new commits.
